@@ -1,0 +1,3 @@
+//! Softphone and load generator for realtime voice gateways and deployments.
+
+fn main() {}
