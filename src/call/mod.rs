@@ -1,9 +1,23 @@
-//! One call as a pure state machine. Knows no socket, no clock and no JSON.
+//! One call as a pure state machine.
+//!
+//! Holds the words that both legs share, the core of a call that the gateway conducts for an agent, and
+//! the reasons why a call ends. Knows no socket, no clock and no JSON: what happened comes in with the
+//! moment at which it happened, what is to be done comes out. See LIFECYCLE.md beside this file.
 
+mod deadline;
+mod end_reason;
 mod event;
+mod heard;
+mod machine;
 mod model;
+mod policy;
+mod turn;
 
+pub use end_reason::{EndReason, Side};
 pub use event::{CallInfo, CallerCommand, CallerEvent, Digit, Mark, Speaker};
+pub use machine::{BenignRace, Call, HANG_UP_TOOL, Input, Observation, Output};
 pub use model::{
     ModelCommand, ModelError, ModelEvent, RateLimit, RateLimits, ResponseStatus, Usage,
 };
+pub use policy::{CallPolicy, CallTimeouts, DtmfPolicy, Terminator, TurnPolicy};
+pub use turn::TurnLatency;

@@ -1,0 +1,470 @@
+//! What the caller has really heard of the reply.
+//!
+//! Audio is accounted for in stream positions: time since the last clear, in whole frames. Three facts
+//! are put together. The pacer says what was released and what must still lie unplayed at the caller's
+//! side. Marks that come back correct that clock: a far end that stalls acknowledges later than before,
+//! one that plays ahead acknowledges earlier. And nothing that was acknowledged can become unheard.
+//!
+//! The delay that every acknowledgement shares is the network's round trip; it does not count as a
+//! stall, because a clear takes just as long to arrive as the audio before it did.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::media::{FRAME, Pacer};
+
+use super::event::Mark;
+
+/// Audio between two marks where the dialect has them; the telephony reference (18.4) says 200-250 ms,
+/// finer marks bound the error when a far end stalls.
+const MARK_SPACING: Duration = Duration::from_millis(100);
+
+/// How much later than usual a mark may come back before the far end counts as stalled.
+const MARK_TOLERANCE: Duration = Duration::from_millis(40);
+
+/// The ledger of one call's reply audio since the last clear.
+#[derive(Debug)]
+pub(super) struct Heard {
+    pacer: Pacer,
+    uses_marks: bool,
+    segments: VecDeque<Segment>,
+    queued: Duration,
+    released: Duration,
+    generation: u32,
+    next_mark: u32,
+    marked: Duration,
+    pending: VecDeque<PendingMark>,
+    acked: Duration,
+    offsets: Option<Offsets>,
+}
+
+/// Audio of one content part of one item.
+#[derive(Debug)]
+struct Segment {
+    item_id: String,
+    content_index: u32,
+    start: Duration,
+    received: Duration,
+}
+
+#[derive(Debug)]
+struct PendingMark {
+    mark: Mark,
+    position: Duration,
+    predicted: Instant,
+}
+
+/// How far acknowledgements lag behind the playout clock, in microseconds; negative is ahead of it.
+#[derive(Clone, Copy, Debug)]
+struct Offsets {
+    least: i64,
+    last: i64,
+}
+
+/// Frames that leave now, and the mark to put behind them.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Play {
+    pub(super) frames: usize,
+    pub(super) lateness: Option<Duration>,
+    pub(super) mark: Option<Mark>,
+}
+
+/// An item that was cut short.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    pub(super) item_id: String,
+    pub(super) content_index: u32,
+    pub(super) heard: Duration,
+}
+
+impl Heard {
+    pub(super) fn new(lead: Duration, uses_marks: bool) -> Self {
+        Self {
+            pacer: Pacer::new(lead),
+            uses_marks,
+            segments: VecDeque::new(),
+            queued: Duration::ZERO,
+            released: Duration::ZERO,
+            generation: 0,
+            next_mark: 0,
+            marked: Duration::ZERO,
+            pending: VecDeque::new(),
+            acked: Duration::ZERO,
+            offsets: None,
+        }
+    }
+
+    /// `received` of an item's audio came in and lengthened the playout queue by `frames`.
+    pub(super) fn queue(
+        &mut self,
+        item_id: &str,
+        content_index: u32,
+        received: Duration,
+        frames: usize,
+    ) {
+        match self.segments.back_mut() {
+            Some(last) if last.item_id == item_id && last.content_index == content_index => {
+                last.received += received;
+            }
+            _ => self.segments.push_back(Segment {
+                item_id: item_id.to_owned(),
+                content_index,
+                start: self.queued,
+                received,
+            }),
+        }
+        self.pad(frames);
+    }
+
+    /// The playout queue was lengthened by `frames` that complete what was received before.
+    pub(super) fn pad(&mut self, frames: usize) {
+        self.queued += FRAME * frames as u32;
+    }
+
+    /// Lets go of the frames that are due.
+    pub(super) fn release(&mut self, now: Instant) -> Option<Play> {
+        let release = self.pacer.release(self.waiting_frames(), now)?;
+        self.released += FRAME * release.frames as u32;
+        if release.lateness.is_none() {
+            self.forget_stall();
+        }
+        self.forget_heard(now);
+        Some(Play {
+            frames: release.frames,
+            lateness: release.lateness,
+            mark: self.place_mark(release.play_end),
+        })
+    }
+
+    /// When the next frame is due, if one waits.
+    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
+        (self.waiting_frames() > 0).then(|| self.pacer.deadline(now))
+    }
+
+    /// A mark came back. One of an older generation was thrown away by a clear and says nothing.
+    pub(super) fn mark_reached(&mut self, mark: Mark, now: Instant) -> bool {
+        if mark.generation != self.generation {
+            return false;
+        }
+        let Some(at) = self.pending.iter().position(|pending| pending.mark == mark) else {
+            return false;
+        };
+        let Some(pending) = self.pending.drain(..=at).next_back() else {
+            return false;
+        };
+        self.acked = self.acked.max(pending.position);
+        let offset = micros_between(pending.predicted, now);
+        self.offsets = Some(Offsets {
+            least: self.offsets.map_or(offset, |known| known.least.min(offset)),
+            last: offset,
+        });
+        true
+    }
+
+    /// Whether anything was released that the far end may still hold: its queue is only known to be
+    /// empty once the last mark came back.
+    pub(super) fn may_be_buffered(&self, now: Instant) -> bool {
+        self.released > Duration::ZERO
+            && (!self.pending.is_empty() || !self.remaining(now).is_zero())
+    }
+
+    /// Until everything that was queued has been heard, by the playout clock.
+    pub(super) fn remaining(&self, now: Instant) -> Duration {
+        self.queued.saturating_sub(self.heard(now))
+    }
+
+    /// Throws away what was not heard and says which items that cuts short, in the order of playing.
+    pub(super) fn clear(&mut self, now: Instant) -> Vec<Cut> {
+        let heard = self.heard(now);
+        let cuts = self
+            .segments
+            .drain(..)
+            .map(|segment| (heard.saturating_sub(segment.start), segment))
+            .filter(|(heard, segment)| *heard < segment.received)
+            .map(|(heard, segment)| Cut {
+                item_id: segment.item_id,
+                content_index: segment.content_index,
+                heard,
+            })
+            .collect();
+        self.pacer.clear();
+        self.pending.clear();
+        self.generation += 1;
+        self.queued = Duration::ZERO;
+        self.released = Duration::ZERO;
+        self.marked = Duration::ZERO;
+        self.acked = Duration::ZERO;
+        self.forget_stall();
+        cuts
+    }
+
+    /// The stream position that the caller's ear has reached.
+    fn heard(&self, now: Instant) -> Duration {
+        let clock = self.released.saturating_sub(self.pacer.unplayed(now));
+        let Some(offsets) = self.offsets else {
+            return clock;
+        };
+        let round_trip = offsets.least.max(0);
+        let stalled = offsets.last - round_trip;
+        let mut position = if stalled >= 0 {
+            clock.saturating_sub(Duration::from_micros(stalled.unsigned_abs()))
+        } else {
+            clock + Duration::from_micros(stalled.unsigned_abs())
+        };
+        if let Some(next) = self.pending.front() {
+            let usual = next.predicted + Duration::from_micros(round_trip.unsigned_abs());
+            if now > usual + MARK_TOLERANCE {
+                position = position.min(next.position);
+            }
+        }
+        position.clamp(self.acked, self.released)
+    }
+
+    /// A far end with nothing left to play has caught up.
+    fn forget_stall(&mut self) {
+        if let Some(offsets) = &mut self.offsets {
+            offsets.last = offsets.least;
+        }
+    }
+
+    fn waiting_frames(&self) -> usize {
+        ((self.queued - self.released).as_nanos() / FRAME.as_nanos()) as usize
+    }
+
+    fn place_mark(&mut self, predicted: Instant) -> Option<Mark> {
+        let is_last = self.released == self.queued;
+        if !self.uses_marks || (!is_last && self.released - self.marked < MARK_SPACING) {
+            return None;
+        }
+        let mark = Mark {
+            generation: self.generation,
+            index: self.next_mark,
+        };
+        self.next_mark = self.next_mark.wrapping_add(1);
+        self.marked = self.released;
+        self.pending.push_back(PendingMark {
+            mark,
+            position: self.released,
+            predicted,
+        });
+        Some(mark)
+    }
+
+    /// Items heard to their end can no longer be cut, unless they may still grow.
+    fn forget_heard(&mut self, now: Instant) {
+        let heard = self.heard(now);
+        while self.segments.len() > 1 && self.segments[1].start <= heard {
+            self.segments.pop_front();
+        }
+    }
+}
+
+fn micros_between(from: Instant, to: Instant) -> i64 {
+    match to.checked_duration_since(from) {
+        Some(later) => later.as_micros() as i64,
+        None => -(from.duration_since(to).as_micros() as i64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAD: Duration = Duration::from_millis(100);
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    /// A far end with a buffer: plays in real time from the arrival of the first frame, may stall, and
+    /// acknowledges marks `delay` after they were played; what it sends and gets takes `delay` each way.
+    struct FarEnd {
+        delay: Duration,
+        arrivals: Vec<(Instant, usize, Option<Mark>)>,
+        stalled: Duration,
+    }
+
+    impl FarEnd {
+        fn played_at(&self, now: Instant) -> Duration {
+            let mut end: Option<Instant> = None;
+            let mut total = Duration::ZERO;
+            for (at, frames, _) in &self.arrivals {
+                let start = end.map_or(*at + self.stalled, |end| end.max(*at));
+                end = Some(start + FRAME * *frames as u32);
+                total += FRAME * *frames as u32;
+            }
+            total.saturating_sub(
+                end.map_or(Duration::ZERO, |end| end.saturating_duration_since(now)),
+            )
+        }
+
+        fn acks(&self) -> Vec<(Instant, Mark)> {
+            let mut end: Option<Instant> = None;
+            let mut acks = Vec::new();
+            for (at, frames, mark) in &self.arrivals {
+                let start = end.map_or(*at + self.stalled, |end| end.max(*at));
+                let played = start + FRAME * *frames as u32;
+                end = Some(played);
+                acks.extend(mark.map(|mark| (played + self.delay, mark)));
+            }
+            acks
+        }
+    }
+
+    /// Plays `reply_ms` of one item and clears it at `cut_ms`; returns what the ledger says and what
+    /// the far end had played when the clear arrived there.
+    fn cut(
+        reply_ms: u64,
+        cut_ms: u64,
+        marks: bool,
+        delay: u64,
+        stalled: u64,
+    ) -> (Duration, Duration) {
+        let start = Instant::now();
+        let mut heard = Heard::new(LEAD, marks);
+        let mut far = FarEnd {
+            delay: ms(delay),
+            arrivals: Vec::new(),
+            stalled: ms(stalled),
+        };
+        heard.queue("item", 0, ms(reply_ms), (reply_ms / 20) as usize);
+        let mut acked = 0;
+        for t in 0..cut_ms {
+            let now = start + ms(t);
+            if let Some(play) = heard.release(now) {
+                far.arrivals.push((now + far.delay, play.frames, play.mark));
+            }
+            let acks = far.acks();
+            while let Some((at, mark)) = acks.get(acked).filter(|(at, _)| *at <= now) {
+                assert!(heard.mark_reached(*mark, *at));
+                acked += 1;
+            }
+        }
+        let now = start + ms(cut_ms);
+        let said = heard
+            .clear(now)
+            .first()
+            .map_or(ms(reply_ms), |cut| cut.heard);
+        (said, far.played_at(now + far.delay))
+    }
+
+    fn check(reply_ms: u64, marks: bool, delay: u64, stalled: u64, tolerance_ms: u64) {
+        for cut_ms in (1..reply_ms + 300).step_by(7) {
+            let (said, true_position) = cut(reply_ms, cut_ms, marks, delay, stalled);
+            assert!(
+                said.abs_diff(true_position) <= ms(tolerance_ms),
+                "cut at {cut_ms} ms: said {said:?}, played {true_position:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_far_end_without_marks_is_followed_by_the_clock() {
+        check(1_000, false, 0, 0, 0);
+        check(1_000, false, 80, 0, 0);
+    }
+
+    #[test]
+    fn marks_agree_with_the_clock_whatever_the_round_trip() {
+        check(1_000, true, 0, 0, 0);
+        check(1_000, true, 80, 0, 0);
+    }
+
+    #[test]
+    fn a_far_end_that_acknowledges_on_arrival_is_believed() {
+        let start = Instant::now();
+        let mut heard = Heard::new(LEAD, true);
+        heard.queue("item", 0, ms(2_000), 100);
+        let mut sent = Duration::ZERO;
+        for t in 0..777 {
+            let now = start + ms(t);
+            if let Some(play) = heard.release(now) {
+                sent += FRAME * play.frames as u32;
+                if let Some(mark) = play.mark {
+                    heard.mark_reached(mark, now);
+                }
+            }
+        }
+        let cut = heard.clear(start + ms(777)).remove(0);
+        assert!(cut.heard.abs_diff(sent) <= FRAME, "{cut:?} of {sent:?}");
+    }
+
+    #[test]
+    fn a_far_end_that_stops_acknowledging_has_stopped_playing() {
+        let start = Instant::now();
+        let mut heard = Heard::new(LEAD, true);
+        heard.queue("item", 0, ms(3_000), 150);
+        let mut last_ack = Duration::ZERO;
+        let mut marks = VecDeque::new();
+        let mut released = Duration::ZERO;
+        for t in 0..1_500 {
+            let now = start + ms(t);
+            if let Some(play) = heard.release(now) {
+                released += FRAME * play.frames as u32;
+                marks.extend(play.mark.map(|mark| (released, mark)));
+            }
+            while let Some((position, mark)) = marks
+                .front()
+                .copied()
+                .filter(|(p, _)| *p <= ms(t) && t < 700)
+            {
+                assert!(heard.mark_reached(mark, now));
+                last_ack = position;
+                marks.pop_front();
+            }
+        }
+        let cut = heard.clear(start + ms(1_500)).remove(0);
+        assert!(
+            cut.heard >= last_ack && cut.heard <= last_ack + MARK_SPACING,
+            "{cut:?} after {last_ack:?}"
+        );
+    }
+
+    #[test]
+    fn marks_of_an_older_generation_say_nothing() {
+        let start = Instant::now();
+        let mut heard = Heard::new(LEAD, true);
+        heard.queue("a", 0, ms(100), 5);
+        let old = heard
+            .release(start)
+            .and_then(|play| play.mark)
+            .expect("a mark");
+        assert_eq!(heard.clear(start).len(), 1);
+        heard.queue("b", 0, ms(100), 5);
+        heard.release(start + ms(1));
+        assert!(!heard.mark_reached(old, start + ms(2)));
+        assert_eq!(heard.clear(start + ms(2))[0].heard, ms(1));
+    }
+
+    #[test]
+    fn every_item_that_was_not_heard_out_is_cut() {
+        let start = Instant::now();
+        let mut heard = Heard::new(LEAD, false);
+        heard.queue("a", 0, ms(100), 5);
+        heard.queue("b", 0, ms(90), 5);
+        heard.queue("b", 1, ms(40), 2);
+        heard.queue("c", 0, ms(40), 2);
+        for t in 0..150 {
+            heard.release(start + ms(t));
+        }
+        let cut = |item_id: &str, content_index, heard| Cut {
+            item_id: item_id.to_owned(),
+            content_index,
+            heard: ms(heard),
+        };
+        assert_eq!(
+            heard.clear(start + ms(150)),
+            [cut("b", 0, 50), cut("b", 1, 0), cut("c", 0, 0)]
+        );
+    }
+
+    #[test]
+    fn the_padding_of_a_last_frame_is_not_speech() {
+        let start = Instant::now();
+        let mut heard = Heard::new(LEAD, false);
+        heard.queue("a", 0, ms(30), 1);
+        heard.pad(1);
+        heard.release(start);
+        assert_eq!(heard.clear(start + ms(35)), []);
+    }
+}

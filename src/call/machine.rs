@@ -1,0 +1,780 @@
+//! The state machine of a call that the gateway conducts for an agent: see LIFECYCLE.md beside this file.
+//!
+//! The shell gives it everything that happens and does everything it says, in order. It owns turns, the
+//! one active response, interruption, key presses, tools and the watchdogs. It does not touch audio: it
+//! says whether caller audio goes on to the model and reply audio into the playout queue, and when
+//! frames leave.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::media::GapFiller;
+
+use super::deadline::{Deadlines, Timer};
+use super::end_reason::EndReason;
+use super::event::{Digit, Mark, Speaker};
+use super::heard::Heard;
+use super::model::{ModelCommand, ModelError, ModelEvent, ResponseStatus};
+use super::policy::CallPolicy;
+use super::turn::{TurnClock, TurnLatency};
+
+/// The name of the tool by which an agent hangs up.
+pub const HANG_UP_TOOL: &str = "hang_up";
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// The dialect's first message came: formats and parameters are known.
+    CallerStarted,
+    /// So much audio came from the caller.
+    CallerAudio(Duration),
+    /// A key was pressed.
+    CallerDtmf(Digit),
+    /// A mark came back.
+    CallerMark(Mark),
+    /// An event came from the deployment.
+    Model(&'a ModelEvent<'a>),
+    /// Reply audio, accepted by [`Output::QueueReply`], now waits in the playout queue.
+    ReplyQueued {
+        /// Its item.
+        item_id: &'a str,
+        /// Its content part.
+        content_index: u32,
+        /// How long it is.
+        duration: Duration,
+        /// How many frames the queue became longer.
+        frames: usize,
+    },
+    /// The begun frame was completed with silence and lengthened the queue by so many frames.
+    ReplyPadded(usize),
+    /// A tool returned.
+    ToolFinished {
+        /// The function call that it answers.
+        call_id: String,
+        /// The result.
+        output: String,
+    },
+    /// A leg ended, or the shell cannot go on.
+    End(EndReason),
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Send this to the deployment.
+    ToModel(ModelCommand),
+    /// Send on the caller audio that was just reported.
+    AppendAudio,
+    /// Send so much silence to the deployment.
+    AppendSilence(Duration),
+    /// Put the reply audio that was just reported into the playout queue, and say so by [`Input::ReplyQueued`].
+    QueueReply,
+    /// The reply is complete: pad its last frame, and say so by [`Input::ReplyPadded`].
+    PadReply,
+    /// Send the first frames of the playout queue to the caller, then the mark.
+    Play {
+        /// How many frames.
+        frames: usize,
+        /// A mark to send behind them.
+        mark: Option<Mark>,
+    },
+    /// Tell the caller to throw away what it has not played, then empty the playout queue.
+    Clear,
+    /// Tell the caller what was said; the words are in the event that was just reported.
+    Transcript(Speaker),
+    /// Run a tool, and report by [`Input::ToolFinished`].
+    RunTool {
+        /// Names the function call.
+        call_id: String,
+        /// The tool.
+        name: String,
+        /// Its arguments, a JSON text.
+        arguments: String,
+    },
+    /// Count this.
+    Observe(Observation),
+    /// Close both legs. Comes once, and nothing after it.
+    End(EndReason),
+}
+
+/// A fact for the metrics.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Observation {
+    /// The first reply frame left so long after the call was answered.
+    FirstAudio(Duration),
+    /// The first frame of an answer left.
+    Turn(TurnLatency),
+    /// The caller interrupted the reply when so much of it was unheard.
+    BargeIn {
+        /// Audio that was thrown away.
+        unheard: Duration,
+    },
+    /// A frame left so long after its deadline.
+    FrameLate(Duration),
+    /// The playout queue ran dry in the middle of a reply.
+    Underrun,
+    /// Silence was put in place of caller audio.
+    SilenceFilled(Duration),
+    /// Caller audio was dropped, being too far ahead of real time.
+    CallerAudioDropped(Duration),
+    /// A race that the protocol makes unavoidable was lost, without harm.
+    BenignRace(BenignRace),
+    /// A failed response was asked for again.
+    ResponseRetried,
+}
+
+/// Errors that the deployment reports although nothing went wrong (protocol reference 8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BenignRace {
+    /// Our `response.create` crossed a response that the deployment began by itself.
+    ActiveResponse,
+    /// Our `response.cancel` crossed the response's end.
+    NothingToCancel,
+    /// The item to be truncated or deleted was gone, had no audio yet, or less than we had.
+    StaleTruncate,
+}
+
+impl BenignRace {
+    /// The metric label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ActiveResponse => "active_response",
+            Self::NothingToCancel => "nothing_to_cancel",
+            Self::StaleTruncate => "stale_truncate",
+        }
+    }
+
+    fn of(code: &str) -> Option<Self> {
+        match code {
+            "conversation_already_has_active_response" => Some(Self::ActiveResponse),
+            "response_cancel_not_active" => Some(Self::NothingToCancel),
+            "unsupported_content_type"
+            | "invalid_value"
+            | "item_truncate_invalid_item_id"
+            | "item_delete_invalid_item_id" => Some(Self::StaleTruncate),
+            _ => None,
+        }
+    }
+}
+
+/// Where the call stands as a whole.
+#[derive(Debug, PartialEq, Eq)]
+enum Phase {
+    /// The caller has not begun.
+    Connected,
+    /// The session configuration was sent and not yet taken.
+    Configuring,
+    /// Both parties are there.
+    Talking,
+    /// The agent hung up; its last words are still being played, at most until then.
+    Farewell { until: Instant },
+    /// Nothing more happens.
+    Ended,
+}
+
+/// The one response that may write to the conversation.
+#[derive(Debug, PartialEq, Eq)]
+enum Response {
+    None,
+    /// We asked for one.
+    Requested(Wanted),
+    /// The deployment is writing one.
+    Active {
+        id: String,
+        /// Its audio is no longer wanted.
+        interrupted: bool,
+    },
+}
+
+/// A call in progress.
+#[derive(Debug)]
+pub struct Call {
+    policy: CallPolicy,
+    phase: Phase,
+    began: Instant,
+    answered: Option<Instant>,
+    response: Response,
+    /// A response to ask for as soon as none is active.
+    wanted: Option<Wanted>,
+    retried: bool,
+    caller_speaks: bool,
+    heard: Heard,
+    /// The playout queue still grows.
+    reply_open: bool,
+    /// Some of the growing reply was released: to run dry now is an underrun.
+    reply_playing: bool,
+    turn: TurnClock,
+    gap: GapFiller,
+    digits: String,
+    running_tools: usize,
+    hang_up_call: bool,
+    deadlines: Deadlines,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Wanted {
+    instructions: Option<String>,
+}
+
+impl Call {
+    /// A call whose caller has connected and whose session exists.
+    #[must_use]
+    pub fn new(policy: CallPolicy, now: Instant) -> Self {
+        let mut deadlines = Deadlines::default();
+        deadlines.set(Timer::Start, now + policy.timeouts.start);
+        if !policy.timeouts.max_duration.is_zero() {
+            deadlines.set(Timer::MaxDuration, now + policy.timeouts.max_duration);
+        }
+        Self {
+            heard: Heard::new(policy.lead, policy.uses_marks),
+            gap: GapFiller::new(policy.gap),
+            policy,
+            phase: Phase::Connected,
+            began: now,
+            answered: None,
+            response: Response::None,
+            wanted: None,
+            retried: false,
+            caller_speaks: false,
+            reply_open: false,
+            reply_playing: false,
+            turn: TurnClock::default(),
+            digits: String::new(),
+            running_tools: 0,
+            hang_up_call: false,
+            deadlines,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes in what happened at `now`.
+    pub fn handle_input(&mut self, input: Input<'_>, now: Instant) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        match input {
+            Input::CallerStarted => self.caller_started(now),
+            Input::CallerAudio(duration) => self.caller_audio(duration, now),
+            Input::CallerDtmf(digit) => self.caller_dtmf(digit, now),
+            Input::CallerMark(mark) => {
+                self.heard.mark_reached(mark, now);
+            }
+            Input::Model(event) => self.model_event(event, now),
+            Input::ReplyQueued {
+                item_id,
+                content_index,
+                duration,
+                frames,
+            } => {
+                self.heard.queue(item_id, content_index, duration, frames);
+                self.play(now);
+            }
+            Input::ReplyPadded(frames) => {
+                self.heard.pad(frames);
+                self.play(now);
+            }
+            Input::ToolFinished { call_id, output } => self.tool_finished(call_id, output, now),
+            Input::End(reason) => self.end(reason),
+        }
+        self.check_invariants();
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.deadlines.expired(now) {
+            self.timer_expired(timer, now);
+        }
+        if self.phase == Phase::Ended {
+            return;
+        }
+        self.play(now);
+        if let Some(silence) = self.gap.fill(now) {
+            self.turn.appended(silence, now);
+            self.outputs.push_back(Output::AppendSilence(silence));
+            self.observe(Observation::SilenceFilled(silence));
+        }
+        self.check_invariants();
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Call::handle_timeout`] wants to be called next.
+    #[must_use]
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        if self.phase == Phase::Ended {
+            return None;
+        }
+        [
+            self.deadlines.earliest(),
+            self.heard.deadline(now),
+            self.gap.deadline().filter(|_| self.is_live()),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Whether the end was reached.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.phase == Phase::Ended
+    }
+
+    /// Since when the call exists.
+    #[must_use]
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    fn is_live(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Configuring | Phase::Talking | Phase::Farewell { .. }
+        )
+    }
+
+    // The caller leg.
+
+    fn caller_started(&mut self, now: Instant) {
+        if self.phase != Phase::Connected {
+            return;
+        }
+        self.phase = Phase::Configuring;
+        self.answered = Some(now);
+        self.deadlines.stop(Timer::Start);
+        self.expect_caller_media(now);
+        self.to_model(ModelCommand::Configure);
+        self.expect_model_event(now);
+    }
+
+    fn caller_audio(&mut self, duration: Duration, now: Instant) {
+        if !self.is_live() {
+            return;
+        }
+        self.expect_caller_media(now);
+        if !self.gap.audio(duration, now) {
+            self.observe(Observation::CallerAudioDropped(duration));
+            return;
+        }
+        self.turn.appended(duration, now);
+        self.outputs.push_back(Output::AppendAudio);
+    }
+
+    fn caller_dtmf(&mut self, digit: Digit, now: Instant) {
+        if !self.is_live() || !self.policy.dtmf.enabled {
+            return;
+        }
+        if self.digits.is_empty() {
+            self.interrupt(true, now);
+        }
+        self.digits.push(digit.as_char());
+        if self.policy.dtmf.completes(digit.as_char()) {
+            self.tell_digits(now);
+        } else {
+            self.deadlines
+                .set(Timer::Dtmf, now + self.policy.dtmf.pause);
+        }
+    }
+
+    fn tell_digits(&mut self, now: Instant) {
+        self.deadlines.stop(Timer::Dtmf);
+        let mut spaced = String::new();
+        for digit in self.digits.drain(..) {
+            spaced.push(' ');
+            spaced.push(digit);
+        }
+        self.to_model(ModelCommand::AddUserText {
+            text: format!("[The caller pressed these keys:{spaced}]"),
+        });
+        self.want_response(None, now);
+    }
+
+    // The model leg.
+
+    fn model_event(&mut self, event: &ModelEvent<'_>, now: Instant) {
+        if self.deadlines.is_set(Timer::ModelEvent) {
+            self.expect_model_event(now);
+        }
+        match event {
+            ModelEvent::SessionUpdated => self.session_updated(now),
+            ModelEvent::SpeechStarted { .. } => self.speech_started(now),
+            ModelEvent::SpeechStopped { audio_end_ms } => {
+                self.speech_stopped(Duration::from_millis(*audio_end_ms), now);
+            }
+            ModelEvent::InputTranscript { .. } => {
+                self.outputs.push_back(Output::Transcript(Speaker::Caller));
+            }
+            ModelEvent::OutputTranscript { .. } => {
+                self.outputs
+                    .push_back(Output::Transcript(Speaker::Assistant));
+            }
+            ModelEvent::ResponseCreated {
+                response_id,
+                in_conversation: true,
+            } => self.response_created(response_id, now),
+            ModelEvent::AudioDelta { response_id, .. } => self.reply_audio(response_id, now),
+            ModelEvent::AudioDone { .. } => self.close_reply(),
+            ModelEvent::FunctionCall {
+                call_id,
+                name,
+                arguments,
+            } => self.function_call(call_id, name, arguments),
+            ModelEvent::ResponseDone {
+                response_id,
+                status,
+                error_code,
+                ..
+            } => self.response_done(response_id, *status, *error_code, now),
+            ModelEvent::Error(error) => self.model_error(error, now),
+            ModelEvent::SessionCreated { .. }
+            | ModelEvent::Committed { .. }
+            | ModelEvent::OutputItemAdded { .. }
+            | ModelEvent::ResponseCreated { .. }
+            | ModelEvent::RateLimits(_)
+            | ModelEvent::Other => {}
+        }
+    }
+
+    fn session_updated(&mut self, now: Instant) {
+        if self.phase != Phase::Configuring {
+            return;
+        }
+        self.phase = Phase::Talking;
+        self.deadlines.stop(Timer::ModelEvent);
+        if let Some(greeting) = self.policy.greeting.take() {
+            self.want_response(Some(greeting), now);
+        }
+    }
+
+    fn speech_started(&mut self, now: Instant) {
+        self.caller_speaks = true;
+        self.turn.speech_started();
+        if self.response == Response::None {
+            self.deadlines.stop(Timer::ModelEvent);
+        }
+        let cancel = !self.policy.turns.interrupts_response;
+        self.interrupt(cancel, now);
+    }
+
+    fn speech_stopped(&mut self, audio_end: Duration, now: Instant) {
+        self.caller_speaks = false;
+        self.retried = false;
+        self.turn
+            .speech_stopped(audio_end, self.policy.turns.silence, now);
+        if self.policy.turns.creates_response {
+            self.expect_model_event(now);
+        } else {
+            self.want_response(None, now);
+        }
+    }
+
+    /// Stops what the caller hears, and makes the model know how much of it that was.
+    fn interrupt(&mut self, cancel: bool, now: Instant) {
+        if matches!(self.phase, Phase::Farewell { .. }) {
+            return;
+        }
+        let unheard = self.heard.remaining(now);
+        if self.heard.may_be_buffered(now) || !unheard.is_zero() {
+            self.outputs.push_back(Output::Clear);
+            self.observe(Observation::BargeIn { unheard });
+        }
+        if let Response::Active { interrupted, .. } = &mut self.response {
+            let was_interrupted = std::mem::replace(interrupted, true);
+            if cancel && !was_interrupted {
+                self.to_model(ModelCommand::CancelResponse);
+            }
+        }
+        self.reply_open = false;
+        self.reply_playing = false;
+        for cut in self.heard.clear(now) {
+            let audio_end_ms = cut.heard.as_millis() as u64;
+            if audio_end_ms > 0 {
+                self.to_model(ModelCommand::Truncate {
+                    item_id: cut.item_id,
+                    content_index: cut.content_index,
+                    audio_end_ms,
+                });
+            } else if cut.content_index == 0 {
+                // A truncation to nothing is refused; an item of which nothing was heard was not said.
+                self.to_model(ModelCommand::DeleteItem {
+                    item_id: cut.item_id,
+                });
+            }
+        }
+    }
+
+    fn response_created(&mut self, response_id: &str, now: Instant) {
+        // Ours crossed the caller's next words, whose turn the deployment answers by itself.
+        let crossed = matches!(self.response, Response::Requested(_))
+            && self.caller_speaks
+            && self.policy.turns.creates_response;
+        self.response = Response::Active {
+            id: response_id.to_owned(),
+            interrupted: crossed,
+        };
+        if crossed {
+            self.to_model(ModelCommand::CancelResponse);
+        }
+        self.expect_model_event(now);
+    }
+
+    fn reply_audio(&mut self, response_id: &str, now: Instant) {
+        let wanted = match &self.response {
+            Response::Active { id, interrupted } => id == response_id && !interrupted,
+            Response::None | Response::Requested(_) => false,
+        };
+        if wanted {
+            self.reply_open = true;
+            self.turn.reply_arrived(now);
+            self.outputs.push_back(Output::QueueReply);
+        }
+    }
+
+    /// No more audio of this reply comes: its last frame can be completed.
+    fn close_reply(&mut self) {
+        if self.reply_open {
+            self.reply_open = false;
+            self.reply_playing = false;
+            self.outputs.push_back(Output::PadReply);
+        }
+    }
+
+    fn function_call(&mut self, call_id: &str, name: &str, arguments: &str) {
+        if name == HANG_UP_TOOL {
+            self.hang_up_call = true;
+            return;
+        }
+        self.running_tools += 1;
+        self.outputs.push_back(Output::RunTool {
+            call_id: call_id.to_owned(),
+            name: name.to_owned(),
+            arguments: arguments.to_owned(),
+        });
+    }
+
+    fn tool_finished(&mut self, call_id: String, output: String, now: Instant) {
+        self.running_tools = self.running_tools.saturating_sub(1);
+        self.to_model(ModelCommand::AddFunctionOutput { call_id, output });
+        if self.running_tools == 0 && !self.hang_up_call {
+            self.want_response(None, now);
+        }
+    }
+
+    fn response_done(
+        &mut self,
+        response_id: &str,
+        status: ResponseStatus,
+        error_code: Option<&str>,
+        now: Instant,
+    ) {
+        match &self.response {
+            Response::Active { id, .. } if id == response_id => {}
+            // An out-of-band response, or one that we never saw begin.
+            _ => return,
+        }
+        self.response = Response::None;
+        self.deadlines.stop(Timer::ModelEvent);
+        self.close_reply();
+        if self.hang_up_call {
+            self.say_farewell(now);
+            return;
+        }
+        let may_retry = status == ResponseStatus::Failed
+            && error_code != Some("rate_limit_exceeded")
+            && !self.retried;
+        if may_retry {
+            // Vendor faults are mostly transient (protocol reference 8, row 36): ask once more.
+            self.retried = true;
+            self.observe(Observation::ResponseRetried);
+            self.want_response(None, now);
+        } else {
+            self.ask_if_wanted(now);
+        }
+    }
+
+    fn model_error(&mut self, error: &ModelError<'_>, now: Instant) {
+        let code = error.code.unwrap_or_default();
+        match code {
+            "session_expired" => return self.end(EndReason::ModelSessionExpired),
+            "invalid_api_key" => return self.end(EndReason::ModelUnauthorized),
+            _ => {}
+        }
+        if self.phase == Phase::Configuring {
+            return self.end(EndReason::ModelRejectedSession);
+        }
+        let Some(race) = BenignRace::of(code) else {
+            return;
+        };
+        self.observe(Observation::BenignRace(race));
+        if race == BenignRace::ActiveResponse {
+            self.response_refused(now);
+        }
+    }
+
+    /// Our request lost against a response of the deployment's own: it is made again after that one.
+    fn response_refused(&mut self, now: Instant) {
+        match std::mem::replace(&mut self.response, Response::None) {
+            Response::Requested(wanted) => {
+                // The other response is about to be heard of.
+                self.wanted = Some(wanted);
+                self.expect_model_event(now);
+            }
+            active @ Response::Active { .. } => {
+                self.wanted.get_or_insert_default();
+                self.response = active;
+            }
+            Response::None => {
+                // It has ended meanwhile, and nothing else would make us ask again.
+                self.wanted.get_or_insert_default();
+                self.ask_if_wanted(now);
+            }
+        }
+    }
+
+    fn want_response(&mut self, instructions: Option<String>, now: Instant) {
+        self.wanted = Some(Wanted { instructions });
+        self.ask_if_wanted(now);
+    }
+
+    /// Asks for the wanted response unless one is active or the caller is speaking, whose turn will be
+    /// answered anyway.
+    fn ask_if_wanted(&mut self, now: Instant) {
+        if self.response != Response::None || self.phase != Phase::Talking {
+            return;
+        }
+        if self.caller_speaks && self.policy.turns.creates_response {
+            self.wanted = None;
+            return;
+        }
+        if let Some(wanted) = self.wanted.take() {
+            self.to_model(ModelCommand::CreateResponse {
+                instructions: wanted.instructions.clone(),
+            });
+            self.response = Response::Requested(wanted);
+            self.expect_model_event(now);
+        }
+    }
+
+    // Playing.
+
+    fn play(&mut self, now: Instant) {
+        let Some(play) = self.heard.release(now) else {
+            self.end_if_said(now);
+            return;
+        };
+        match play.lateness {
+            Some(late) => self.observe(Observation::FrameLate(late)),
+            None if self.reply_playing => self.observe(Observation::Underrun),
+            None => {}
+        }
+        self.reply_playing = self.reply_open;
+        self.outputs.push_back(Output::Play {
+            frames: play.frames,
+            mark: play.mark,
+        });
+        if let Some(answered) = self.answered.take() {
+            self.observe(Observation::FirstAudio(
+                now.saturating_duration_since(answered),
+            ));
+        }
+        if let Some(turn) = self.turn.reply_left(now) {
+            self.observe(Observation::Turn(turn));
+        }
+    }
+
+    fn say_farewell(&mut self, now: Instant) {
+        let until = now + self.policy.timeouts.farewell;
+        self.phase = Phase::Farewell { until };
+        self.deadlines.set(Timer::Farewell, until);
+        self.end_if_said(now);
+    }
+
+    fn end_if_said(&mut self, now: Instant) {
+        let Phase::Farewell { until } = self.phase else {
+            return;
+        };
+        if self.outputs.contains(&Output::PadReply) {
+            return;
+        }
+        let remaining = self.heard.remaining(now);
+        if remaining.is_zero() || now >= until {
+            self.end(EndReason::AssistantHangup);
+        } else {
+            self.deadlines
+                .set(Timer::Farewell, until.min(now + remaining));
+        }
+    }
+
+    // Watching.
+
+    fn expect_caller_media(&mut self, now: Instant) {
+        self.deadlines
+            .set(Timer::CallerMedia, now + self.policy.timeouts.caller_media);
+    }
+
+    fn expect_model_event(&mut self, now: Instant) {
+        self.deadlines
+            .set(Timer::ModelEvent, now + self.policy.timeouts.model_event);
+    }
+
+    fn timer_expired(&mut self, timer: Timer, now: Instant) {
+        match timer {
+            Timer::Start => self.end(EndReason::CallerNeverStarted),
+            Timer::CallerMedia => self.end(EndReason::CallerSilent),
+            Timer::ModelEvent => self.end(EndReason::ModelStalled),
+            Timer::Dtmf => self.tell_digits(now),
+            Timer::Farewell => self.end_if_said(now),
+            Timer::MaxDuration => self.end(EndReason::MaxDuration),
+        }
+    }
+
+    fn end(&mut self, reason: EndReason) {
+        if self.phase != Phase::Ended {
+            self.phase = Phase::Ended;
+            self.outputs.push_back(Output::End(reason));
+        }
+    }
+
+    fn to_model(&mut self, command: ModelCommand) {
+        self.outputs.push_back(Output::ToModel(command));
+    }
+
+    fn observe(&mut self, observation: Observation) {
+        self.outputs.push_back(Output::Observe(observation));
+    }
+
+    fn check_invariants(&self) {
+        debug_assert!(
+            self.phase != Phase::Connected || self.response == Response::None,
+            "no response before the caller began"
+        );
+        debug_assert!(
+            self.digits.is_empty()
+                || self.deadlines.is_set(Timer::Dtmf)
+                || self.phase == Phase::Ended,
+            "pressed keys are told sooner or later"
+        );
+        debug_assert!(
+            !matches!(self.response, Response::Requested(_))
+                || self.deadlines.is_set(Timer::ModelEvent)
+                || self.phase == Phase::Ended,
+            "a response that was asked for is watched"
+        );
+        debug_assert!(
+            !(self.reply_open
+                && matches!(
+                    &self.response,
+                    Response::Active {
+                        interrupted: true,
+                        ..
+                    }
+                )),
+            "an interrupted reply does not grow"
+        );
+    }
+}
