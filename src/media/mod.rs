@@ -2,11 +2,16 @@
 
 mod error;
 mod format;
+mod frame_queue;
+mod g711;
 mod opus;
 mod resample;
 pub mod tone;
+mod transcode;
 
 pub use error::{MediaError, OpusPacketError};
 pub use format::{AudioFormat, Codec, SampleRate};
+pub use frame_queue::{FRAME, FrameQueue};
 pub use opus::{OpusDecoder, OpusEncoder, OpusSettings, packet_duration};
 pub use resample::Resampler;
+pub use transcode::{CallerDecoder, CallerEncoder, silence_byte};

@@ -75,6 +75,11 @@ impl Resampler {
         }
     }
 
+    /// Whether input and output have the same rate.
+    pub(crate) fn is_identity(&self) -> bool {
+        matches!(self.method, Method::Identity)
+    }
+
     /// The rate of the input.
     #[must_use]
     pub fn from_rate(&self) -> SampleRate {
