@@ -5,6 +5,8 @@ mod format;
 mod frame_queue;
 mod g711;
 mod opus;
+#[cfg(test)]
+mod quality;
 mod resample;
 pub mod tone;
 mod transcode;
