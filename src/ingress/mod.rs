@@ -1,7 +1,9 @@
 //! The caller's wire formats: one pure file a dialect, bytes in and events out, commands in and bytes out.
 //!
 //! A [`Dialect`] is for callers whose call the gateway drives (phones, plain audio clients): it turns
-//! wire messages into [`CallerEvent`]s and [`CallerCommand`]s into wire messages.
+//! wire messages into [`CallerEvent`]s and [`CallerCommand`]s into wire messages. Clients that drive a
+//! Realtime session themselves come in through [`FrontDoor`]. [`upgrade`] checks the HTTP request that
+//! opens either.
 //!
 //! Nothing here opens a socket, reads a clock, resamples, or decides whether a caller may call.
 
@@ -10,9 +12,12 @@ mod error;
 #[cfg(test)]
 mod golden;
 pub mod json;
+mod realtime;
+mod refusal;
 mod twilio;
 mod twilio_scan;
 mod twilio_voice;
+pub mod upgrade;
 
 use std::time::Duration;
 
@@ -20,6 +25,8 @@ use crate::call::{CallerCommand, CallerEvent};
 
 pub use audio::Audio;
 pub use error::DialectError;
+pub use realtime::{Carrier, Credential, CredentialKind, FrontDoor, FrontShape, RealtimeRequest};
+pub use refusal::{ErrorStyle, Refusal};
 pub use twilio::Twilio;
 pub use twilio_voice::{
     RejectReason, TwimlError, VoiceWebhook, WebhookError, twiml_connect, twiml_reject,
