@@ -1,1 +1,6 @@
 //! simulator
+
+pub mod judge;
+mod phone_codec;
+pub mod speech;
+pub mod wav;
