@@ -22,9 +22,10 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::phone_audio::AudioWire;
 use super::phone_call::PhoneCall;
-use super::phone_dialect::{Dialect, Shape, Wire};
+use super::phone_dial::Dialer;
+use super::phone_dialect::{ApiKey, Dialect, Shape, Wire};
 use super::phone_realtime::RealtimeWire;
-use super::phone_script::Act;
+use super::phone_script::{Act, Script};
 use super::phone_timeline::{CallReport, Refusal, in_ms};
 use super::phone_twilio::TwilioWire;
 use crate::media::{AudioFormat, Codec};
@@ -45,7 +46,7 @@ pub struct SoftPhone {
     dialect: Dialect,
     shape: Shape,
     format: AudioFormat,
-    api_key: Option<String>,
+    api_key: Option<ApiKey>,
     headers: Vec<(HeaderName, HeaderValue)>,
     parameters: BTreeMap<String, String>,
     instructions: Option<String>,
@@ -135,7 +136,7 @@ impl SoftPhone {
     /// A key, sent as the vendor's clients send it (`api-key` on Azure's paths, else a bearer token).
     #[must_use]
     pub fn api_key(mut self, key: impl Into<String>) -> Self {
-        self.api_key = Some(key.into());
+        self.api_key = Some(ApiKey::new(key.into()));
         self
     }
 
@@ -145,7 +146,8 @@ impl SoftPhone {
     /// [`PhoneError::Header`] if name or value hold forbidden characters.
     pub fn header(mut self, name: &str, value: &str) -> Result<Self, PhoneError> {
         let invalid = || PhoneError::Header(name.to_owned());
-        let value = HeaderValue::from_str(value).map_err(|_| invalid())?;
+        let mut value = HeaderValue::from_str(value).map_err(|_| invalid())?;
+        value.set_sensitive(true);
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
         self.headers.push((name, value));
         Ok(self)
@@ -202,12 +204,32 @@ impl SoftPhone {
     /// Makes one call over this stream, which must already be connected (and encrypted, for `wss`).
     ///
     /// Always returns a report: a call that could not be made has a refusal or a failure in it.
-    pub async fn call<S>(&self, mut stream: S) -> CallReport
+    pub async fn call<S>(&self, stream: S) -> CallReport
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let script = self.prepare();
+        self.call_since(Instant::now(), script, stream).await
+    }
+
+    /// Connects, and makes one call. The report's times include the connecting.
+    pub async fn dial_and_call(&self, dialer: &Dialer) -> CallReport {
+        let script = self.prepare();
         let dialled = Instant::now();
-        let mut report = CallReport::new(self.uri.to_string(), self.dialect);
+        match dialer.dial(&self.uri).await {
+            Ok(stream) => self.call_since(dialled, script, stream).await,
+            Err(error) => {
+                let report = CallReport::new(shown(&self.uri), self.dialect);
+                failed(report, dialled, error.to_string())
+            }
+        }
+    }
+
+    async fn call_since<S>(&self, dialled: Instant, script: Script, mut stream: S) -> CallReport
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut report = CallReport::new(shown(&self.uri), self.dialect);
         let wire = match self.wire() {
             Ok(wire) => wire,
             Err(error) => return failed(report, dialled, error.to_string()),
@@ -247,14 +269,20 @@ impl SoftPhone {
             }
             Ok(Err(error)) => failed(report, dialled, format!("the upgrade failed: {error}")),
             Ok(Ok((socket, _response))) => {
-                let call = PhoneCall::new(wire, self, report, dialled);
+                let call = PhoneCall::new(wire, script, self, report, dialled);
                 converse(socket, call).await
             }
         }
     }
 
-    pub(crate) fn acts(&self) -> &[Act] {
-        &self.script
+    /// Converts what will be said to the phone's rate, which takes time that is no part of the call.
+    fn prepare(&self) -> Script {
+        let format = match self.dialect {
+            Dialect::Twilio => AudioFormat::ULAW_8K,
+            Dialect::Audio => self.format,
+            Dialect::Realtime => AudioFormat::MODEL_PCM,
+        };
+        Script::new(&self.script, format.rate.hz())
     }
 
     pub(crate) const fn timing(&self) -> (Duration, Duration) {
@@ -282,12 +310,12 @@ impl SoftPhone {
     }
 
     fn request(&self, wire: &Wire) -> Result<Request<()>, PhoneError> {
-        let address = |_| PhoneError::Address(self.uri.to_string());
+        let address = |_| PhoneError::Address(shown(&self.uri));
         let mut request = self.uri.clone().into_client_request().map_err(address)?;
         let headers = request.headers_mut();
         match &self.api_key {
             Some(key) if self.dialect != Dialect::Realtime => {
-                let bearer = HeaderValue::from_str(&format!("Bearer {key}"));
+                let bearer = HeaderValue::from_str(&format!("Bearer {}", key.reveal()));
                 let invalid = |_| PhoneError::Header(AUTHORIZATION.to_string());
                 headers.insert(AUTHORIZATION, bearer.map_err(invalid)?);
             }
@@ -369,6 +397,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 }
 
+/// The address without what may be secret in it: user and password, and the values of its query.
+fn shown(uri: &Uri) -> String {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let scheme = uri.scheme_str().unwrap_or_default();
+    let mut text = format!("{scheme}://{host}{}", uri.path());
+    for (n, pair) in uri.query().unwrap_or_default().split('&').enumerate() {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if name.is_empty() {
+            continue;
+        }
+        let is_public = ["model", "deployment", "api-version", "intent"].contains(&name);
+        let value = if is_public { value } else { "***" };
+        text += &format!("{}{name}={value}", if n == 0 { '?' } else { '&' });
+    }
+    text
+}
+
 fn failed(mut report: CallReport, dialled: Instant, failure: String) -> CallReport {
     report.failure = Some(failure);
     report.ended_ms = in_ms(dialled.elapsed());
@@ -392,4 +438,25 @@ where
     let _ = timeout(Duration::from_secs(2), rest).await;
     body.truncate(wanted);
     String::from_utf8_lossy(&body).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let check =
+            |uri: &'static str, expected| assert_eq!(shown(&Uri::from_static(uri)), expected);
+        check("ws://h:1/v1/audio/a", "ws://h:1/v1/audio/a");
+        check("wss://u:secret@h/p", "wss://h/p");
+        check(
+            "ws://h/p?model=m&api-key=secret&Authorization=Bearer%20secret",
+            "ws://h/p?model=m&api-key=***&Authorization=***",
+        );
+        let phone = SoftPhone::new("ws://h/v1/realtime", Dialect::Realtime).unwrap();
+        let phone = phone.api_key("secret").header("x-key", "secret").unwrap();
+        let text = format!("{phone:?} {:?}", phone.wire());
+        assert!(!text.contains("secret"), "{text}");
+    }
 }

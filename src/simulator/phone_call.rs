@@ -54,12 +54,19 @@ enum State {
 }
 
 impl PhoneCall {
-    pub(crate) fn new(wire: Wire, phone: &SoftPhone, report: CallReport, dialled: Instant) -> Self {
+    /// `script` is made for the wire's sample rate.
+    pub(crate) fn new(
+        wire: Wire,
+        script: Script,
+        phone: &SoftPhone,
+        report: CallReport,
+        dialled: Instant,
+    ) -> Self {
         let rate = wire.format().rate.hz();
         let (reply_gap, answer_timeout) = phone.timing();
         Self {
             wire,
-            script: Script::new(phone.acts(), rate),
+            script,
             playout: Playout::new(rate, phone.is_keeping_audio()),
             report,
             outbox: Vec::new(),
@@ -87,8 +94,10 @@ impl PhoneCall {
         for message in self.wire.opening() {
             self.send(message);
         }
-        if self.wire.is_answered_by_upgrade() {
-            self.answer(now, None);
+        if let Wire::Twilio(wire) = &self.wire {
+            // To the provider, the open socket is the answer.
+            let call_id = wire.call_sid().to_owned();
+            self.answer(now, Some(call_id));
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Each dialect is one pure file, written from the reference and not from the gateway's own reading of it.
 
+use std::fmt;
+
 use http::{HeaderName, HeaderValue, Uri};
 use serde::Serialize;
 use tokio_tungstenite::tungstenite::Message;
@@ -74,6 +76,26 @@ impl Shape {
         } else {
             Self::Ga
         }
+    }
+}
+
+/// A key that no debug output shows.
+#[derive(Clone)]
+pub(crate) struct ApiKey(String);
+
+impl ApiKey {
+    pub(crate) const fn new(key: String) -> Self {
+        Self(key)
+    }
+
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(***)")
     }
 }
 
@@ -150,11 +172,6 @@ impl Wire {
             Self::Audio(wire) => wire.opening(),
             Self::Realtime(wire) => wire.opening(),
         }
-    }
-
-    /// Does the open socket alone mean that audio may flow?
-    pub(crate) const fn is_answered_by_upgrade(&self) -> bool {
-        matches!(self, Self::Twilio(_))
     }
 
     pub(crate) const fn format(&self) -> AudioFormat {

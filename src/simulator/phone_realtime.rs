@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::phone_codec::{decode, encode};
-use super::phone_dialect::{Heard, Shape, TokenTotals, excerpt};
+use super::phone_dialect::{ApiKey, Heard, Shape, TokenTotals, excerpt};
 use crate::media::Codec;
 
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct RealtimeWire {
     shape: Shape,
     is_azure: bool,
     needs_beta_header: bool,
-    api_key: Option<String>,
+    api_key: Option<ApiKey>,
     instructions: Option<String>,
     is_created: bool,
     is_configured: bool,
@@ -49,7 +49,7 @@ impl RealtimeWire {
     pub(crate) fn new(
         uri: &Uri,
         shape: Shape,
-        api_key: Option<String>,
+        api_key: Option<ApiKey>,
         instructions: Option<String>,
     ) -> Self {
         let is_azure = uri.path().contains("/openai/");
@@ -71,9 +71,9 @@ impl RealtimeWire {
         let mut headers = Vec::new();
         if let Some(key) = &self.api_key {
             let (name, value) = if self.is_azure {
-                (HeaderName::from_static("api-key"), key.clone())
+                (HeaderName::from_static("api-key"), key.reveal().to_owned())
             } else {
-                (AUTHORIZATION, format!("Bearer {key}"))
+                (AUTHORIZATION, format!("Bearer {}", key.reveal()))
             };
             headers.extend(HeaderValue::from_str(&value).map(|value| (name, value)));
         }
@@ -340,7 +340,7 @@ mod tests {
 
     fn wire(shape: Shape) -> RealtimeWire {
         let uri = Uri::from_static("ws://gateway/v1/realtime?model=m");
-        RealtimeWire::new(&uri, shape, Some("k".into()), None)
+        RealtimeWire::new(&uri, shape, Some(ApiKey::new("k".into())), None)
     }
 
     fn hear(wire: &mut RealtimeWire, mut event: Value) -> Vec<Heard> {
@@ -370,7 +370,7 @@ mod tests {
     fn keys_go_where_the_vendor_wants_them() {
         let check = |uri: &'static str, shape, expected: &[(&str, &str)]| {
             let uri = Uri::from_static(uri);
-            let wire = RealtimeWire::new(&uri, shape, Some("k".into()), None);
+            let wire = RealtimeWire::new(&uri, shape, Some(ApiKey::new("k".into())), None);
             let headers = wire.headers();
             let got: Vec<_> = headers
                 .iter()

@@ -26,7 +26,7 @@ pub struct CallReport {
     pub upgraded_ms: Option<f64>,
     /// When audio could flow.
     pub answered_ms: Option<f64>,
-    /// The gateway's name for the call, where the dialect tells it.
+    /// The call's name: the provider's `CallSid` (twilio), the gateway's (audio) or the session's (realtime).
     pub call_id: Option<String>,
     /// What was said back and forth; a greeting is a turn without speech.
     pub turns: Vec<Turn>,
@@ -278,8 +278,9 @@ impl CallReport {
         let mut lines = vec![(0.0, format!("dial {} ({})", self.url, self.dialect.name()))];
         let mut line = |at: Option<f64>, text: String| lines.extend(at.map(|at| (at, text)));
         line(self.upgraded_ms, "connected".to_owned());
-        let id = self.call_id.as_deref().unwrap_or("no id given");
-        line(self.answered_ms, format!("answered, call {id}"));
+        let id = self.call_id.as_deref();
+        let id = id.map_or(String::new(), |id| format!(", call {id}"));
+        line(self.answered_ms, format!("answered{id}"));
         for turn in &self.turns {
             turn.describe(&mut line);
         }
@@ -373,7 +374,8 @@ impl Turn {
                     format!("cleared {after:.0} ms after barge-in"),
                 );
             }
-            if let Some(after) = barge_in.silence_after_ms {
+            let silence = barge_in.silence_after_ms;
+            if let Some(after) = silence.filter(|_| silence != barge_in.clear_after_ms) {
                 line(
                     Some(start + after),
                     format!("silent {after:.0} ms after barge-in"),

@@ -67,6 +67,10 @@ impl TwilioWire {
         }
     }
 
+    pub(crate) fn call_sid(&self) -> &str {
+        &self.call_sid
+    }
+
     pub(crate) fn opening(&mut self) -> Vec<Message> {
         let connected = json!({"event": "connected", "protocol": "Call", "version": "1.0.0"});
         let start = json!({
