@@ -3,7 +3,8 @@
 //! The client opens `/v1/audio/{agent}` and sends
 //! `{"type":"start","format":{"codec":"pcm16","rate":24000},"parameters":{}}`; the gateway answers
 //! `{"type":"started","call_id":"..."}`. From then on binary messages are audio both ways, and text messages
-//! are control. This client speaks PCM16 and both G.711 laws, not Opus.
+//! are control. This client speaks PCM16 and both G.711 laws, not Opus. It skips fields that it does not know;
+//! a type that it does not know it reports, since it is here to judge.
 
 use std::collections::BTreeMap;
 
@@ -74,6 +75,10 @@ impl AudioWire {
 
     pub(crate) fn mark(&self, name: &str) -> Message {
         text(&json!({"type": "mark", "name": name}))
+    }
+
+    pub(crate) fn end(&self) -> Message {
+        text(&json!({"type": "end"}))
     }
 
     pub(crate) fn receive(&mut self, message: &Message) -> Vec<Heard> {

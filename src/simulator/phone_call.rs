@@ -33,6 +33,8 @@ pub(crate) struct PhoneCall {
     state: State,
     answered: Option<Instant>,
     frame: Vec<i16>,
+    /// Of the report's marks, so many were reached or thrown away.
+    n_marks_settled: usize,
     /// The reply that audio belongs to now; `None` when the next audio begins another.
     reply: Option<usize>,
     n_replies: usize,
@@ -77,6 +79,7 @@ impl PhoneCall {
             },
             answered: None,
             frame: Vec::new(),
+            n_marks_settled: 0,
             reply: None,
             n_replies: 0,
             spoke_since_audio: false,
@@ -400,12 +403,14 @@ impl PhoneCall {
 
     fn echo(&mut self, now: Instant, name: &str, played: bool) {
         let at_ms = self.at(now);
-        let mut marks = self.report.marks.iter_mut();
-        if let Some(mark) = marks.find(|mark| mark.echoed_ms.is_none() && mark.name == name) {
-            mark.echoed_ms = Some(at_ms);
+        let message = self.wire.mark(name, played);
+        // Marks are reached and thrown away in the order in which they came.
+        if let Some(mark) = self.report.marks.get_mut(self.n_marks_settled) {
+            self.n_marks_settled += 1;
+            mark.echoed_ms = message.is_some().then_some(at_ms);
             mark.played = played;
         }
-        if let Some(message) = self.wire.mark(name) {
+        if let Some(message) = message {
             self.send(message);
         }
     }

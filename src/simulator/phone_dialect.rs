@@ -200,11 +200,12 @@ impl Wire {
         }
     }
 
-    /// Says that a mark was reached, or thrown away.
-    pub(crate) fn mark(&mut self, name: &str) -> Option<Message> {
+    /// Says that a mark was reached. One that a clear threw away is echoed by Twilio all the same, and by a
+    /// client of the plain dialect not at all.
+    pub(crate) fn mark(&mut self, name: &str, was_played: bool) -> Option<Message> {
         match self {
             Self::Twilio(wire) => Some(wire.mark(name)),
-            Self::Audio(wire) => Some(wire.mark(name)),
+            Self::Audio(wire) => was_played.then(|| wire.mark(name)),
             Self::Realtime(_) => None,
         }
     }
@@ -213,7 +214,8 @@ impl Wire {
     pub(crate) fn farewell(&mut self) -> Option<Message> {
         match self {
             Self::Twilio(wire) => Some(wire.stop()),
-            Self::Audio(_) | Self::Realtime(_) => None,
+            Self::Audio(wire) => Some(wire.end()),
+            Self::Realtime(_) => None,
         }
     }
 

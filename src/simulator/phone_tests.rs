@@ -328,6 +328,31 @@ async fn audio_dialect_call() {
     assert!(report.script_done, "{report}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn audio_dialect_marks_that_were_thrown_away_are_not_echoed() {
+    let script = vec![Act::Silence(ms(300)), Act::HangUp];
+    let report = call(phone("ws://gateway/v1/audio/a", script), async |far| {
+        let mut peer = Peer::accept(far).await;
+        peer.send(json!({"type":"started","call_id":"c1"})).await;
+        peer.socket
+            .send(Message::binary(vec![1; 48 * 200]))
+            .await
+            .unwrap();
+        peer.send(json!({"type":"mark","name":"g0-0"})).await;
+        peer.until(100).await;
+        peer.send(json!({"type":"clear"})).await;
+        peer.send(json!({"type":"mark","name":"g1-1"})).await;
+        let (mark, at_ms) = peer.event("mark").await;
+        assert_eq!((mark["name"].as_str(), at_ms), (Some("g1-1"), 100));
+        assert_eq!(peer.event("end").await.1, 300);
+        assert_eq!(peer.until_closed().await, Some(1_000));
+    })
+    .await;
+    assert_eq!(report.clears[0].marks, ["g0-0"]);
+    assert_eq!(report.marks[0].echoed_ms, None);
+    assert_eq!(report.heard.played_ms, 100.0);
+}
+
 /// Serves a Realtime session in either shape: one reply, interrupted after 200 ms.
 async fn serve_realtime(far: DuplexStream, audio_delta: &str) {
     let mut peer = Peer::accept(far).await;

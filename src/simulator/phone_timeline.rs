@@ -140,7 +140,7 @@ pub struct MarkReport {
     pub name: String,
     /// When it came.
     pub received_ms: f64,
-    /// When it was echoed.
+    /// When it was echoed; `None` if it never was, as with a cleared mark of the audio dialect.
     pub echoed_ms: Option<f64>,
     /// Whether what was before it had sounded (else it was cleared). Providers do not tell; the phone knows.
     pub played: bool,
