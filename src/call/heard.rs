@@ -44,7 +44,11 @@ struct Segment {
     item_id: String,
     content_index: u32,
     start: Duration,
+    /// How much of the content part came before.
+    offset: Duration,
     received: Duration,
+    /// Its last frame was completed with silence: what follows does not follow without a gap.
+    complete: bool,
 }
 
 #[derive(Debug)]
@@ -77,6 +81,12 @@ pub(super) struct Cut {
     pub(super) heard: Duration,
 }
 
+impl Segment {
+    fn is_of(&self, item_id: &str, content_index: u32) -> bool {
+        self.item_id == item_id && self.content_index == content_index
+    }
+}
+
 impl Heard {
     pub(super) fn new(lead: Duration, uses_marks: bool) -> Self {
         Self {
@@ -103,22 +113,36 @@ impl Heard {
         frames: usize,
     ) {
         match self.segments.back_mut() {
-            Some(last) if last.item_id == item_id && last.content_index == content_index => {
+            Some(last) if last.is_of(item_id, content_index) && !last.complete => {
                 last.received += received;
             }
-            _ => self.segments.push_back(Segment {
-                item_id: item_id.to_owned(),
-                content_index,
-                start: self.queued,
-                received,
-            }),
+            _ => self.begin_segment(item_id, content_index, received),
         }
-        self.pad(frames);
+        self.queued += FRAME * frames as u32;
+    }
+
+    fn begin_segment(&mut self, item_id: &str, content_index: u32, received: Duration) {
+        let before = self
+            .segments
+            .iter()
+            .rfind(|segment| segment.is_of(item_id, content_index));
+        let segment = Segment {
+            item_id: item_id.to_owned(),
+            content_index,
+            start: self.queued,
+            offset: before.map_or(Duration::ZERO, |segment| segment.offset + segment.received),
+            received,
+            complete: false,
+        };
+        self.segments.push_back(segment);
     }
 
     /// The playout queue was lengthened by `frames` that complete what was received before.
-    pub(super) fn pad(&mut self, frames: usize) {
+    pub(super) fn complete(&mut self, frames: usize) {
         self.queued += FRAME * frames as u32;
+        if let Some(last) = self.segments.back_mut() {
+            last.complete |= frames > 0;
+        }
     }
 
     /// Lets go of the frames that are due.
@@ -174,19 +198,30 @@ impl Heard {
     }
 
     /// Throws away what was not heard and says which items that cuts short, in the order of playing.
-    pub(super) fn clear(&mut self, now: Instant) -> Vec<Cut> {
+    /// `grows` says that more of the last item was to come: then it is cut even if what came was heard.
+    pub(super) fn clear(&mut self, grows: bool, now: Instant) -> Vec<Cut> {
         let heard = self.heard(now);
-        let cuts = self
-            .segments
-            .drain(..)
-            .map(|segment| (heard.saturating_sub(segment.start), segment))
-            .filter(|(heard, segment)| *heard < segment.received)
-            .map(|(heard, segment)| Cut {
-                item_id: segment.item_id,
-                content_index: segment.content_index,
-                heard,
-            })
-            .collect();
+        let mut cuts: Vec<Cut> = Vec::new();
+        while let Some(segment) = self.segments.pop_front() {
+            // What is played after the next one began is not this one's, however much of this one was
+            // received and found no room. A frame may hold the end of one and the beginning of the next.
+            let next = self.segments.front().map_or(self.queued, |next| next.start);
+            let part = heard
+                .min(next + FRAME)
+                .saturating_sub(segment.start)
+                .min(segment.received);
+            let is_cut = part < segment.received || (grows && self.segments.is_empty());
+            let is_known = cuts
+                .iter()
+                .any(|cut| segment.is_of(&cut.item_id, cut.content_index));
+            if is_cut && !is_known {
+                cuts.push(Cut {
+                    item_id: segment.item_id,
+                    content_index: segment.content_index,
+                    heard: segment.offset + part,
+                });
+            }
+        }
         self.pacer.clear();
         self.pending.clear();
         self.generation += 1;
@@ -342,7 +377,7 @@ mod tests {
         }
         let now = start + ms(cut_ms);
         let said = heard
-            .clear(now)
+            .clear(false, now)
             .first()
             .map_or(ms(reply_ms), |cut| cut.heard);
         (said, far.played_at(now + far.delay))
@@ -385,7 +420,7 @@ mod tests {
                 }
             }
         }
-        let cut = heard.clear(start + ms(777)).remove(0);
+        let cut = heard.clear(false, start + ms(777)).remove(0);
         assert!(cut.heard.abs_diff(sent) <= FRAME, "{cut:?} of {sent:?}");
     }
 
@@ -413,7 +448,7 @@ mod tests {
                 marks.pop_front();
             }
         }
-        let cut = heard.clear(start + ms(1_500)).remove(0);
+        let cut = heard.clear(false, start + ms(1_500)).remove(0);
         assert!(
             cut.heard >= last_ack && cut.heard <= last_ack + MARK_SPACING,
             "{cut:?} after {last_ack:?}"
@@ -429,11 +464,11 @@ mod tests {
             .release(start)
             .and_then(|play| play.mark)
             .expect("a mark");
-        assert_eq!(heard.clear(start).len(), 1);
+        assert_eq!(heard.clear(false, start).len(), 1);
         heard.queue("b", 0, ms(100), 5);
         heard.release(start + ms(1));
         assert!(!heard.mark_reached(old, start + ms(2)));
-        assert_eq!(heard.clear(start + ms(2))[0].heard, ms(1));
+        assert_eq!(heard.clear(false, start + ms(2))[0].heard, ms(1));
     }
 
     #[test]
@@ -453,7 +488,7 @@ mod tests {
             heard: ms(heard),
         };
         assert_eq!(
-            heard.clear(start + ms(150)),
+            heard.clear(false, start + ms(150)),
             [cut("b", 0, 50), cut("b", 1, 0), cut("c", 0, 0)]
         );
     }
@@ -463,8 +498,40 @@ mod tests {
         let start = Instant::now();
         let mut heard = Heard::new(LEAD, false);
         heard.queue("a", 0, ms(30), 1);
-        heard.pad(1);
+        heard.complete(1);
         heard.release(start);
-        assert_eq!(heard.clear(start + ms(35)), []);
+        assert_eq!(heard.clear(false, start + ms(35)), []);
+    }
+
+    #[test]
+    fn an_item_that_goes_on_after_its_padding_keeps_its_own_count() {
+        let start = Instant::now();
+        let mut heard = Heard::new(LEAD, false);
+        heard.queue("a", 0, ms(30), 1);
+        heard.complete(1);
+        heard.queue("a", 0, ms(200), 10);
+        for t in 0..100 {
+            heard.release(start + ms(t));
+        }
+        // 100 ms were played, of which 10 ms were padding.
+        let cut = Cut {
+            item_id: "a".to_owned(),
+            content_index: 0,
+            heard: ms(90),
+        };
+        assert_eq!(heard.clear(false, start + ms(100)), [cut]);
+    }
+
+    #[test]
+    fn an_item_of_which_more_was_to_come_is_cut_at_its_end() {
+        let start = Instant::now();
+        for (grows, expected) in [(true, vec![ms(40)]), (false, vec![])] {
+            let mut heard = Heard::new(LEAD, false);
+            heard.queue("a", 0, ms(40), 2);
+            heard.release(start);
+            let cuts = heard.clear(grows, start + ms(500));
+            let heard: Vec<_> = cuts.iter().map(|cut| cut.heard).collect();
+            assert_eq!(heard, expected);
+        }
     }
 }

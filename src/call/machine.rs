@@ -272,7 +272,7 @@ impl Call {
                 self.play(now);
             }
             Input::ReplyPadded(frames) => {
-                self.heard.pad(frames);
+                self.heard.complete(frames);
                 self.play(now);
             }
             Input::ToolFinished { call_id, output } => self.tool_finished(call_id, output, now),
@@ -479,7 +479,8 @@ impl Call {
             return;
         }
         let unheard = self.heard.remaining(now);
-        if self.heard.may_be_buffered(now) || !unheard.is_zero() {
+        // A reply that still grows may have begun a frame, even if all whole ones were heard.
+        if self.heard.may_be_buffered(now) || !unheard.is_zero() || self.reply_open {
             self.outputs.push_back(Output::Clear);
             self.observe(Observation::BargeIn { unheard });
         }
@@ -489,9 +490,9 @@ impl Call {
                 self.tell_model(ModelCommand::CancelResponse);
             }
         }
-        self.reply_open = false;
+        let grows = std::mem::take(&mut self.reply_open);
         self.reply_playing = false;
-        for cut in self.heard.clear(now) {
+        for cut in self.heard.clear(grows, now) {
             let audio_end_ms = cut.heard.as_millis() as u64;
             if audio_end_ms > 0 {
                 self.tell_model(ModelCommand::Truncate {
