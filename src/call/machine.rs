@@ -283,7 +283,9 @@ impl Call {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(timer) = self.deadlines.expired(now) {
+        while self.phase != Phase::Ended
+            && let Some(timer) = self.deadlines.expired(now)
+        {
             self.timer_expired(timer, now);
         }
         if self.phase == Phase::Ended {
