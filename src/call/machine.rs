@@ -132,6 +132,8 @@ pub enum BenignRace {
     NothingToCancel,
     /// The item to be truncated or deleted was gone, had no audio yet, or less than we had.
     StaleTruncate,
+    /// A commit crossed the deployment's own.
+    EmptyCommit,
 }
 
 impl BenignRace {
@@ -142,10 +144,14 @@ impl BenignRace {
             Self::ActiveResponse => "active_response",
             Self::NothingToCancel => "nothing_to_cancel",
             Self::StaleTruncate => "stale_truncate",
+            Self::EmptyCommit => "empty_commit",
         }
     }
 
-    fn of(code: &str) -> Option<Self> {
+    fn of(error: &ModelError<'_>) -> Option<Self> {
+        let Some(code) = error.code else {
+            return Self::of_message(error.message);
+        };
         match code {
             "conversation_already_has_active_response" => Some(Self::ActiveResponse),
             "response_cancel_not_active" => Some(Self::NothingToCancel),
@@ -153,8 +159,21 @@ impl BenignRace {
             | "invalid_value"
             | "item_truncate_invalid_item_id"
             | "item_delete_invalid_item_id" => Some(Self::StaleTruncate),
+            "input_audio_buffer_commit_empty" => Some(Self::EmptyCommit),
             _ => None,
         }
+    }
+
+    /// Deployments of 2024 send these errors without a code (protocol reference 3.4).
+    fn of_message(message: &str) -> Option<Self> {
+        const MESSAGES: [(&str, BenignRace); 4] = [
+            ("already has an active response", BenignRace::ActiveResponse),
+            ("no active response found", BenignRace::NothingToCancel),
+            ("Only model output audio", BenignRace::StaleTruncate),
+            ("is already shorter than", BenignRace::StaleTruncate),
+        ];
+        let known = |(part, _): &&(&str, Self)| message.contains(part);
+        MESSAGES.iter().find(known).map(|(_, race)| *race)
     }
 }
 
@@ -601,16 +620,15 @@ impl Call {
     }
 
     fn model_error(&mut self, error: &ModelError<'_>, now: Instant) {
-        let code = error.code.unwrap_or_default();
-        match code {
-            "session_expired" => return self.end(EndReason::ModelSessionExpired),
-            "invalid_api_key" => return self.end(EndReason::ModelUnauthorized),
+        match error.code {
+            Some("session_expired") => return self.end(EndReason::ModelSessionExpired),
+            Some("invalid_api_key") => return self.end(EndReason::ModelUnauthorized),
             _ => {}
         }
         if self.phase == Phase::Configuring {
             return self.end(EndReason::ModelRejectedSession);
         }
-        let Some(race) = BenignRace::of(code) else {
+        let Some(race) = BenignRace::of(error) else {
             return;
         };
         self.observe(Observation::BenignRace(race));
