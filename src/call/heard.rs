@@ -192,6 +192,11 @@ impl Heard {
             && (!self.pending.is_empty() || !self.remaining(now).is_zero())
     }
 
+    /// Whether a far end that is known to acknowledge has yet to acknowledge what was released.
+    pub(super) fn awaits_mark(&self) -> bool {
+        self.offsets.is_some() && !self.pending.is_empty()
+    }
+
     /// Until everything that was queued has been heard, by the playout clock.
     pub(super) fn remaining(&self, now: Instant) -> Duration {
         self.queued.saturating_sub(self.heard(now))

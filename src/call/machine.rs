@@ -13,7 +13,7 @@ use crate::media::GapFiller;
 use super::deadline::{Deadlines, Timer};
 use super::end_reason::EndReason;
 use super::event::{Digit, Mark, Speaker};
-use super::heard::Heard;
+use super::heard::{Heard, Play};
 use super::model::{ModelCommand, ModelError, ModelEvent, ResponseStatus};
 use super::policy::CallPolicy;
 use super::turn::{TurnClock, TurnLatency};
@@ -279,6 +279,7 @@ impl Call {
             Input::CallerDtmf(digit) => self.caller_dtmf(digit, now),
             Input::CallerMark(mark) => {
                 self.heard.mark_reached(mark, now);
+                self.end_if_said(now);
             }
             Input::Model(event) => self.model_event(event, now),
             Input::ReplyQueued {
@@ -684,10 +685,13 @@ impl Call {
     // Playing.
 
     fn play(&mut self, now: Instant) {
-        let Some(play) = self.heard.release(now) else {
-            self.end_if_said(now);
-            return;
-        };
+        if let Some(play) = self.heard.release(now) {
+            self.played(&play, now);
+        }
+        self.end_if_said(now);
+    }
+
+    fn played(&mut self, play: &Play, now: Instant) {
         match play.lateness {
             Some(late) => self.observe(Observation::FrameLate(late)),
             None if self.reply_playing => self.observe(Observation::Underrun),
@@ -723,8 +727,10 @@ impl Call {
             return;
         }
         let remaining = self.heard.remaining(now);
-        if remaining.is_zero() || now >= until {
+        if now >= until || (remaining.is_zero() && !self.heard.awaits_mark()) {
             self.end(EndReason::AssistantHangup);
+        } else if remaining.is_zero() {
+            self.deadlines.set(Timer::Farewell, until);
         } else {
             self.deadlines
                 .set(Timer::Farewell, until.min(now + remaining));
