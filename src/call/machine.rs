@@ -201,8 +201,14 @@ enum Response {
     /// The deployment is writing one.
     Active {
         id: String,
+        /// What we had asked for when it began, if anything.
+        asked: Option<Wanted>,
         /// Its audio is no longer wanted.
         interrupted: bool,
+        /// The item whose audio came last.
+        item: Option<String>,
+        /// It was heard or ran a tool: to ask for it again would repeat that.
+        took_effect: bool,
     },
 }
 
@@ -218,6 +224,8 @@ pub struct Call {
     wanted: Option<Wanted>,
     retried: bool,
     caller_speaks: bool,
+    /// The caller's turn is over and the deployment has not begun to answer it by itself.
+    answer_due: bool,
     heard: Heard,
     /// The playout queue still grows.
     reply_open: bool,
@@ -257,6 +265,7 @@ impl Call {
             wanted: None,
             retried: false,
             caller_speaks: false,
+            answer_due: false,
             reply_open: false,
             reply_playing: false,
             turn: TurnClock::default(),
@@ -413,16 +422,16 @@ impl Call {
         self.tell_model(ModelCommand::AddUserText {
             text: format!("[The caller pressed these keys:{spaced}]"),
         });
-        self.want_response(None, now);
+        self.want_response(now);
     }
 
     // The model leg.
 
     fn model_event(&mut self, event: &ModelEvent<'_>, now: Instant) {
-        if self.deadlines.is_set(Timer::ModelEvent) {
-            self.expect_model_event(now);
-        }
         match event {
+            ModelEvent::Error(error) => self.model_error(error, now),
+            // Nothing was asked of the model yet.
+            _ if self.phase == Phase::Connected => {}
             ModelEvent::SessionUpdated => self.session_updated(now),
             ModelEvent::SpeechStarted { .. } => self.speech_started(now),
             ModelEvent::SpeechStopped { audio_end_ms } => {
@@ -438,8 +447,12 @@ impl Call {
             ModelEvent::ResponseCreated {
                 response_id,
                 in_conversation: true,
-            } => self.response_created(response_id, now),
-            ModelEvent::AudioDelta { response_id, .. } => self.reply_audio(response_id, now),
+            } => self.response_created(response_id),
+            ModelEvent::AudioDelta {
+                response_id,
+                item_id,
+                ..
+            } => self.reply_audio(response_id, item_id, now),
             ModelEvent::AudioDone { .. } => self.close_reply(),
             ModelEvent::FunctionCall {
                 call_id,
@@ -452,7 +465,6 @@ impl Call {
                 error_code,
                 ..
             } => self.response_done(response_id, *status, *error_code, now),
-            ModelEvent::Error(error) => self.model_error(error, now),
             ModelEvent::SessionCreated { .. }
             | ModelEvent::Committed { .. }
             | ModelEvent::OutputItemAdded { .. }
@@ -460,6 +472,7 @@ impl Call {
             | ModelEvent::RateLimits(_)
             | ModelEvent::Other => {}
         }
+        self.watch_model(now);
     }
 
     fn session_updated(&mut self, now: Instant) {
@@ -467,18 +480,21 @@ impl Call {
             return;
         }
         self.phase = Phase::Talking;
-        self.deadlines.stop(Timer::ModelEvent);
         if let Some(greeting) = self.policy.greeting.take() {
-            self.want_response(Some(greeting), now);
+            self.wanted = Some(Wanted {
+                instructions: Some(greeting),
+            });
         }
+        self.ask_if_wanted(now);
     }
 
     fn speech_started(&mut self, now: Instant) {
         self.caller_speaks = true;
+        self.answer_due = false;
+        // This turn will be answered anyway, and who speaks first is not greeted.
+        self.wanted = None;
+        self.policy.greeting = None;
         self.turn.speech_started();
-        if self.response == Response::None {
-            self.deadlines.stop(Timer::ModelEvent);
-        }
         let cancel = !self.policy.turns.interrupts_response;
         self.interrupt(cancel, now);
     }
@@ -489,9 +505,9 @@ impl Call {
         self.turn
             .speech_stopped(audio_end, self.policy.turns.silence, now);
         if self.policy.turns.creates_response {
-            self.expect_model_event(now);
+            self.answer_due = true;
         } else {
-            self.want_response(None, now);
+            self.want_response(now);
         }
     }
 
@@ -531,30 +547,58 @@ impl Call {
         }
     }
 
-    fn response_created(&mut self, response_id: &str, now: Instant) {
-        // Ours crossed the caller's next words, whose turn the deployment answers by itself.
-        let crossed = matches!(self.response, Response::Requested(_))
-            && self.caller_speaks
-            && self.policy.turns.creates_response;
+    fn response_created(&mut self, response_id: &str) {
+        let asked = match std::mem::replace(&mut self.response, Response::None) {
+            Response::Requested(wanted) => Some(wanted),
+            Response::None | Response::Active { .. } => None,
+        };
+        self.answer_due = false;
+        // Ours crossed the caller's next words, whose turn will be answered; after the farewell nothing
+        // is said.
+        let unwanted =
+            (asked.is_some() && self.caller_speaks) || matches!(self.phase, Phase::Farewell { .. });
         self.response = Response::Active {
             id: response_id.to_owned(),
-            interrupted: crossed,
+            asked,
+            interrupted: unwanted,
+            item: None,
+            took_effect: false,
         };
-        if crossed {
+        if unwanted {
+            // Nothing grows any more, should the deployment have begun it without ending the one before.
+            self.close_reply();
             self.tell_model(ModelCommand::CancelResponse);
         }
-        self.expect_model_event(now);
     }
 
-    fn reply_audio(&mut self, response_id: &str, now: Instant) {
-        let wanted = match &self.response {
-            Response::Active { id, interrupted } => id == response_id && !interrupted,
-            Response::None | Response::Requested(_) => false,
+    fn reply_audio(&mut self, response_id: &str, item_id: &str, now: Instant) {
+        let Response::Active {
+            id,
+            interrupted,
+            item,
+            took_effect,
+            ..
+        } = &mut self.response
+        else {
+            return;
         };
-        if wanted {
+        if id != response_id {
+            return;
+        }
+        let is_new_item = item.as_deref() != Some(item_id);
+        if is_new_item {
+            *item = Some(item_id.to_owned());
+        }
+        if !*interrupted {
+            *took_effect = true;
             self.reply_open = true;
             self.turn.reply_arrived(now);
             self.outputs.push_back(Output::QueueReply);
+        } else if is_new_item {
+            // It was on its way when the reply was interrupted, and nobody will hear it.
+            self.tell_model(ModelCommand::DeleteItem {
+                item_id: item_id.to_owned(),
+            });
         }
     }
 
@@ -568,6 +612,9 @@ impl Call {
     }
 
     fn function_call(&mut self, call_id: &str, name: &str, arguments: &str) {
+        if let Response::Active { took_effect, .. } = &mut self.response {
+            *took_effect = true;
+        }
         if name == HANG_UP_TOOL {
             self.hang_up_call = true;
             return;
@@ -584,7 +631,7 @@ impl Call {
         self.running_tools = self.running_tools.saturating_sub(1);
         self.tell_model(ModelCommand::AddFunctionOutput { call_id, output });
         if self.running_tools == 0 && !self.hang_up_call {
-            self.want_response(None, now);
+            self.want_response(now);
         }
     }
 
@@ -595,28 +642,44 @@ impl Call {
         error_code: Option<&str>,
         now: Instant,
     ) {
-        match &self.response {
-            Response::Active { id, .. } if id == response_id => {}
-            // An out-of-band response, or one that we never saw begin.
-            _ => return,
+        let is_ours = matches!(&self.response, Response::Active { id, .. } if id == response_id);
+        if !is_ours {
+            // An out-of-band response, or one that we never saw begin: ours may have lost against that.
+            return self.ask_if_wanted(now);
         }
-        self.response = Response::None;
-        self.deadlines.stop(Timer::ModelEvent);
+        let response = std::mem::replace(&mut self.response, Response::None);
         self.close_reply();
-        if self.hang_up_call {
-            self.say_farewell(now);
-            return;
+        if !self.policy.turns.interrupts_response {
+            // The deployment's answer may have failed to start while this one ran (protocol reference 4.4).
+            self.answer_due = false;
         }
-        let may_retry = status == ResponseStatus::Failed
+        if self.hang_up_call {
+            return self.say_farewell(now);
+        }
+        if status == ResponseStatus::Failed {
+            self.retry(response, error_code);
+        } else {
+            self.retried = false;
+        }
+        self.ask_if_wanted(now);
+    }
+
+    /// Vendor faults are mostly transient (protocol reference 8, row 36): asks once more for what failed
+    /// without a trace.
+    fn retry(&mut self, failed: Response, error_code: Option<&str>) {
+        if let Response::Active {
+            asked,
+            interrupted: false,
+            took_effect: false,
+            ..
+        } = failed
             && error_code != Some("rate_limit_exceeded")
-            && !self.retried;
-        if may_retry {
-            // Vendor faults are mostly transient (protocol reference 8, row 36): ask once more.
+            && !self.retried
+            && !self.caller_speaks
+        {
             self.retried = true;
             self.observe(Observation::ResponseRetried);
-            self.want_response(None, now);
-        } else {
-            self.ask_if_wanted(now);
+            self.wanted.get_or_insert(asked.unwrap_or_default());
         }
     }
 
@@ -638,39 +701,41 @@ impl Call {
         }
     }
 
-    /// Our request lost against a response of the deployment's own: it is made again after that one.
+    /// A request lost against another response: it is made again after that one.
     fn response_refused(&mut self, now: Instant) {
-        match std::mem::replace(&mut self.response, Response::None) {
-            Response::Requested(wanted) => {
-                // The other response is about to be heard of.
-                self.wanted = Some(wanted);
-                self.expect_model_event(now);
-            }
-            active @ Response::Active { .. } => {
-                self.wanted.get_or_insert_default();
-                self.response = active;
-            }
-            Response::None => {
-                // It has ended meanwhile, and nothing else would make us ask again.
-                self.wanted.get_or_insert_default();
-                self.ask_if_wanted(now);
-            }
+        if self.phase != Phase::Talking {
+            return;
         }
-    }
-
-    fn want_response(&mut self, instructions: Option<String>, now: Instant) {
-        self.wanted = Some(Wanted { instructions });
+        let lost = match &mut self.response {
+            // The other response is about to be heard of, or ends without our having seen it begin.
+            Response::Requested(wanted) => {
+                let lost = std::mem::take(wanted);
+                self.response = Response::None;
+                self.wanted = (!self.caller_speaks).then_some(lost);
+                return;
+            }
+            // It was taken for ours; or the deployment's own answer could not start.
+            Response::Active { asked, .. } => asked.take(),
+            // It has ended meanwhile, and nothing else would make us ask again.
+            Response::None => None,
+        };
+        self.answer_due = false;
+        self.wanted.get_or_insert(lost.unwrap_or_default());
         self.ask_if_wanted(now);
     }
 
-    /// Asks for the wanted response unless one is active or the caller is speaking, whose turn will be
-    /// answered anyway.
+    fn want_response(&mut self, now: Instant) {
+        self.wanted.get_or_insert_default();
+        self.ask_if_wanted(now);
+    }
+
+    /// Asks for the wanted response unless another one is there or due. While the caller is speaking
+    /// nothing is asked for: that turn will be answered anyway.
     fn ask_if_wanted(&mut self, now: Instant) {
-        if self.response != Response::None || self.phase != Phase::Talking {
-            return;
-        }
-        if self.caller_speaks && self.policy.turns.creates_response {
+        if self.caller_speaks {
             self.wanted = None;
+        }
+        if self.response != Response::None || self.answer_due || self.phase != Phase::Talking {
             return;
         }
         if let Some(wanted) = self.wanted.take() {
@@ -713,8 +778,13 @@ impl Call {
     }
 
     fn say_farewell(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Farewell { .. }) {
+            return;
+        }
         let until = now + self.policy.timeouts.farewell;
         self.phase = Phase::Farewell { until };
+        self.wanted = None;
+        self.answer_due = false;
         self.deadlines.set(Timer::Farewell, until);
         self.end_if_said(now);
     }
@@ -747,6 +817,25 @@ impl Call {
     fn expect_model_event(&mut self, now: Instant) {
         self.deadlines
             .set(Timer::ModelEvent, now + self.policy.timeouts.model_event);
+    }
+
+    /// Told after each event of the deployment: the next one is awaited for so long, if one is due.
+    fn watch_model(&mut self, now: Instant) {
+        if self.is_model_due() {
+            self.expect_model_event(now);
+        } else {
+            self.deadlines.stop(Timer::ModelEvent);
+        }
+    }
+
+    fn is_model_due(&self) -> bool {
+        match self.phase {
+            Phase::Configuring => true,
+            Phase::Talking => {
+                self.response != Response::None || self.answer_due || self.wanted.is_some()
+            }
+            Phase::Connected | Phase::Farewell { .. } | Phase::Ended => false,
+        }
     }
 
     fn timer_expired(&mut self, timer: Timer, now: Instant) {
@@ -786,11 +875,14 @@ impl Call {
                 || self.phase == Phase::Ended,
             "pressed keys are told sooner or later"
         );
+        debug_assert_eq!(
+            self.is_model_due(),
+            self.deadlines.is_set(Timer::ModelEvent) && self.phase != Phase::Ended,
+            "the deployment is watched while it owes an event, and only then"
+        );
         debug_assert!(
-            !matches!(self.response, Response::Requested(_))
-                || self.deadlines.is_set(Timer::ModelEvent)
-                || self.phase == Phase::Ended,
-            "a response that was asked for is watched"
+            !self.caller_speaks || self.wanted.is_none(),
+            "nothing is asked for while the caller speaks"
         );
         debug_assert!(
             !(self.reply_open
