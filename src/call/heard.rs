@@ -293,7 +293,10 @@ impl Heard {
     /// Items heard to their end can no longer be cut, unless they may still grow.
     fn forget_heard(&mut self, now: Instant) {
         let heard = self.heard(now);
-        while self.segments.len() > 1 && self.segments[1].start <= heard {
+        while let (Some(first), Some(next)) = (self.segments.front(), self.segments.get(1))
+            && next.start <= heard
+            && first.start + first.received <= next.start + FRAME
+        {
             self.segments.pop_front();
         }
     }
@@ -538,5 +541,19 @@ mod tests {
             let heard: Vec<_> = cuts.iter().map(|cut| cut.heard).collect();
             assert_eq!(heard, expected);
         }
+    }
+
+    #[test]
+    fn what_found_no_room_in_the_queue_was_not_heard() {
+        let start = Instant::now();
+        let mut heard = Heard::new(LEAD, false);
+        heard.queue("a", 0, ms(500), 2);
+        heard.queue("b", 0, ms(200), 10);
+        for t in 0..100 {
+            heard.release(start + ms(t));
+        }
+        let cuts = heard.clear(false, start + ms(100));
+        let heard: Vec<_> = cuts.iter().map(|cut| (&*cut.item_id, cut.heard)).collect();
+        assert_eq!(heard, [("a", ms(60)), ("b", ms(60))]);
     }
 }
