@@ -1161,6 +1161,9 @@ fn what_must_not_be_repeated_is_not() {
     once("200 done r1 rate_limit_exceeded =>");
     once("200 delta r1 a 100 => queue\n300 done r1 failed =>");
     once("200 done r1 incomplete =>");
+    once(
+        "200 key 1 => cancel\n300 done r1 failed =>\n2200 timer => text [The caller pressed these keys: 1]; create\n2300 created r2 =>\n2400 done r2 =>",
+    );
     once("200 done r1 cancelled =>");
     // The tool ran; its result asks for an answer.
     once(
@@ -1586,6 +1589,19 @@ fn a_deployment_that_owes_nothing_may_be_silent() {
          2110 error conversation_already_has_active_response => race active_response
          25000 wait",
     );
+    // The answer may have failed to start while another response ran (protocol reference 4.4).
+    let turns = TurnPolicy {
+        interrupts_response: false,
+        ..policy().turns
+    };
+    check_talking(
+        CallPolicy { turns, ..policy() },
+        "1000 created r1 =>
+         2000 speech => cancel
+         3000 stopped =>
+         3001 done r1 cancelled =>
+         25000 wait",
+    );
     // An answer is complete and still being played.
     check_talking(
         policy(),
@@ -1808,7 +1824,7 @@ impl Laws {
                 self.input(Input::CallerDtmf(digit.expect("a key")));
             }
             Action::Mark(pick) => {
-                let ours = self.marks.get(usize::from(*pick) % 16).copied();
+                let ours = self.marks.iter().rev().nth(usize::from(*pick) % 4).copied();
                 let mark = ours.unwrap_or(Mark {
                     generation: u32::from(*pick),
                     index: 0,
