@@ -2,7 +2,8 @@
 //!
 //! It is an independent reading of the protocol reference and therefore imports nothing of the gateway but
 //! the words for audio in `media`. It recognises no speech and runs no model: replies are said back, scripted
-//! or synthesised. [`Session`] is the pure core of one connection.
+//! or synthesised. [`Session`] is the pure core of one connection, [`Simulator`] the thin shell that serves
+//! many of them.
 
 mod codec;
 mod config;
@@ -11,6 +12,7 @@ mod conversation;
 mod error;
 mod events;
 mod fields;
+mod handshake;
 mod ids;
 mod options;
 mod output;
@@ -19,7 +21,9 @@ mod quota;
 mod record;
 mod reply;
 mod response;
+mod rest;
 mod schema;
+mod server;
 mod session;
 mod synth;
 mod turns;
@@ -29,6 +33,8 @@ mod vad;
 mod tests;
 #[cfg(test)]
 mod tests_items;
+#[cfg(test)]
+mod tests_server;
 #[cfg(test)]
 mod tests_turns;
 
@@ -41,4 +47,5 @@ pub use record::{
     AppendRecord, CancelRecord, CloseRecord, ErrorRecord, ResponseRecord, SessionRecord,
     TruncateRecord,
 };
+pub use server::Simulator;
 pub use session::{Output, Provider, Session, SessionKind, SessionSetup};

@@ -51,10 +51,6 @@ impl Quota {
     }
 
     /// Counts an upgrade.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "called by the server, which comes next")
-    )]
     pub(super) fn admit(&mut self, now: Instant) -> Result<(), Exhausted> {
         let enforced = matches!(
             self.config.enforce,
