@@ -16,8 +16,8 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::call::{
-    Call, CallInfo, CallerCommand, CallerEvent, EndReason, Input, ModelCommand, ModelEvent, Output,
-    Speaker,
+    Call, CallInfo, CallerCommand, CallerEvent, EndReason, Input, ModelCommand, ModelEvent,
+    Observation, Output, Speaker, TurnLatency,
 };
 use crate::ingress::{Dialect, DialectError, Incoming, Outgoing};
 use crate::media::FRAME;
@@ -155,6 +155,8 @@ struct Stamps {
     to_model: Option<Instant>,
     to_caller: Option<Instant>,
     clear: Option<Instant>,
+    /// The turn whose first frame is being written.
+    turn: Option<TurnLatency>,
 }
 
 enum Wake {
@@ -216,7 +218,11 @@ impl Conduct {
                 self.ledger.metrics.cleared(since.elapsed());
             }
             if let Some(since) = self.stamps.to_caller.take() {
-                self.ledger.frame(Direction::ToCaller, since.elapsed());
+                let took = since.elapsed();
+                self.ledger.frame(Direction::ToCaller, took);
+                if let Some(turn) = self.stamps.turn.take() {
+                    self.ledger.turn(turn.written_after(took));
+                }
             }
         }
         if self.model.poll_flush(cx).is_ready()
@@ -492,6 +498,7 @@ impl Conduct {
                 };
                 self.tools.start(&mut self.running_tools, webhook, call);
             }
+            Output::Observe(Observation::Turn(turn)) => self.stamps.turn = Some(turn),
             Output::Observe(observation) => self.ledger.observe(observation),
             Output::End(reason) => self.ended = Some((reason, reason.close_code())),
         }

@@ -4,6 +4,7 @@
 //! never decoded. What passes is looked at only to measure and to know why the call ended. A side that
 //! does not read stops the other from being read, so nothing piles up here.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -75,7 +76,6 @@ impl RelayedCall {
             ledger,
             turn: Turn::default(),
             stamps: Stamps::default(),
-            response_active: false,
             ended: None,
             timer: Box::pin(tokio::time::sleep_until(now + STALL)),
             end_now: Box::pin(self.calls.end_now().cancelled_owned()),
@@ -98,7 +98,6 @@ struct Relay {
     ledger: Ledger,
     turn: Turn,
     stamps: Stamps,
-    response_active: bool,
     ended: Option<End>,
     timer: Pin<Box<Sleep>>,
     end_now: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -242,11 +241,17 @@ impl Relay {
 
     fn relay_up(&mut self, text: Utf8Bytes, now: Instant) {
         let is_audio = append_audio(&text).is_some();
-        if !is_audio && let Err((name, close_code)) = check_event(&text) {
-            return self.bad_input(name, close_code);
-        }
         if is_audio {
             self.stamps.to_model.get_or_insert(now);
+        } else {
+            match check_event(&text) {
+                // A client truncates what it stopped playing because its user spoke.
+                Ok(kind) if kind == "conversation.item.truncate" => {
+                    self.ledger.barged_in(Duration::ZERO)
+                }
+                Ok(_) => {}
+                Err((name, close_code)) => return self.bad_input(name, close_code),
+            }
         }
         if self.caller_shape == self.model_shape {
             return self.send_model(text);
@@ -354,9 +359,6 @@ impl Relay {
         self.ledger.model_event(event);
         match event {
             ModelEvent::SpeechStarted { .. } => {
-                if self.response_active {
-                    self.ledger.barged_in(Duration::ZERO);
-                }
                 self.turn.speech_stopped = None;
                 self.turn.first_audio = None;
             }
@@ -365,12 +367,7 @@ impl Relay {
                 self.turn.first_audio.get_or_insert(now);
                 self.stamps.to_caller.get_or_insert(now);
             }
-            ModelEvent::ResponseCreated {
-                in_conversation: true,
-                ..
-            } => self.response_active = true,
             ModelEvent::ResponseDone { .. } => {
-                self.response_active = false;
                 self.turn.first_audio = None;
             }
             _ => {}
@@ -411,15 +408,16 @@ const MAX_DEPTH: usize = 32;
 /// Keys of a client event; a session with a hundred tools has some thousand.
 const MAX_KEYS: usize = 8192;
 
-/// Checks an event other than audio. A name and a close code for what the gateway does not pass on; an
-/// event that is JSON and wrong otherwise is for the deployment to answer.
-fn check_event(text: &str) -> Result<(), (&'static str, u16)> {
+/// The type of an event other than audio, empty if it has none. A name and a close code for what the
+/// gateway does not pass on; an event that is JSON and wrong otherwise is for the deployment to answer.
+fn check_event(text: &str) -> Result<Cow<'_, str>, (&'static str, u16)> {
     check_depth(text, MAX_DEPTH, MAX_KEYS).map_err(|_| ("json_too_large", 1008))?;
     serde_json::from_str::<IgnoredAny>(text).map_err(|_| ("malformed_json", 1007))?;
     match event_type(text) {
+        Ok(kind) => Ok(kind),
         Err(ScanError::DuplicateType) => Err(("duplicate_key", 1008)),
-        Ok(_) | Err(ScanError::Malformed { .. } | ScanError::NoType | ScanError::TypeNotText) => {
-            Ok(())
+        Err(ScanError::Malformed { .. } | ScanError::NoType | ScanError::TypeNotText) => {
+            Ok(Cow::Borrowed(""))
         }
     }
 }
