@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// A frame: the stretch of audio that is released to a caller at once.
+pub const FRAME: Duration = Duration::from_millis(20);
+
 /// Samples per second of one channel. Not an RTP clock rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -1,9 +1,23 @@
-//! Audio as data: formats, codecs, resampling, pacing. Knows nothing of calls, sockets or clocks.
+//! Audio as data: formats, codecs, resampling, playout frames, tones. Knows nothing of calls, sockets or clocks.
 
+mod error;
 mod format;
+mod frame_queue;
+mod g711;
 mod gap;
+mod opus;
 mod pacer;
+#[cfg(test)]
+mod quality;
+mod resample;
+pub mod tone;
+mod transcode;
 
-pub use format::{AudioFormat, Codec, SampleRate};
+pub use error::{MediaError, OpusPacketError};
+pub use format::{AudioFormat, Codec, FRAME, SampleRate};
+pub use frame_queue::FrameQueue;
 pub use gap::{GapFiller, GapSettings};
-pub use pacer::{FRAME, Pacer, Release};
+pub use opus::{OpusDecoder, OpusEncoder, OpusSettings, packet_duration};
+pub use pacer::{Pacer, Release};
+pub use resample::Resampler;
+pub use transcode::{CallerDecoder, CallerEncoder, silence_byte};

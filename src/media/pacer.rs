@@ -7,8 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-/// The stretch of audio that is released at once.
-pub const FRAME: Duration = Duration::from_millis(20);
+use super::format::FRAME;
 
 /// The playout clock of one call, and the rhythm that follows from it.
 #[derive(Clone, Debug)]

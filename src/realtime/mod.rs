@@ -1,1 +1,42 @@
-//! realtime
+//! The vendor's Realtime events in both shapes that are on the wire: types, scanning, building, translation.
+//!
+//! Everything here is text in, values or text out. It opens no socket, reads no clock and knows nothing of calls;
+//! `upstream` and `ingress` decide what to do with an event.
+
+mod client;
+mod format;
+mod json;
+#[cfg(test)]
+pub(crate) mod samples;
+mod scan;
+mod server;
+mod settings;
+mod shape;
+mod translate;
+mod translate_error;
+#[cfg(test)]
+mod translate_golden;
+mod translate_response;
+mod translate_session;
+
+pub use client::{
+    append_base64_into, append_bytes_into, append_pcm_into, cancel_response,
+    create_function_output, create_response, create_user_text, delete_item, session_update,
+    truncate_item,
+};
+pub use format::WireFormat;
+pub use json::{Count, Text};
+pub use scan::{
+    AudioDelta, JsonLimit, ScanError, append_audio, audio_delta, check_depth, event_type,
+};
+pub use server::{
+    ErrorBody, FunctionArguments, InputTokens, Item, ItemRef, OutputItem, OutputTokens, Part,
+    RateLimitEntry, Response, ServerEvent, ServerEventError, Session, Speech, StatusDetails,
+    TokenUsage, TranscriptionFailure,
+};
+pub use settings::{
+    Eagerness, Infinite, InvalidSetting, MaxOutputTokens, NoiseReduction, SessionSettings, Tool,
+    ToolChoice, Transcription, TurnDetection,
+};
+pub use shape::Shape;
+pub use translate::{TranslateError, Translated, Translator};

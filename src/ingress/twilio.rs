@@ -1,0 +1,759 @@
+//! Twilio Media Streams, bidirectional (`<Connect><Stream>`), and the carriers that imitate them.
+//!
+//! Reads leniently: numbers quoted or not, ids in either case, frames of any length, fields in any
+//! order. Writes strictly: Twilio answers a missing *or extra* field with error 31951.
+//!
+//! When the peer does not keep the order `connected`, `start`, `media`/`dtmf`/`mark`, `stop`:
+//!
+//! | what comes | what happens |
+//! |---|---|
+//! | `media`, `dtmf`, `mark` or `stop` before `start` | error, the call ends |
+//! | the same `start` again | counted, no effect |
+//! | a `start` of another stream, or a message for one | error, the call ends |
+//! | anything after `stop` | counted, no effect |
+//! | an event of another name | counted, no effect |
+//! | audio of the `outbound` track | counted, no effect |
+//! | a mark that a clear threw away | reported like any other; its generation tells |
+//!
+//! It does not verify who is calling; the account that `start` names is [`Twilio::account_sid`].
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::PAD;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::json::{self, Scalar};
+use super::{
+    Capabilities, DialectError, HangUp, Ignored, Incoming, Marks, Outgoing, ignore, twilio_scan,
+};
+use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
+use crate::media::{AudioFormat, Codec, SampleRate};
+
+/// The largest message that is read, in bytes: 6 s of mu-law, where Twilio sends 20 ms and clones 100 ms.
+const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// Longest stream id that is echoed, in bytes. Twilio's have 34 characters.
+const MAX_STREAM_SID_BYTES: usize = 256;
+
+/// One Twilio media stream.
+#[derive(Clone, Debug, Default)]
+pub struct Twilio {
+    state: State,
+    ignored: Ignored,
+}
+
+#[derive(Clone, Debug, Default)]
+enum State {
+    #[default]
+    Waiting,
+    Streaming(Stream),
+    Stopped,
+}
+
+#[derive(Clone, Debug)]
+struct Stream {
+    sid: String,
+    /// [`Stream::sid`] as a JSON string, written into every message.
+    sid_json: String,
+    account_sid: Option<String>,
+}
+
+impl Twilio {
+    /// The dialect's name.
+    pub const NAME: &'static str = "twilio";
+
+    /// Sources: telephony reference 1.4 (marks, clear), 1.5 (160 B multiples), 16.3 (lead 200-400 ms).
+    pub const CAPABILITIES: Capabilities = Capabilities {
+        marks: Marks::EchoedAlways,
+        clear: true,
+        dtmf_in: true,
+        notices: false,
+        hang_up: HangUp::CloseSocket,
+        idle_silence_required: false,
+        out_frame: Duration::from_millis(20),
+        out_align_bytes: 160,
+        default_lead: Duration::from_millis(200),
+        max_message_bytes: MAX_MESSAGE_BYTES,
+        start_deadline: Duration::from_secs(5),
+    };
+
+    /// The account that the stream says it belongs to; known while the stream runs, unverified.
+    #[must_use]
+    pub fn account_sid(&self) -> Option<&str> {
+        match &self.state {
+            State::Streaming(stream) => stream.account_sid.as_deref(),
+            State::Waiting | State::Stopped => None,
+        }
+    }
+
+    /// What was well formed and had no effect so far.
+    #[must_use]
+    pub const fn ignored(&self) -> Ignored {
+        self.ignored
+    }
+
+    /// Reads one message; see [`super::Dialect::decode`].
+    ///
+    /// # Errors
+    ///
+    /// What was wrong with the message.
+    pub fn decode(
+        &mut self,
+        message: Incoming<'_>,
+        audio: &mut Vec<u8>,
+    ) -> Result<CallerEvent, DialectError> {
+        audio.clear();
+        if message.len() > MAX_MESSAGE_BYTES {
+            return Err(DialectError::TooLarge {
+                limit: MAX_MESSAGE_BYTES,
+            });
+        }
+        let Incoming::Text(text) = message else {
+            return Err(DialectError::BinaryUnexpected);
+        };
+        if self.decode_usual_media(text, audio) {
+            return Ok(CallerEvent::Audio);
+        }
+        audio.clear();
+        self.decode_any(text, audio)
+    }
+
+    /// Decodes a media message in its usual form. If it is anything else, or bad, `decode_any` decides.
+    fn decode_usual_media(&self, text: &str, audio: &mut Vec<u8>) -> bool {
+        let State::Streaming(stream) = &self.state else {
+            return false;
+        };
+        let Some(media) = twilio_scan::media(text) else {
+            return false;
+        };
+        media.stream_sid.is_none_or(|sid| sid == stream.sid)
+            && !media.payload.is_empty()
+            && BASE64.decode_vec(media.payload, audio).is_ok()
+    }
+
+    fn decode_any(&mut self, text: &str, audio: &mut Vec<u8>) -> Result<CallerEvent, DialectError> {
+        json::check(text.as_bytes())?;
+        let envelope: Envelope<'_> = json::parse(text, "envelope")?;
+        let event = envelope
+            .event
+            .as_deref()
+            .ok_or(DialectError::MissingField { field: "event" })?;
+        if let State::Stopped = self.state {
+            return Ok(ignore(&mut self.ignored.after_stop));
+        }
+        match event.to_ascii_lowercase().as_str() {
+            "connected" => Ok(CallerEvent::Nothing),
+            "start" => self.started(&envelope),
+            "media" => self.media(&envelope, audio),
+            "dtmf" => self.dtmf(&envelope),
+            "mark" => self.mark(&envelope),
+            "stop" => {
+                self.stream_of(&envelope)?;
+                self.state = State::Stopped;
+                Ok(CallerEvent::Stopped)
+            }
+            _ => Ok(ignore(&mut self.ignored.unknown_events)),
+        }
+    }
+
+    fn started(&mut self, envelope: &Envelope<'_>) -> Result<CallerEvent, DialectError> {
+        let body: StartBody = body(envelope.start, "start")?;
+        let stream_sid = text_of(envelope.stream_sid.as_ref())
+            .or(text_of(body.stream_sid.as_ref()))
+            .ok_or(DialectError::MissingField { field: "streamSid" })?;
+        if stream_sid.len() > MAX_STREAM_SID_BYTES {
+            return Err(DialectError::TooLarge {
+                limit: MAX_STREAM_SID_BYTES,
+            });
+        }
+        if let State::Streaming(stream) = &self.state {
+            if !stream.is(stream_sid) {
+                return Err(DialectError::SecondStart);
+            }
+            return Ok(ignore(&mut self.ignored.repeated_starts));
+        }
+        let format = body
+            .media_format
+            .as_ref()
+            .map_or(Ok(AudioFormat::ULAW_8K), WireFormat::audio_format)?;
+        self.state = State::Streaming(Stream::new(stream_sid, text_of(body.account_sid.as_ref())));
+        Ok(CallerEvent::Started(Box::new(CallInfo {
+            provider_call_id: text_of(body.call_sid.as_ref()).map(str::to_owned),
+            provider_stream_id: Some(stream_sid.to_owned()),
+            input: format,
+            output: format,
+            parameters: body
+                .custom_parameters
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, value?.0)))
+                .collect(),
+        })))
+    }
+
+    fn media(
+        &mut self,
+        envelope: &Envelope<'_>,
+        audio: &mut Vec<u8>,
+    ) -> Result<CallerEvent, DialectError> {
+        self.stream_of(envelope)?;
+        let body: MediaBody = body(envelope.media, "media")?;
+        let is_inbound = body
+            .track
+            .is_none_or(|track| track.to_ascii_lowercase().starts_with("inbound"));
+        if !is_inbound {
+            return Ok(ignore(&mut self.ignored.other_tracks));
+        }
+        let payload = body.payload.ok_or(DialectError::MissingField {
+            field: "media.payload",
+        })?;
+        if payload.is_empty() {
+            return Ok(ignore(&mut self.ignored.empty_audio));
+        }
+        if BASE64.decode_vec(payload, audio).is_err() {
+            audio.clear();
+            return Err(DialectError::BadBase64);
+        }
+        Ok(CallerEvent::Audio)
+    }
+
+    fn dtmf(&mut self, envelope: &Envelope<'_>) -> Result<CallerEvent, DialectError> {
+        self.stream_of(envelope)?;
+        let body: DtmfBody = body(envelope.dtmf, "dtmf")?;
+        let text = body.digit.ok_or(DialectError::MissingField {
+            field: "dtmf.digit",
+        })?;
+        let mut keys = text.0.chars();
+        match (keys.next().and_then(Digit::new), keys.next()) {
+            (Some(digit), None) => Ok(CallerEvent::Dtmf(digit)),
+            _ => Err(DialectError::UnknownDigit),
+        }
+    }
+
+    fn mark(&mut self, envelope: &Envelope<'_>) -> Result<CallerEvent, DialectError> {
+        self.stream_of(envelope)?;
+        let body: MarkBody = body(envelope.mark, "mark")?;
+        let name = body
+            .name
+            .ok_or(DialectError::MissingField { field: "mark.name" })?;
+        Ok(match Mark::parse(&name.0) {
+            Some(mark) => CallerEvent::MarkReached(mark),
+            None => ignore(&mut self.ignored.foreign_marks),
+        })
+    }
+
+    /// The running stream, which must be the message's if it names one.
+    fn stream_of(&self, envelope: &Envelope<'_>) -> Result<&Stream, DialectError> {
+        let State::Streaming(stream) = &self.state else {
+            return Err(DialectError::BeforeStart);
+        };
+        match text_of(envelope.stream_sid.as_ref()) {
+            Some(sid) if !stream.is(sid) => Err(DialectError::WrongStream),
+            _ => Ok(stream),
+        }
+    }
+
+    /// Writes one message; see [`super::Dialect::encode`]. Nothing can be said outside of a stream.
+    pub fn encode(&mut self, command: CallerCommand<'_>, out: &mut Vec<u8>) -> Outgoing {
+        out.clear();
+        let State::Streaming(stream) = &self.state else {
+            return Outgoing::Nothing;
+        };
+        match command {
+            CallerCommand::Audio([]) => Outgoing::Nothing,
+            CallerCommand::Audio(audio) => {
+                stream.begin("media", out);
+                out.extend_from_slice(br#","media":{"payload":""#);
+                append_base64(audio, out);
+                out.extend_from_slice(br#""}}"#);
+                Outgoing::Text
+            }
+            CallerCommand::Mark(mark) => {
+                stream.begin("mark", out);
+                write!(out, r#","mark":{{"name":"{mark}"}}}}"#)
+                    .expect("writing to memory cannot fail");
+                Outgoing::Text
+            }
+            CallerCommand::Clear => {
+                stream.begin("clear", out);
+                out.push(b'}');
+                Outgoing::Text
+            }
+            CallerCommand::Started { .. }
+            | CallerCommand::Transcript { .. }
+            | CallerCommand::Error { .. }
+            | CallerCommand::End { .. } => Outgoing::Nothing,
+        }
+    }
+}
+
+impl Stream {
+    fn new(sid: &str, account_sid: Option<&str>) -> Self {
+        let mut sid_json = Vec::new();
+        json::write_string(sid, &mut sid_json);
+        Self {
+            sid: sid.to_owned(),
+            sid_json: String::from_utf8(sid_json).expect("a JSON string of a str is UTF-8"),
+            account_sid: account_sid.map(str::to_owned),
+        }
+    }
+
+    fn is(&self, sid: &str) -> bool {
+        self.sid.eq_ignore_ascii_case(sid)
+    }
+
+    /// Everything of a message up to the value of `streamSid`.
+    fn begin(&self, event: &str, out: &mut Vec<u8>) {
+        out.extend_from_slice(br#"{"event":""#);
+        out.extend_from_slice(event.as_bytes());
+        out.extend_from_slice(br#"","streamSid":"#);
+        out.extend_from_slice(self.sid_json.as_bytes());
+    }
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    event: Option<String>,
+    #[serde(rename = "streamSid", alias = "StreamSid", alias = "streamSID")]
+    #[serde(alias = "streamsid", alias = "stream_sid")]
+    stream_sid: Option<Scalar>,
+    #[serde(borrow)]
+    start: Option<&'a RawValue>,
+    #[serde(borrow)]
+    media: Option<&'a RawValue>,
+    #[serde(borrow)]
+    dtmf: Option<&'a RawValue>,
+    #[serde(borrow)]
+    mark: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct StartBody {
+    #[serde(rename = "streamSid", alias = "StreamSid", alias = "streamSID")]
+    #[serde(alias = "streamsid", alias = "stream_sid")]
+    stream_sid: Option<Scalar>,
+    #[serde(rename = "accountSid", alias = "AccountSid", alias = "accountSID")]
+    #[serde(alias = "accountsid", alias = "account_sid")]
+    account_sid: Option<Scalar>,
+    #[serde(rename = "callSid", alias = "CallSid", alias = "callSID")]
+    #[serde(alias = "callsid", alias = "call_sid")]
+    call_sid: Option<Scalar>,
+    #[serde(rename = "customParameters", alias = "custom_parameters")]
+    custom_parameters: Option<BTreeMap<String, Option<Scalar>>>,
+    #[serde(rename = "mediaFormat", alias = "media_format")]
+    media_format: Option<WireFormat>,
+}
+
+#[derive(Deserialize)]
+struct WireFormat {
+    encoding: Option<String>,
+    #[serde(rename = "sampleRate", alias = "sample_rate")]
+    sample_rate: Option<Scalar>,
+    channels: Option<Scalar>,
+}
+
+impl WireFormat {
+    /// What is not said is Twilio's: mu-law, 8 kHz, one channel. A-law comes from clones outside
+    /// North America.
+    fn audio_format(&self) -> Result<AudioFormat, DialectError> {
+        let encoding = self.encoding.as_deref().unwrap_or("audio/x-mulaw");
+        let codec = match encoding.to_ascii_lowercase().as_str() {
+            "audio/x-mulaw" | "audio/mulaw" | "audio/pcmu" | "mulaw" | "pcmu" => Codec::Ulaw,
+            "audio/x-alaw" | "audio/alaw" | "audio/pcma" | "alaw" | "pcma" => Codec::Alaw,
+            _ => return Err(DialectError::UnsupportedFormat),
+        };
+        let is = |value: &Option<Scalar>, wanted: &str| {
+            value.as_ref().is_none_or(|value| value.0 == wanted)
+        };
+        if !is(&self.sample_rate, "8000") || !is(&self.channels, "1") {
+            return Err(DialectError::UnsupportedFormat);
+        }
+        Ok(AudioFormat {
+            codec,
+            rate: SampleRate::HZ_8000,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct MediaBody {
+    track: Option<String>,
+    payload: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct DtmfBody {
+    digit: Option<Scalar>,
+}
+
+#[derive(Deserialize)]
+struct MarkBody {
+    name: Option<Scalar>,
+}
+
+/// The message's own object, which has the message's name.
+fn body<'a, T: Deserialize<'a>>(
+    raw: Option<&'a RawValue>,
+    name: &'static str,
+) -> Result<T, DialectError> {
+    let raw = raw.ok_or(DialectError::MissingField { field: name })?;
+    json::parse(raw.get(), name)
+}
+
+fn text_of(scalar: Option<&Scalar>) -> Option<&str> {
+    scalar.map(|scalar| scalar.0.as_str())
+}
+
+fn append_base64(bytes: &[u8], out: &mut Vec<u8>) {
+    let begin = out.len();
+    out.resize(begin + bytes.len().div_ceil(3) * 4, 0);
+    BASE64
+        .encode_slice(bytes, &mut out[begin..])
+        .expect("four characters for every three bytes begun are always enough");
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+static BASE64: LazyLock<base64::engine::Simd> =
+    LazyLock::new(|| base64::engine::Simd::standard(PAD));
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+static BASE64: LazyLock<base64::engine::GeneralPurpose> =
+    LazyLock::new(|| base64::engine::GeneralPurpose::new(&base64::alphabet::STANDARD, PAD));
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const START: &str = r#"{"event":"start","sequenceNumber":"1","streamSid":"MZ01","start":{"streamSid":"MZ01","accountSid":"AC01","callSid":"CA01","tracks":["inbound"],"customParameters":{"tok":"abc"},"mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}}}"#;
+    const MEDIA: &str = r#"{"event":"media","sequenceNumber":"4","streamSid":"MZ01","media":{"track":"inbound","chunk":"2","timestamp":"20","payload":"//7/"}}"#;
+
+    fn started() -> Twilio {
+        let mut dialect = Twilio::default();
+        let event = dialect.decode(Incoming::Text(START), &mut Vec::new());
+        assert!(matches!(event, Ok(CallerEvent::Started(_))));
+        dialect
+    }
+
+    fn check(mut dialect: Twilio, text: &str, expected: Result<CallerEvent, DialectError>) {
+        let event = dialect.decode(Incoming::Text(text), &mut Vec::new());
+        assert_eq!(event, expected, "{text}");
+    }
+
+    #[test]
+    fn order_is_kept() {
+        let before = Err(DialectError::BeforeStart);
+        check(Twilio::default(), MEDIA, before.clone());
+        check(Twilio::default(), r#"{"event":"stop"}"#, before.clone());
+        check(
+            Twilio::default(),
+            r#"{"event":"mark","mark":{"name":"g0-1"}}"#,
+            before,
+        );
+        check(started(), START, Ok(CallerEvent::Nothing));
+        check(
+            started(),
+            &START.replace("MZ01", "MZ02"),
+            Err(DialectError::SecondStart),
+        );
+        check(
+            started(),
+            &MEDIA.replace("MZ01", "MZ02"),
+            Err(DialectError::WrongStream),
+        );
+        check(
+            started(),
+            r#"{"event":"stop","streamSid":"mz01"}"#,
+            Ok(CallerEvent::Stopped),
+        );
+
+        let mut dialect = started();
+        let mut audio = Vec::new();
+        dialect
+            .decode(Incoming::Text(r#"{"event":"stop"}"#), &mut audio)
+            .unwrap();
+        check(dialect.clone(), MEDIA, Ok(CallerEvent::Nothing));
+        assert_eq!(
+            dialect.encode(CallerCommand::Clear, &mut audio),
+            Outgoing::Nothing
+        );
+    }
+
+    #[test]
+    fn faults_have_names() {
+        let check = |text: &str, expected| check(started(), text, Err(expected));
+        let shape = |message| DialectError::WrongShape { message };
+        let missing = |field| DialectError::MissingField { field };
+        check("", DialectError::MalformedJson);
+        check("{", DialectError::MalformedJson);
+        check("[1", DialectError::MalformedJson);
+        check("[]", shape("envelope"));
+        check("7", shape("envelope"));
+        check("{}", missing("event"));
+        check(r#"{"event":7}"#, shape("envelope"));
+        check(
+            r#"{"event":"media","event":"stop"}"#,
+            DialectError::DuplicateKey,
+        );
+        check(r#"{"event":"media"}"#, missing("media"));
+        check(
+            r#"{"event":"media","media":["inbound","AA=="]}"#,
+            shape("media"),
+        );
+        check(r#"{"event":"media","media":{}}"#, missing("media.payload"));
+        check(r#"{"event":"media","media":{"payload":7}}"#, shape("media"));
+        check(
+            r#"{"event":"media","media":{"payload":"AAA"}}"#,
+            DialectError::BadBase64,
+        );
+        check(
+            r#"{"event":"media","media":{"payload":"A-_="}}"#,
+            DialectError::BadBase64,
+        );
+        check(r#"{"event":"mark","mark":{}}"#, missing("mark.name"));
+        check(r#"{"event":"dtmf","dtmf":{}}"#, missing("dtmf.digit"));
+        check(
+            r#"{"event":"dtmf","dtmf":{"digit":"55"}}"#,
+            DialectError::UnknownDigit,
+        );
+        check(&"[".repeat(99), DialectError::JsonTooDeep);
+        let limit = MAX_MESSAGE_BYTES;
+        check(&" ".repeat(limit + 1), DialectError::TooLarge { limit });
+        check(&" ".repeat(limit), DialectError::MalformedJson);
+        assert_eq!(
+            started().decode(Incoming::Binary(&[0xFF]), &mut Vec::new()),
+            Err(DialectError::BinaryUnexpected)
+        );
+    }
+
+    #[test]
+    fn formats_are_checked() {
+        let check = |from: &str, to: &str, expected: Option<AudioFormat>| {
+            let mut dialect = Twilio::default();
+            let text = START.replace(from, to);
+            match dialect.decode(Incoming::Text(&text), &mut Vec::new()) {
+                Ok(CallerEvent::Started(info)) => assert_eq!(Some(info.input), expected, "{text}"),
+                other => {
+                    assert_eq!(other, Err(DialectError::UnsupportedFormat), "{text}");
+                    assert_eq!(expected, None, "{text}");
+                }
+            }
+        };
+        let alaw = AudioFormat {
+            codec: Codec::Alaw,
+            rate: SampleRate::HZ_8000,
+        };
+        check("8000", "\"8000\"", Some(AudioFormat::ULAW_8K));
+        check("x-mulaw", "PCMU", Some(AudioFormat::ULAW_8K));
+        check("x-mulaw", "x-alaw", Some(alaw));
+        check("x-mulaw", "x-l16", None);
+        check("8000", "16000", None);
+        check("\"channels\":1", "\"channels\":2", None);
+        check("mediaFormat", "notAFormat", Some(AudioFormat::ULAW_8K));
+    }
+
+    #[test]
+    fn strange_but_harmless_is_counted() {
+        let mut dialect = started();
+        for text in [
+            r#"{"event":"surprise","media":7}"#,
+            r#"{"event":"media","media":{"track":"outbound","payload":"AA=="}}"#,
+            r#"{"event":"media","media":{"payload":""}}"#,
+            r#"{"event":"mark","mark":{"name":"theirs"}}"#,
+            START,
+        ] {
+            let event = dialect.decode(Incoming::Text(text), &mut Vec::new());
+            assert_eq!(event, Ok(CallerEvent::Nothing), "{text}");
+        }
+        let expected = Ignored {
+            unknown_events: 1,
+            other_tracks: 1,
+            foreign_marks: 1,
+            repeated_starts: 1,
+            empty_audio: 1,
+            after_stop: 0,
+        };
+        assert_eq!(dialect.ignored(), expected);
+    }
+
+    #[test]
+    fn writes_exactly_the_documented_fields() {
+        let check = |command, expected: Value| {
+            let mut out = b"left over".to_vec();
+            assert_eq!(started().encode(command, &mut out), Outgoing::Text);
+            assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), expected);
+        };
+        check(
+            CallerCommand::Audio(&[0xFF, 0xFE, 0xFF]),
+            json!({"event":"media","streamSid":"MZ01","media":{"payload":"//7/"}}),
+        );
+        let mark = Mark {
+            generation: 7,
+            index: 12,
+        };
+        check(
+            CallerCommand::Mark(mark),
+            json!({"event":"mark","streamSid":"MZ01","mark":{"name":"g7-12"}}),
+        );
+        check(
+            CallerCommand::Clear,
+            json!({"event":"clear","streamSid":"MZ01"}),
+        );
+        for silent in [
+            CallerCommand::Audio(&[]),
+            CallerCommand::Started { call_id: "c" },
+            CallerCommand::Error {
+                code: "c",
+                message: "m",
+            },
+            CallerCommand::End { reason: "r" },
+        ] {
+            assert_eq!(started().encode(silent, &mut Vec::new()), Outgoing::Nothing);
+        }
+    }
+
+    #[test]
+    fn a_frame_in_the_usual_form_reuses_the_buffer() {
+        let dialect = started();
+        let mut audio = Vec::with_capacity(64);
+        let before = audio.as_ptr();
+        assert!(dialect.decode_usual_media(MEDIA, &mut audio));
+        assert_eq!(audio, [0xFF, 0xFE, 0xFF]);
+        assert_eq!(audio.as_ptr(), before);
+    }
+
+    /// Media messages in many spellings, right and wrong.
+    fn media_message() -> impl Strategy<Value = String> {
+        let payload = prop_oneof![
+            4 => proptest::collection::vec(any::<u8>(), 0..400).prop_map(|bytes| BASE64.encode(bytes)),
+            1 => r"[A-Za-z0-9+/=\\]{0,90}",
+            1 => proptest::collection::vec(any::<u8>(), 0..40)
+                .prop_map(|bytes| BASE64.encode(bytes).replace('/', "\\/")),
+            1 => "[A-Z]{60,80}\u{1}[A-Z]{3}",
+        ];
+        let number = prop_oneof![
+            Just("7"),
+            Just("\"7\""),
+            Just("07"),
+            Just("-1"),
+            Just("null"),
+            Just("1e3")
+        ];
+        let track = prop_oneof![6 => Just("inbound"), 1 => Just("outbound"), 1 => Just("Inbound")];
+        let sid = prop_oneof![6 => Just("MZ01"), 1 => Just("mz01"), 1 => Just("MZ02"), 1 => Just("M\\u005a01")];
+        let space = prop_oneof![3 => Just(""), 1 => Just(" "), 1 => Just("\n\t")];
+        (payload, number, track, sid, space, any::<u64>()).prop_map(
+            |(payload, number, track, sid, space, seed)| {
+                let inner = [
+                    format!(r#""track":{space}"{track}""#),
+                    format!(r#""chunk":{number}"#),
+                    format!(r#""timestamp":{space}{number}"#),
+                    format!(r#""payload":"{payload}""#),
+                ];
+                let media = pick(&inner, seed).join(&format!(",{space}"));
+                let outer = [
+                    r#""event":"media""#.to_owned(),
+                    format!(r#""sequenceNumber":{number}"#),
+                    format!(r#""streamSid":"{sid}""#),
+                    format!(r#""media":{space}{{{media}}}"#),
+                ];
+                format!(
+                    "{space}{{{}}}",
+                    pick(&outer, seed >> 32).join(&format!("{space},"))
+                )
+            },
+        )
+    }
+
+    /// Members in an order of their own; sometimes one is missing and sometimes one comes twice.
+    fn pick(members: &[String], seed: u64) -> Vec<String> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut picked = members.to_vec();
+        random.shuffle(&mut picked);
+        match random.u8(..8) {
+            0 => drop(picked.pop()),
+            1 => picked.push(picked[0].clone()),
+            _ => {}
+        }
+        picked
+    }
+
+    fn mutated(valid: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
+        (valid, any::<prop::sample::Index>(), any::<u8>(), 0..4).prop_map(
+            |(text, at, byte, how)| {
+                let mut bytes = text.into_bytes();
+                let at = at.index(bytes.len());
+                match how {
+                    0 => bytes[at] = byte,
+                    1 => bytes.insert(at, byte),
+                    2 => drop(bytes.remove(at)),
+                    _ => bytes.truncate(at),
+                }
+                String::from_utf8_lossy(&bytes).into_owned()
+            },
+        )
+    }
+
+    fn any_message() -> impl Strategy<Value = String> {
+        prop_oneof![
+            media_message(),
+            mutated(media_message()),
+            mutated(Just(START.to_owned())),
+            mutated(Just(r#"{"event":"mark","streamSid":"MZ01","mark":{"name":"g7-12"}}"#.to_owned())),
+            mutated(Just(r#"{"event":"dtmf","streamSid":"MZ01","dtmf":{"track":"inbound_track","digit":"5"}}"#.to_owned())),
+            mutated(Just(r#"{"event":"stop","streamSid":"MZ01","stop":{"callSid":"CA01"}}"#.to_owned())),
+            any::<String>(),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1500))]
+
+        #[test]
+        fn the_scanner_agrees_with_the_parser(text in prop_oneof![media_message(), mutated(media_message())]) {
+            let dialect = started();
+            let (mut scanned, mut parsed) = (Vec::new(), Vec::new());
+            if dialect.decode_usual_media(&text, &mut scanned) {
+                let event = dialect.clone().decode_any(&text, &mut parsed);
+                prop_assert_eq!(event, Ok(CallerEvent::Audio));
+                prop_assert_eq!(scanned, parsed);
+            }
+        }
+
+        #[test]
+        fn total_and_audio_only_with_audio(texts in proptest::collection::vec(any_message(), 1..6), start in any::<bool>()) {
+            let mut dialect = if start { started() } else { Twilio::default() };
+            let mut audio = Vec::new();
+            for text in texts {
+                let event = dialect.decode(Incoming::Text(&text), &mut audio);
+                prop_assert_eq!(event == Ok(CallerEvent::Audio), !audio.is_empty());
+            }
+        }
+
+        #[test]
+        fn audio_is_written_as_it_was_given(bytes in proptest::collection::vec(any::<u8>(), 1..700)) {
+            let mut out = Vec::new();
+            started().encode(CallerCommand::Audio(&bytes), &mut out);
+            let value: Value = serde_json::from_slice(&out).unwrap();
+            prop_assert_eq!(value, json!({"event":"media","streamSid":"MZ01","media":{"payload":BASE64.encode(bytes)}}));
+        }
+
+        #[test]
+        fn any_stream_id_is_echoed_intact(sid in "\\PC{1,40}") {
+            let mut dialect = Twilio::default();
+            let text = json!({"event":"start","start":{"streamSid":sid}}).to_string();
+            dialect.decode(Incoming::Text(&text), &mut Vec::new()).unwrap();
+            let mut out = Vec::new();
+            dialect.encode(CallerCommand::Clear, &mut out);
+            let value: Value = serde_json::from_slice(&out).unwrap();
+            prop_assert_eq!(value, json!({"event":"clear","streamSid":sid}));
+        }
+    }
+}

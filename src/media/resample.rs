@@ -1,0 +1,499 @@
+//! Sample rate conversion of one mono stream, state kept from one call of [`Resampler::process`] to the next.
+//!
+//! Between 8, 16, 24 and 48 kHz a polyphase FIR filter works on 16-bit samples: any input length, output as soon as
+//! its input is there, 3 ms of delay or less. Whatever touches 44.1 kHz goes through rubato's FFT in blocks of 10 ms.
+//! `costs`, chapter 3, compares the alternatives. It does not mix channels, and drifting clocks are not its matter.
+
+use std::f64::consts::PI;
+use std::fmt;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use rubato::audioadapter_buffers::direct::InterleavedSlice;
+use rubato::{Fft, FixedSync, Resampler as _, WindowFunction};
+
+use super::SampleRate;
+
+/// Converts a stream of samples from one rate to another.
+pub struct Resampler {
+    from: SampleRate,
+    to: SampleRate,
+    method: Method,
+}
+
+enum Method {
+    Identity,
+    Fir(FirState),
+    Fft(Box<FftState>),
+}
+
+impl Resampler {
+    /// A converter with silence behind it.
+    ///
+    /// A FIR converter is below 700 bytes, because all calls share the filters; an FFT one is about
+    /// 30 kB.
+    #[must_use]
+    pub fn new(from: SampleRate, to: SampleRate) -> Self {
+        let method = if from == to {
+            Method::Identity
+        } else if from == SampleRate::HZ_44100 || to == SampleRate::HZ_44100 {
+            Method::Fft(Box::new(FftState::new(from, to)))
+        } else {
+            Method::Fir(FirState::new(Filter::between(from, to)))
+        };
+        Self { from, to, method }
+    }
+
+    /// Converts `input` and appends the result to `out`.
+    ///
+    /// After `n` samples in all, `n * to / from` (rounded up) have been appended; 20 ms always give 20 ms. Only with
+    /// 44.1 kHz may up to 10 ms wait for the rest of their block, and only where input is cut off the 10 ms grid.
+    pub fn process(&mut self, input: &[i16], out: &mut Vec<i16>) {
+        match &mut self.method {
+            Method::Identity => out.extend_from_slice(input),
+            Method::Fir(state) => state.process(input, out),
+            Method::Fft(state) => state.process(input, out),
+        }
+    }
+
+    /// Forgets what came before, so that nothing of it is heard in what comes next.
+    pub fn reset(&mut self) {
+        match &mut self.method {
+            Method::Identity => {}
+            Method::Fir(state) => state.reset(),
+            Method::Fft(state) => state.reset(),
+        }
+    }
+
+    /// How much later a sound leaves than it entered, apart from waiting for a block to fill.
+    #[must_use]
+    pub fn delay(&self) -> Duration {
+        match &self.method {
+            Method::Identity => Duration::ZERO,
+            Method::Fir(_) => self.from.min(self.to).duration_of(FIR_SPAN / 2),
+            Method::Fft(_) => FFT_BLOCK / 2,
+        }
+    }
+
+    /// Whether input and output have the same rate.
+    pub(crate) fn is_identity(&self) -> bool {
+        matches!(self.method, Method::Identity)
+    }
+
+    /// The rate of the input.
+    #[must_use]
+    pub fn from_rate(&self) -> SampleRate {
+        self.from
+    }
+
+    /// The rate of the output.
+    #[must_use]
+    pub fn to_rate(&self) -> SampleRate {
+        self.to
+    }
+}
+
+/// The method and its delay, as in `fir, 3.0 ms`.
+impl fmt::Display for Resampler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let method = match self.method {
+            Method::Identity => return f.write_str("direct"),
+            Method::Fir(_) => "fir",
+            Method::Fft(_) => "fft",
+        };
+        write!(f, "{method}, {:.1} ms", self.delay().as_secs_f64() * 1e3)
+    }
+}
+
+impl fmt::Debug for Resampler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Resampler({} -> {}, {self})", self.from, self.to)
+    }
+}
+
+/// Samples of the lower rate that the filter spans. Half of it is the delay: 3 ms at 8 kHz, 1 ms at 24 kHz.
+const FIR_SPAN: usize = 48;
+/// Middle of the filter's slope as a part of the lower Nyquist frequency. At 8 kHz the gain is -0.06 dB at 3.4 kHz,
+/// -2.8 at 3.6, -15 at 3.8, and -60 or less from 4 kHz on (measured): nothing of a voice above 4 kHz folds back into
+/// the telephone band, not even the 4.0-4.6 kHz that a filter centred on 4 kHz lets through.
+const FIR_CUTOFF: f64 = 0.92;
+/// Shape of the Kaiser window: 67 dB of stop band. G.711 itself leaves 37 dB on speech.
+const FIR_KAISER_BETA: f64 = 6.0;
+/// Fraction bits of a filter tap. Taps stay below 0.93, so 15 bits fit; the stop band then is limited by the window.
+const FIR_TAP_BITS: u32 = 15;
+/// Largest number of taps a phase: 48 kHz down to 8 kHz.
+const FIR_MAX_TAPS: usize = FIR_SPAN * 6;
+
+/// The taps of one ratio, shared by all calls.
+struct Filter {
+    /// Output samples for every `down` input samples; also the number of phases.
+    up: usize,
+    down: usize,
+    /// Taps of one phase.
+    n_taps: usize,
+    /// Phase after phase, each with the tap of the oldest sample first.
+    taps: Vec<i16>,
+}
+
+impl Filter {
+    /// The filter for two different rates of the 8/16/24/48 kHz family. The table lists the ratios in lowest terms.
+    fn between(from: SampleRate, to: SampleRate) -> &'static Self {
+        static FILTERS: [LazyLock<Filter>; 8] = [
+            LazyLock::new(|| Filter::design(2, 1)),
+            LazyLock::new(|| Filter::design(3, 1)),
+            LazyLock::new(|| Filter::design(6, 1)),
+            LazyLock::new(|| Filter::design(3, 2)),
+            LazyLock::new(|| Filter::design(1, 2)),
+            LazyLock::new(|| Filter::design(1, 3)),
+            LazyLock::new(|| Filter::design(1, 6)),
+            LazyLock::new(|| Filter::design(2, 3)),
+        ];
+        let (from, to) = (from.hz() / 8_000, to.hz() / 8_000);
+        let index = match (from, to) {
+            (1, 2) => 0,
+            (1, 3) => 1,
+            (1, 6) => 2,
+            (2, 3) => 3,
+            (2, 6) => 1,
+            (3, 6) => 0,
+            (2, 1) | (6, 3) => 4,
+            (3, 1) | (6, 2) => 5,
+            (6, 1) => 6,
+            // The one pair that is left.
+            _ => 7,
+        };
+        debug_assert!(index != 7 || (from, to) == (3, 2));
+        &FILTERS[index]
+    }
+
+    /// A Kaiser-windowed sinc, sampled `max(up, down)` times as densely as the lower rate.
+    fn design(up: usize, down: usize) -> Self {
+        let density = up.max(down);
+        let length = FIR_SPAN * density;
+        let n_taps = length / up;
+        // The first tap is zero, which makes the delay a whole number of samples of the lower rate.
+        let centre = (length / 2) as f64;
+        let bandwidth = FIR_CUTOFF / density as f64;
+        let response: Vec<f64> = (0..length)
+            .map(|n| {
+                let x = n as f64 - centre;
+                let window = bessel_i0(FIR_KAISER_BETA * (1.0 - (x / centre).powi(2)).sqrt());
+                sinc(bandwidth * x) * if n == 0 { 0.0 } else { window }
+            })
+            .collect();
+        // Each phase sums to one, so that a constant keeps its level.
+        let scale = up as f64 * f64::from(1_u32 << FIR_TAP_BITS) / response.iter().sum::<f64>();
+        let taps = (0..up)
+            .flat_map(|phase| (0..n_taps).rev().map(move |age| phase + up * age))
+            .map(|n| (response[n] * scale).round() as i16)
+            .collect();
+        Self {
+            up,
+            down,
+            n_taps,
+            taps,
+        }
+    }
+}
+
+fn sinc(x: f64) -> f64 {
+    if x == 0.0 {
+        1.0
+    } else {
+        (PI * x).sin() / (PI * x)
+    }
+}
+
+/// The modified Bessel function of the first kind and order zero, by its series.
+fn bessel_i0(x: f64) -> f64 {
+    let mut term = 1.0;
+    let mut sum = 1.0;
+    let mut k = 1.0;
+    while term > sum * 1e-12 {
+        term *= (x / (2.0 * k)).powi(2);
+        sum += term;
+        k += 1.0;
+    }
+    sum
+}
+
+struct FirState {
+    filter: &'static Filter,
+    /// Phase of the next output.
+    phase: usize,
+    /// How many input samples from now the next output is due; 0 is the very next.
+    skip: usize,
+    /// The last `n_taps - 1` input samples, oldest first.
+    history: Box<[i16]>,
+}
+
+impl FirState {
+    fn new(filter: &'static Filter) -> Self {
+        Self {
+            filter,
+            phase: 0,
+            skip: 0,
+            history: vec![0; filter.n_taps - 1].into_boxed_slice(),
+        }
+    }
+
+    fn reset(&mut self) {
+        self.phase = 0;
+        self.skip = 0;
+        self.history.fill(0);
+    }
+
+    fn process(&mut self, input: &[i16], out: &mut Vec<i16>) {
+        let n_history = self.history.len();
+        let (head, tail) = input.split_at(n_history.min(input.len()));
+        // Windows that reach back into the history are read from a copy that joins both, all others from the input.
+        let mut seam = [0_i16; 2 * FIR_MAX_TAPS];
+        let seam = &mut seam[..n_history + head.len()];
+        seam[..n_history].copy_from_slice(&self.history);
+        seam[n_history..].copy_from_slice(head);
+        self.convolve(seam, out);
+        if tail.is_empty() {
+            self.history.copy_from_slice(&seam[head.len()..]);
+        } else {
+            self.convolve(input, out);
+            self.history.copy_from_slice(&input[tail.len()..]);
+        }
+    }
+
+    /// Appends what is due while the window moves over `samples` one by one, from the first `n_taps` to the last.
+    fn convolve(&mut self, samples: &[i16], out: &mut Vec<i16>) {
+        let Filter {
+            up,
+            down,
+            n_taps,
+            ref taps,
+        } = *self.filter;
+        let n_windows = (samples.len() + 1).saturating_sub(n_taps);
+        out.reserve(n_windows * up / down + 1);
+        while self.skip < n_windows {
+            let window = &samples[self.skip..][..n_taps];
+            out.push(dot(window, &taps[self.phase * n_taps..][..n_taps]));
+            self.phase += down % up;
+            self.skip += down / up;
+            if self.phase >= up {
+                self.phase -= up;
+                self.skip += 1;
+            }
+        }
+        self.skip -= n_windows;
+    }
+}
+
+/// One output sample, clamped.
+///
+/// The plain sum of products is what the compiler turns into `pmaddwd`. Each half keeps within 32 bits for every
+/// input, which a test shows for all filters; both together would not.
+fn dot(window: &[i16], taps: &[i16]) -> i16 {
+    let middle = (taps.len() / 2).next_multiple_of(8);
+    let (old, new) = window.split_at(middle);
+    let (old_taps, new_taps) = taps.split_at(middle);
+    let sum = i64::from(sum_of_products(old, old_taps)) + i64::from(sum_of_products(new, new_taps));
+    let rounded = (sum + (1 << (FIR_TAP_BITS - 1))) >> FIR_TAP_BITS;
+    rounded.clamp(i16::MIN.into(), i16::MAX.into()) as i16
+}
+
+fn sum_of_products(samples: &[i16], taps: &[i16]) -> i32 {
+    samples
+        .iter()
+        .zip(taps)
+        .map(|(&sample, &tap)| i32::from(sample) * i32::from(tap))
+        .sum()
+}
+
+/// Block of the FFT converter. 10 ms is the longest block whose delay, half a block, is within 5 ms.
+const FFT_BLOCK: Duration = Duration::from_millis(10);
+
+struct FftState {
+    fft: Fft<f32>,
+    /// Input of the block that is not yet complete, in -1..1.
+    pending: Vec<f32>,
+    n_block_in: usize,
+    block_out: Vec<f32>,
+}
+
+impl FftState {
+    fn new(from: SampleRate, to: SampleRate) -> Self {
+        let [n_block_in, n_block_out] = [from, to].map(|rate| rate.hz() as usize / 100);
+        // At such short blocks the default window would take 10 dB off at 3.4 kHz (`costs`, chapter 3).
+        let fft = Fft::new_custom(
+            from.hz() as usize,
+            to.hz() as usize,
+            n_block_in,
+            1,
+            1,
+            WindowFunction::Hann,
+            FixedSync::Both,
+        )
+        .expect("rates and block size are not zero");
+        debug_assert_eq!(fft.fft_size_in(), n_block_in);
+        debug_assert_eq!(fft.fft_size_out(), n_block_out);
+        Self {
+            fft,
+            pending: Vec::with_capacity(n_block_in),
+            n_block_in,
+            block_out: vec![0.0; n_block_out],
+        }
+    }
+
+    fn reset(&mut self) {
+        self.fft.reset();
+        self.pending.clear();
+    }
+
+    fn process(&mut self, mut input: &[i16], out: &mut Vec<i16>) {
+        while !input.is_empty() {
+            let n_missing = self.n_block_in - self.pending.len();
+            let (taken, rest) = input.split_at(n_missing.min(input.len()));
+            self.pending
+                .extend(taken.iter().map(|&sample| f32::from(sample) / 32_768.0));
+            input = rest;
+            if self.pending.len() == self.n_block_in {
+                self.process_block(out);
+                self.pending.clear();
+            }
+        }
+    }
+
+    fn process_block(&mut self, out: &mut Vec<i16>) {
+        const SIZES: &str = "both buffers were made for one block";
+        let n_block_out = self.block_out.len();
+        let input = InterleavedSlice::new(&self.pending, 1, self.n_block_in).expect(SIZES);
+        let mut output =
+            InterleavedSlice::new_mut(&mut self.block_out, 1, n_block_out).expect(SIZES);
+        self.fft
+            .process_into_buffer(&input, &mut output, None)
+            .expect(SIZES);
+        // The cast saturates and drops the fraction, so half a step away from zero rounds;
+        // `f32::round` is a library call on plain x86-64.
+        out.extend(self.block_out.iter().map(|&value| {
+            let scaled = value * 32_768.0;
+            (scaled + 0.5_f32.copysign(scaled)) as i16
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATES: [SampleRate; 5] = SampleRate::ALL;
+
+    fn all_pairs() -> impl Iterator<Item = (SampleRate, SampleRate)> {
+        RATES
+            .into_iter()
+            .flat_map(|from| RATES.into_iter().map(move |to| (from, to)))
+    }
+
+    #[test]
+    fn every_20_ms_frame_gives_20_ms() {
+        for (from, to) in all_pairs() {
+            let mut resampler = Resampler::new(from, to);
+            let frame = vec![0; from.hz() as usize / 50];
+            let mut out = Vec::new();
+            for n_frames in 1..=10 {
+                resampler.process(&frame, &mut out);
+                assert_eq!(out.len(), n_frames * to.hz() as usize / 50, "{resampler:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_cut_gives_the_exact_number_in_the_end() {
+        for (from, to) in all_pairs() {
+            let mut resampler = Resampler::new(from, to);
+            let mut out = Vec::new();
+            let n_total = from.hz() as usize / 5;
+            let mut n_left = n_total;
+            for n in (1..).map(|n| n * 7 % 501) {
+                let n = n.min(n_left);
+                resampler.process(&vec![0; n], &mut out);
+                n_left -= n;
+                if n_left == 0 {
+                    break;
+                }
+            }
+            assert_eq!(out.len(), to.hz() as usize / 5, "{resampler:?}");
+        }
+    }
+
+    #[test]
+    fn delay_is_where_an_impulse_leaves() {
+        for (from, to) in all_pairs() {
+            let mut resampler = Resampler::new(from, to);
+            assert!(resampler.delay() <= Duration::from_millis(5));
+            let mut input = vec![0; from.hz() as usize / 50];
+            input[0] = 20_000;
+            let mut out = Vec::new();
+            resampler.process(&input, &mut out);
+            let peak = (0..out.len())
+                .max_by_key(|&n| out[n].unsigned_abs())
+                .unwrap();
+            let error = to.duration_of(peak).abs_diff(resampler.delay());
+            // A block of 441 samples has no middle sample.
+            assert!(error < to.duration_of(2), "{resampler:?}: {peak}");
+        }
+    }
+
+    #[test]
+    fn the_loudest_input_is_clamped_and_stays_within_32_bits() {
+        for (from, to) in all_pairs() {
+            let mut resampler = Resampler::new(from, to);
+            let Method::Fir(FirState { filter, .. }) = resampler.method else {
+                continue;
+            };
+            // The worst input has the sign of every tap. Overflow would panic here.
+            for taps in filter.taps.chunks(filter.n_taps) {
+                let worst = |sign: i16| -> Vec<i16> {
+                    taps.iter()
+                        .map(|tap| if tap * sign < 0 { i16::MIN } else { i16::MAX })
+                        .collect()
+                };
+                assert_eq!(dot(&worst(1), taps), i16::MAX);
+                assert_eq!(dot(&worst(-1), taps), i16::MIN);
+            }
+            let square: Vec<i16> = (0..from.hz() / 10)
+                .map(|n| if n / 10 % 2 == 0 { i16::MIN } else { i16::MAX })
+                .collect();
+            let mut out = Vec::new();
+            resampler.process(&square, &mut out);
+            assert_eq!(out.iter().max(), Some(&i16::MAX));
+            assert_eq!(out.iter().min(), Some(&i16::MIN));
+        }
+    }
+
+    #[test]
+    fn reset_forgets() {
+        for (from, to) in all_pairs() {
+            let mut resampler = Resampler::new(from, to);
+            let mut out = Vec::new();
+            resampler.process(&vec![12_345; from.hz() as usize / 50 - 3], &mut out);
+            resampler.reset();
+            out.clear();
+            resampler.process(&vec![0; from.hz() as usize / 50], &mut out);
+            assert_eq!(out, vec![0; to.hz() as usize / 50], "{resampler:?}");
+        }
+    }
+
+    #[test]
+    fn the_state_of_a_call_is_small() {
+        let longest = FirState::new(Filter::between(SampleRate::HZ_48000, SampleRate::HZ_8000));
+        let n_bytes = size_of::<Resampler>() + size_of_val(&*longest.history);
+        assert!(n_bytes < 700, "{n_bytes}");
+    }
+
+    #[test]
+    fn it_says_what_it_is() {
+        fn check(from: SampleRate, to: SampleRate, expected: &str) {
+            assert_eq!(Resampler::new(from, to).to_string(), expected);
+        }
+        check(SampleRate::HZ_8000, SampleRate::HZ_8000, "direct");
+        check(SampleRate::HZ_8000, SampleRate::HZ_24000, "fir, 3.0 ms");
+        check(SampleRate::HZ_24000, SampleRate::HZ_48000, "fir, 1.0 ms");
+        check(SampleRate::HZ_44100, SampleRate::HZ_24000, "fft, 5.0 ms");
+    }
+}
