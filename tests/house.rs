@@ -95,7 +95,11 @@ const TOP_LEVEL: &[&str] = &[
 ];
 
 /// Findings that are known and wanted: the file, what it names, and the reason. One that no longer occurs fails.
-const EXCEPTIONS: &[Exception] = &[];
+const EXCEPTIONS: &[Exception] = &[Exception {
+    file: "src/ingress/upgrade.rs",
+    names: "tokio_tungstenite::tungstenite::handshake::derive_accept_key",
+    reason: "a hash of a header (RFC 6455 section 4.2.2), without socket or task",
+}];
 
 struct Exception {
     file: &'static str,
