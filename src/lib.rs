@@ -1,14 +1,30 @@
-//! Trunkline.
-pub mod admin;
-pub mod auth;
-pub mod bridge;
-pub mod call;
-pub mod cli;
-pub mod config;
-pub mod ingress;
+#![doc = include_str!("ARCHITECTURE.md")]
+
+// In the order that audio travels, then what decides, then what holds it together.
 pub mod listener;
+
+pub mod ingress;
+
 pub mod media;
-pub mod realtime;
-pub mod simulator;
-pub mod telemetry;
+
+pub mod call;
+
+pub mod bridge;
+
 pub mod upstream;
+
+pub mod realtime;
+
+pub mod auth;
+
+pub mod telemetry;
+
+pub mod transport;
+
+pub mod admin;
+
+pub mod config;
+
+pub mod simulator;
+
+pub mod cli;

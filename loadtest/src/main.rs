@@ -1,3 +1,27 @@
-//! Softphone and load generator for realtime voice gateways and deployments.
+//! `trunkline-loadtest`: a softphone for the command line, later also many of them at once.
 
-fn main() {}
+mod call;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Places calls to a realtime voice gateway or straight to a Realtime API deployment, and reports what was heard.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Call(call::CallArguments),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Call(arguments) => call::run(&arguments).await,
+    }
+}

@@ -77,7 +77,7 @@ pub enum ModelEvent<'a> {
     },
     /// The model calls a function.
     FunctionCall {
-        /// Names this call in [`ModelCommand::FunctionOutput`].
+        /// Names this call in [`ModelCommand::AddFunctionOutput`].
         call_id: &'a str,
         /// The function.
         name: &'a str,

@@ -1,1 +1,150 @@
-//! cli
+//! The commands: `serve`, `demo`, `simulate`, `check`, `key`. The composition root; the only place that
+//! prints.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line talks to its user"
+)]
+
+mod demo;
+mod process;
+mod report;
+mod serve;
+mod simulate;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::net::TcpListener;
+
+use crate::auth::hash_key;
+use crate::config::{Config, LogConfig, LogFormat, Mistake};
+use crate::listener::Routes;
+
+/// A realtime voice gateway: phones and SDK clients on one side, Realtime deployments on the other.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer callers.
+    Serve {
+        /// The configuration file.
+        #[arg(long, env = "TRUNKLINE_CONFIG")]
+        config: PathBuf,
+    },
+    /// Try it without an account: gateway and simulator in one process, two sample calls, then serve.
+    Demo(demo::DemoArguments),
+    /// Stand in for the Realtime API.
+    Simulate(simulate::SimulateArguments),
+    /// Look for mistakes in a configuration file.
+    Check {
+        /// The configuration file.
+        file: PathBuf,
+    },
+    /// Make an API key for a tenant and print it with the hash that goes into the configuration.
+    Key {
+        /// Whose key it is.
+        tenant: String,
+    },
+}
+
+/// Runs the command line.
+#[must_use]
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Command::Serve { config } => with_config(&config, serve::serve),
+        Command::Demo(arguments) => in_runtime(demo::demo(arguments)),
+        Command::Simulate(arguments) => in_runtime(simulate::simulate(arguments)),
+        Command::Check { file } => with_config(&file, |config, _routes| {
+            println!(
+                "{}: good: {} deployments, {} agents",
+                file.display(),
+                config.deployments.len(),
+                config.agents.len()
+            );
+            ExitCode::SUCCESS
+        }),
+        Command::Key { tenant } => make_key(&tenant),
+    }
+}
+
+/// Loads, checks and hands over a configuration; mistakes are printed one a line.
+fn with_config(path: &Path, run: impl FnOnce(Config, Routes) -> ExitCode) -> ExitCode {
+    let built = Config::load(path)
+        .map_err(|mistake| vec![mistake])
+        .and_then(|(config, text)| config.build(&text).map(|routes| (config, routes)));
+    match built {
+        Ok((config, routes)) => run(config, routes),
+        Err(mistakes) => {
+            print_mistakes(path, &mistakes);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_mistakes(path: &Path, mistakes: &[Mistake]) {
+    for mistake in mistakes {
+        eprintln!("{}: {mistake}", path.display());
+    }
+}
+
+fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => failed("cannot start", &error),
+    }
+}
+
+fn failed(what: &str, error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("{what}: {error}");
+    ExitCode::FAILURE
+}
+
+/// Logs go to standard error, so that what a command prints stays readable by programs.
+fn start_log(config: &LogConfig) {
+    let filter = std::env::var("TRUNKLINE_LOG").unwrap_or_else(|_| config.filter.clone());
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr);
+    match config.format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.init(),
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok::<_, std::io::Error>((listener, address))
+    };
+    bound
+        .await
+        .map_err(|error| format!("cannot listen on {address}: {error}"))
+}
+
+fn make_key(tenant: &str) -> ExitCode {
+    let mut bytes = [0; 32];
+    if let Err(error) = getrandom::fill(&mut bytes) {
+        return failed("no randomness", &error);
+    }
+    let key: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = format!("tk-{key}");
+    println!("key, shown this once: {key}");
+    println!(
+        "\n[[auth.keys]]\ntenant = \"{tenant}\"\nsha256 = \"{}\"",
+        hash_key(&key)
+    );
+    ExitCode::SUCCESS
+}

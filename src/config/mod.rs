@@ -1,1 +1,370 @@
-//! config
+//! The configuration file: each module's own part of it, put together and checked as a whole.
+
+mod locate;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::auth::{AuthConfig, AuthMode, KeyRing};
+use crate::bridge::{Agent, AgentConfig};
+use crate::listener::{ListenerConfig, Routes, TwilioConfig};
+use crate::upstream::{Deployment, DeploymentConfig};
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where callers come in.
+    #[serde(default)]
+    pub listener: ListenerConfig,
+    /// Where operators look.
+    #[serde(default)]
+    pub admin: AdminConfig,
+    /// Who may call.
+    #[serde(default)]
+    pub auth: AuthConfig,
+    /// What each tenant may do.
+    #[serde(default)]
+    pub tenants: BTreeMap<String, TenantConfig>,
+    /// The model legs' other ends.
+    pub deployments: BTreeMap<String, DeploymentConfig>,
+    /// Names that SDK callers use for a deployment.
+    #[serde(default)]
+    pub models: BTreeMap<String, String>,
+    /// Who answers phones.
+    #[serde(default)]
+    pub agents: BTreeMap<String, AgentConfig>,
+    /// How Twilio's numbers are answered.
+    #[serde(default)]
+    pub twilio: TwilioConfig,
+    /// How the process goes away.
+    #[serde(default)]
+    pub drain: DrainConfig,
+    /// What is logged.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// The `[admin]` table.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminConfig {
+    /// Address of `/livez`, `/readyz` and `/metrics`.
+    pub address: SocketAddr,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 9100)),
+        }
+    }
+}
+
+/// One `[tenants.NAME]` table.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantConfig {
+    /// Deployments that its SDK callers may use, by name or alias; empty for all.
+    pub models: Vec<String>,
+}
+
+/// The `[drain]` table.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrainConfig {
+    /// How long calls may finish after SIGTERM before they are ended.
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
+}
+
+impl Default for DrainConfig {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(300),
+        }
+    }
+}
+
+/// The `[log]` table.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// Filter directives, as in `info` or `trunkline=debug`. The environment variable `TRUNKLINE_LOG` overrides it.
+    pub filter: String,
+    /// One JSON object a line, or text for people.
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+            format: LogFormat::Json,
+        }
+    }
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// A mistake in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Line in the file, from 1, if the mistake has a place there.
+    pub line: Option<usize>,
+    /// Path of the field, as in `agents.reception.session.speed`; empty if the file cannot be read at all.
+    pub field: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.problem)
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read or is not of this form.
+    pub fn load(path: &Path) -> Result<(Self, String), Mistake> {
+        let text = std::fs::read_to_string(path).map_err(|error| Mistake {
+            line: None,
+            field: String::new(),
+            problem: format!("cannot read {}: {error}", path.display()),
+        })?;
+        Ok((Self::parse(&text)?, text))
+    }
+
+    /// Reads a file's text.
+    ///
+    /// # Errors
+    ///
+    /// If it is not of this form.
+    pub fn parse(text: &str) -> Result<Self, Mistake> {
+        toml::from_str(text).map_err(|error| Mistake {
+            line: error.span().map(|span| locate::line_at(text, span.start)),
+            field: String::new(),
+            problem: error.message().to_owned(),
+        })
+    }
+
+    /// Checks what no single field can tell, and makes what the listener needs. `text` is the file's
+    /// text, to find the lines of mistakes in.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes that were found.
+    pub fn build(&self, text: &str) -> Result<Routes, Vec<Mistake>> {
+        let mut mistakes = Mistakes {
+            text,
+            found: Vec::new(),
+        };
+        let deployments = self.build_deployments(&mut mistakes);
+        let agents = self.build_agents(&mut mistakes);
+        let keys = self.build_keys(&mut mistakes);
+        self.check_models(&mut mistakes);
+        if let Some(agent) = &self.twilio.agent
+            && !self.agents.contains_key(agent)
+        {
+            mistakes.add(&["twilio", "agent"], format!("there is no agent {agent}"));
+        }
+        match keys {
+            Some(keys) if mistakes.found.is_empty() => Ok(Routes {
+                deployments,
+                models: self.models.clone(),
+                agents,
+                keys,
+                allowed_models: self
+                    .tenants
+                    .iter()
+                    .map(|(name, tenant)| (name.clone(), tenant.models.clone()))
+                    .collect(),
+                twilio: self.twilio.clone(),
+            }),
+            _ => Err(mistakes.found),
+        }
+    }
+
+    fn build_deployments(&self, mistakes: &mut Mistakes<'_>) -> BTreeMap<String, Arc<Deployment>> {
+        if self.deployments.is_empty() {
+            mistakes.add(&["deployments"], "there is none".to_owned());
+        }
+        let mut built = BTreeMap::new();
+        for (name, config) in &self.deployments {
+            match Deployment::new(name, config.clone()) {
+                Ok(deployment) => {
+                    built.insert(name.clone(), Arc::new(deployment));
+                }
+                Err(error) => mistakes.add(&["deployments", name], error.to_string()),
+            }
+        }
+        built
+    }
+
+    fn build_agents(&self, mistakes: &mut Mistakes<'_>) -> BTreeMap<String, Arc<Agent>> {
+        let mut built = BTreeMap::new();
+        for (name, config) in &self.agents {
+            if !self.deployments.contains_key(&config.deployment) {
+                let problem = format!("there is no deployment {}", config.deployment);
+                mistakes.add(&["agents", name, "deployment"], problem);
+            }
+            match Agent::new(name, config.clone()) {
+                Ok(agent) => {
+                    built.insert(name.clone(), Arc::new(agent));
+                }
+                Err(error) => {
+                    let mut path = vec!["agents", name];
+                    path.extend(error.field().split('.'));
+                    mistakes.add(&path, error.problem().to_owned());
+                }
+            }
+        }
+        built
+    }
+
+    fn build_keys(&self, mistakes: &mut Mistakes<'_>) -> Option<KeyRing> {
+        let address = self.listener.address;
+        if self.auth.mode == AuthMode::None && !address.ip().is_loopback() {
+            let problem = format!(
+                "authentication may be off on a loopback address only, and the listener is on {address}"
+            );
+            mistakes.add(&["auth", "mode"], problem);
+        }
+        for key in &self.auth.keys {
+            if !self.tenants.contains_key(&key.tenant) {
+                let problem = format!(
+                    "a key is for tenant {}, and there is no such tenant",
+                    key.tenant
+                );
+                mistakes.add(&["auth", "keys"], problem);
+            }
+        }
+        KeyRing::new(&self.auth)
+            .map_err(|error| mistakes.add(&["auth", "keys"], error.to_string()))
+            .ok()
+    }
+
+    fn check_models(&self, mistakes: &mut Mistakes<'_>) {
+        for (alias, deployment) in &self.models {
+            if !self.deployments.contains_key(deployment) {
+                mistakes.add(
+                    &["models", alias],
+                    format!("there is no deployment {deployment}"),
+                );
+            }
+        }
+        for (name, tenant) in &self.tenants {
+            for model in &tenant.models {
+                if !self.models.contains_key(model) && !self.deployments.contains_key(model) {
+                    let problem =
+                        format!("{model} is neither a deployment nor an alias in [models]");
+                    mistakes.add(&["tenants", name, "models"], problem);
+                }
+            }
+        }
+    }
+}
+
+struct Mistakes<'a> {
+    text: &'a str,
+    found: Vec<Mistake>,
+}
+
+impl Mistakes<'_> {
+    fn add(&mut self, path: &[&str], problem: String) {
+        self.found.push(Mistake {
+            line: locate::line_of(self.text, path),
+            field: path.join("."),
+            problem,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+[auth]
+mode = "none"
+[deployments.east]
+url = "ws://127.0.0.1:1"
+model = "gpt-realtime"
+[models]
+gpt-realtime = "east"
+[agents.reception]
+deployment = "east"
+"#;
+
+    fn check(text: &str, expected: &[&str]) {
+        let mistakes: Vec<String> = match Config::parse(text) {
+            Err(mistake) => vec![mistake.to_string()],
+            Ok(config) => match config.build(text) {
+                Ok(_) => Vec::new(),
+                Err(mistakes) => mistakes.iter().map(Mistake::to_string).collect(),
+            },
+        };
+        assert_eq!(mistakes.len(), expected.len(), "{mistakes:?}");
+        for (mistake, expected) in mistakes.iter().zip(expected) {
+            assert!(
+                mistake.starts_with(expected),
+                "{mistake:?} does not start with {expected:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_good_file_has_no_mistakes() {
+        check(GOOD, &[]);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_lines() {
+        check("[deployments.east]\nurl = 5\n", &["line 2: invalid type"]);
+        check("[listner]\n", &["line 1: unknown field `listner`"]);
+        check(
+            &GOOD.replace("deployment = \"east\"", "deployment = \"west\""),
+            &["line 10: agents.reception.deployment: there is no deployment west"],
+        );
+        check(
+            &format!("{GOOD}[agents.reception.session]\nspeed = 7.0\n"),
+            &["line 12: agents.reception.session.speed: "],
+        );
+        check(
+            &GOOD.replace("[auth]", "[listener]\naddress = \"0.0.0.0:8080\"\n[auth]"),
+            &["line 5: auth.mode: authentication may be off on a loopback address only"],
+        );
+        check(
+            &GOOD.replace("mode = \"none\"", "mode = \"keys\""),
+            &["line 2: auth.keys: mode is \"keys\" and there are none"],
+        );
+        check(
+            &GOOD.replace("ws://127.0.0.1:1", "ws://10.1.1.1:1"),
+            &["line 4: deployments.east: url: plain text is for loopback only"],
+        );
+    }
+}

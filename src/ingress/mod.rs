@@ -25,7 +25,7 @@ use crate::call::{CallerCommand, CallerEvent};
 
 pub use audio::Audio;
 pub use error::DialectError;
-pub use realtime::{Carrier, Credential, CredentialKind, FrontDoor, FrontShape, RealtimeRequest};
+pub use realtime::{Carrier, Credential, CredentialKind, FrontDoor, RealtimeRequest};
 pub use refusal::{ErrorStyle, Refusal};
 pub use twilio::Twilio;
 pub use twilio_voice::{

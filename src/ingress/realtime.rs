@@ -12,6 +12,8 @@ use std::fmt;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+use crate::realtime::Shape;
+
 use super::{ErrorStyle, Refusal, upgrade};
 
 /// The only subprotocol that is ever selected.
@@ -42,20 +44,11 @@ pub struct FrontDoor {
     pub lenient_api_version: bool,
 }
 
-/// The shape of Realtime events that a client speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FrontShape {
-    /// Preview, also called beta.
-    Preview,
-    /// General availability.
-    Ga,
-}
-
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RealtimeRequest {
     /// The shape of events that it speaks.
-    pub shape: FrontShape,
+    pub shape: Shape,
     /// Whose errors it understands.
     pub style: ErrorStyle,
     /// The model or deployment, as the client calls it. Transcription sessions may come without.
@@ -83,6 +76,19 @@ pub struct Credential {
 }
 
 impl Credential {
+    /// Finds what a request shows to be let in, on any route; headers win over subprotocols, those over
+    /// the query.
+    ///
+    /// # Errors
+    ///
+    /// If a carrier is used in a way that no client uses it.
+    pub fn find(query: Option<&str>, headers: &HeaderMap) -> Result<Option<Self>, Refusal> {
+        let query = Query::parse(query.unwrap_or_default())?;
+        let protocols = upgrade::protocols(headers)
+            .map_err(|error| Refusal::bad_request("invalid_subprotocol", error.to_string()))?;
+        credential(headers, &protocols, &query)
+    }
+
     /// The secret itself. Never to be logged, labelled or quoted.
     #[must_use]
     pub fn secret(&self) -> &str {
@@ -190,12 +196,12 @@ impl Route {
         }
     }
 
-    const fn shape(self, wants_beta: bool) -> FrontShape {
+    const fn shape(self, wants_beta: bool) -> Shape {
         match self {
-            Self::AzurePreview => FrontShape::Preview,
-            Self::AzureGa => FrontShape::Ga,
-            Self::OpenAi if wants_beta => FrontShape::Preview,
-            Self::OpenAi => FrontShape::Ga,
+            Self::AzurePreview => Shape::Preview,
+            Self::AzureGa => Shape::Ga,
+            Self::OpenAi if wants_beta => Shape::Preview,
+            Self::OpenAi => Shape::Ga,
         }
     }
 
@@ -384,7 +390,7 @@ mod tests {
         FrontDoor::default().parse(path, query, &headers(lines))
     }
 
-    fn check_shape(target: &str, lines: &[(&str, &str)], shape: FrontShape, model: Option<&str>) {
+    fn check_shape(target: &str, lines: &[(&str, &str)], shape: Shape, model: Option<&str>) {
         let request = parse(target, lines).unwrap();
         assert_eq!(
             (request.shape, request.model.as_deref()),
@@ -395,7 +401,7 @@ mod tests {
 
     #[test]
     fn all_url_shapes_are_known() {
-        use FrontShape::{Ga, Preview};
+        use Shape::{Ga, Preview};
         let beta = &[("openai-beta", "realtime=v1")][..];
         let beta_protocol = &[(
             "sec-websocket-protocol",

@@ -19,11 +19,8 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::PAD;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -33,6 +30,7 @@ use super::{
 };
 use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
 use crate::media::{AudioFormat, Codec, SampleRate};
+use crate::realtime::{decode_audio, encode_audio};
 
 /// The largest message that is read, in bytes: 6 s of mu-law, where Twilio sends 20 ms and clones 100 ms.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
@@ -133,7 +131,7 @@ impl Twilio {
         };
         media.stream_sid.is_none_or(|sid| sid == stream.sid)
             && !media.payload.is_empty()
-            && BASE64.decode_vec(media.payload, audio).is_ok()
+            && decode_audio(media.payload, audio)
     }
 
     fn decode_any(&mut self, text: &str, audio: &mut Vec<u8>) -> Result<CallerEvent, DialectError> {
@@ -215,8 +213,7 @@ impl Twilio {
         if payload.is_empty() {
             return Ok(ignore(&mut self.ignored.empty_audio));
         }
-        if BASE64.decode_vec(payload, audio).is_err() {
-            audio.clear();
+        if !decode_audio(&payload, audio) {
             return Err(DialectError::BadBase64);
         }
         Ok(CallerEvent::Audio)
@@ -269,7 +266,7 @@ impl Twilio {
             CallerCommand::Audio(audio) => {
                 stream.begin("media", out);
                 out.extend_from_slice(br#","media":{"payload":""#);
-                append_base64(audio, out);
+                encode_audio(audio, out);
                 out.extend_from_slice(br#""}}"#);
                 Outgoing::Text
             }
@@ -409,24 +406,10 @@ fn text_of(scalar: Option<&Scalar>) -> Option<&str> {
     scalar.map(|scalar| scalar.0.as_str())
 }
 
-fn append_base64(bytes: &[u8], out: &mut Vec<u8>) {
-    let begin = out.len();
-    out.resize(begin + bytes.len().div_ceil(3) * 4, 0);
-    BASE64
-        .encode_slice(bytes, &mut out[begin..])
-        .expect("four characters for every three bytes begun are always enough");
-}
-
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-static BASE64: LazyLock<base64::engine::Simd> =
-    LazyLock::new(|| base64::engine::Simd::standard(PAD));
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-static BASE64: LazyLock<base64::engine::GeneralPurpose> =
-    LazyLock::new(|| base64::engine::GeneralPurpose::new(&base64::alphabet::STANDARD, PAD));
-
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD as BASE64;
     use proptest::prelude::*;
     use serde_json::{Value, json};
 

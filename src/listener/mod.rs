@@ -1,1 +1,225 @@
-//! listener
+//! Where callers come in: accept, HTTP limits, routes, admission, the upgrade, drain.
+//!
+//! Everything that can refuse a caller happens before the upgrade is answered, the session at the
+//! deployment included, so that nobody is answered and then hung up on. Knows no codec and no event.
+
+mod answer;
+mod config;
+mod phone;
+mod routes;
+mod sdk;
+mod socket;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::{Method, Request};
+use hyper::body::Incoming as Body;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::bridge::{CallPermit, Calls, ToolRunner};
+use crate::ingress::{ErrorStyle, FrontDoor, Refusal};
+use crate::telemetry::Metrics;
+use crate::transport::Transport;
+use crate::upstream::{DialError, Dialer};
+
+use answer::{Answer, refuse, text};
+
+pub use config::{ListenerConfig, TwilioConfig};
+pub use routes::Routes;
+
+/// Headers of one request (limits reference).
+const MAX_HEADERS: usize = 64;
+
+/// How long to wait before accepting again when the system has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Everything that answers callers.
+#[derive(Debug)]
+pub struct Gateway {
+    config: ListenerConfig,
+    routes: Routes,
+    front_door: FrontDoor,
+    dialer: Dialer,
+    tools: ToolRunner,
+    metrics: Arc<Metrics>,
+    calls: Calls,
+    draining: AtomicBool,
+    connections: TaskTracker,
+}
+
+impl Gateway {
+    /// A gateway that answers on these routes.
+    #[must_use]
+    pub fn new(
+        config: ListenerConfig,
+        routes: Routes,
+        dialer: Dialer,
+        tools: ToolRunner,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            calls: Calls::new(config.max_calls),
+            front_door: FrontDoor {
+                lenient_api_version: config.lenient_api_version,
+            },
+            config,
+            routes,
+            dialer,
+            tools,
+            metrics,
+            draining: AtomicBool::new(false),
+            connections: TaskTracker::new(),
+        })
+    }
+
+    /// The live calls.
+    #[must_use]
+    pub fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
+    /// The process's metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Whether new calls are refused because the process is going away.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Refuses new calls, lets the live ones finish for at most `grace`, ends what is left.
+    pub async fn drain(&self, grace: Duration) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.metrics.draining();
+        tracing::info!(
+            calls = self.calls.active(),
+            grace_s = grace.as_secs(),
+            "draining"
+        );
+        self.calls.drain(grace).await;
+    }
+
+    /// Accepts callers until `shutdown`.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = shutdown.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, _peer)) => {
+                    // Small frames must not wait for the peer's acknowledgement.
+                    if stream.set_nodelay(true).is_ok() {
+                        self.serve_connection(Transport::Tcp(stream));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Answers one connection, as a task of its own.
+    pub fn serve_connection(self: &Arc<Self>, transport: Transport) {
+        let gateway = Arc::clone(self);
+        self.connections.spawn(async move {
+            let timeout = gateway.config.head_timeout;
+            let service = service_fn(move |request| {
+                let gateway = Arc::clone(&gateway);
+                async move { Ok::<_, Infallible>(gateway.answer(request).await) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(timeout)
+                .max_headers(MAX_HEADERS)
+                .max_buf_size(16 * 1024)
+                .serve_connection(TokioIo::new(transport), service)
+                .with_upgrades();
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection ended before a call");
+            }
+        });
+    }
+
+    async fn answer(self: &Arc<Self>, request: Request<Body>) -> Answer {
+        let path = normalise(request.uri().path());
+        let segments: Vec<&str> = path.split('/').skip(1).collect();
+        match (request.method(), segments.as_slice()) {
+            (&Method::POST, ["twilio", "voice"]) => self.twilio_voice(request, None).await,
+            (&Method::POST, ["twilio", "voice", agent]) => {
+                let agent = (*agent).to_owned();
+                self.twilio_voice(request, Some(agent)).await
+            }
+            (_, ["twilio", "media", agent]) => self.phone("twilio", agent, request).await,
+            (_, ["v1", "audio", agent]) => self.phone("audio", agent, request).await,
+            (&Method::GET, ["livez"]) => text(200, "ok\n"),
+            _ if path.ends_with("/realtime") || path.contains("/realtime/") => {
+                self.sdk(&path, request).await
+            }
+            _ => self.refused("other", &Refusal::not_found(), ErrorStyle::OpenAi),
+        }
+    }
+
+    /// Lets one more call in, if there is room and time.
+    fn admit(&self) -> Result<CallPermit, Refusal> {
+        if self.is_draining() {
+            return Err(Refusal::unavailable(Duration::from_secs(1)));
+        }
+        self.calls
+            .admit()
+            .ok_or_else(|| Refusal::unavailable(Duration::from_secs(5)))
+    }
+
+    fn refused(&self, route: &'static str, refusal: &Refusal, style: ErrorStyle) -> Answer {
+        self.metrics.refused(route, refusal.code);
+        refuse(refusal, style)
+    }
+}
+
+/// What a caller is told when no session could be opened for it.
+fn dial_refusal(error: &DialError) -> Refusal {
+    let (status, retry_after) = error.caller_status();
+    let (code, message) = match status {
+        429 => (
+            "rate_limit_exceeded",
+            "The deployment's rate limit is reached. Try again later.",
+        ),
+        503 => (
+            "deployment_unavailable",
+            "The deployment cannot be reached. Try again later.",
+        ),
+        504 => (
+            "deployment_timeout",
+            "The deployment did not answer in time.",
+        ),
+        _ => ("deployment_error", "The deployment refused the session."),
+    };
+    Refusal {
+        retry_after,
+        ..Refusal::new(status, code, message)
+    }
+}
+
+/// Repeated slashes count as one: some clients join paths carelessly (protocol reference 1.1).
+fn normalise(path: &str) -> String {
+    let mut normal = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !normal.ends_with('/') {
+            normal.push(c);
+        }
+    }
+    normal
+}

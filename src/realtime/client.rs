@@ -3,11 +3,7 @@
 //! Audio goes through a template and the SIMD base64 engine: a general serialiser would look for escapes in text that
 //! cannot have any (reference, costs 5 and 6). Everything else is rare and written for clarity.
 
-use std::sync::LazyLock;
-
-use base64::Engine;
-use base64::engine::general_purpose::PAD;
-
+use super::base64::encode_into;
 use super::format::WireFormat;
 use super::json::{push_quoted, quoted};
 use super::settings::{Eagerness, MaxOutputTokens, SessionSettings, TurnDetection};
@@ -19,14 +15,6 @@ const APPEND_TAIL: &str = r#""}"#;
 /// Bytes encoded at a time: 20 ms of PCM, and a multiple of 3, so that only the last chunk may need padding.
 const CHUNK_BYTES: usize = 960;
 const CHUNK_CHARS: usize = CHUNK_BYTES / 3 * 4;
-
-/// The standard alphabet; the crate's `STANDARD` constant is four times slower (reference, costs 5).
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-static BASE64: LazyLock<base64::engine::Simd> =
-    LazyLock::new(|| base64::engine::Simd::standard(PAD));
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-static BASE64: LazyLock<base64::engine::GeneralPurpose> =
-    LazyLock::new(|| base64::engine::GeneralPurpose::new(&base64::alphabet::STANDARD, PAD));
 
 /// Appends an `input_audio_buffer.append` event to `out`, from audio that is base64 already.
 ///
@@ -73,10 +61,7 @@ pub fn append_pcm_into(out: &mut String, samples: &[i16]) {
 /// Appends the base64 of at most [`CHUNK_BYTES`] bytes.
 fn push_base64(out: &mut String, chunk: &[u8]) {
     let mut chars = [0; CHUNK_CHARS];
-    let length = BASE64
-        .encode_slice(chunk, &mut chars)
-        .expect("chars has room for the base64 of CHUNK_BYTES bytes");
-    out.push_str(std::str::from_utf8(&chars[..length]).expect("base64 is ASCII"));
+    out.push_str(encode_into(chunk, &mut chars));
 }
 
 /// A `session.update` with these settings and formats. Settings that are absent are not sent.
@@ -354,6 +339,7 @@ impl Members {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
     use proptest::prelude::*;
     use serde_json::{Value, json};

@@ -3,6 +3,7 @@
 //! Everything here is text in, values or text out. It opens no socket, reads no clock and knows nothing of calls;
 //! `upstream` and `ingress` decide what to do with an event.
 
+mod base64;
 mod client;
 mod format;
 mod json;
@@ -19,6 +20,7 @@ mod translate_golden;
 mod translate_response;
 mod translate_session;
 
+pub use base64::{decode_audio, encode_audio};
 pub use client::{
     append_base64_into, append_bytes_into, append_pcm_into, cancel_response,
     create_function_output, create_response, create_user_text, delete_item, session_update,

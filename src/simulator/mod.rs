@@ -1,1 +1,61 @@
-//! simulator
+//! The far ends of the gateway's wires, for tests, demos and load runs: a stand-in for the Realtime API,
+//! and a scripted caller.
+//!
+//! Both are independent readings of the references and therefore import nothing of the gateway but the
+//! words for audio in `media`. The stand-in recognises no speech and runs no model: replies are said back,
+//! scripted or synthesised. [`Session`] is the pure core of one connection, [`Simulator`] the thin shell
+//! that serves many of them. [`SoftPhone`] calls in any dialect and reports what was heard.
+
+mod codec;
+mod config;
+mod conversation;
+mod error;
+mod events;
+mod handshake;
+mod ids;
+pub mod judge;
+pub mod phone;
+mod phone_audio;
+mod phone_call;
+mod phone_codec;
+pub mod phone_dial;
+pub mod phone_dialect;
+mod phone_playout;
+mod phone_realtime;
+mod phone_script;
+#[cfg(test)]
+mod phone_tests;
+pub mod phone_timeline;
+mod phone_twilio;
+mod quota;
+mod record;
+mod reply;
+mod response;
+mod rest;
+mod schema;
+mod server;
+mod session;
+pub mod speech;
+mod turns;
+mod vad;
+pub mod wav;
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_server;
+
+pub use config::{
+    DeltaSizes, DeploymentConfig, Enforcement, FaultKind, FaultRule, LatencyConfig, QuotaConfig,
+    RateLimitsPosition, ReplyConfig, ScriptOutcome, ScriptTurn, ScriptedCall, Shape,
+    SimulatorConfig, TranscriptionConfig,
+};
+pub use phone::SoftPhone;
+pub use phone_script::Act;
+pub use phone_timeline::CallReport;
+pub use record::{
+    AppendRecord, CancelRecord, CloseRecord, ErrorRecord, ResponseRecord, SessionRecord,
+    TruncateRecord,
+};
+pub use server::Simulator;
+pub use session::{Output, Provider, Session, SessionKind, SessionSetup};

@@ -1,7 +1,15 @@
-//! The model leg: what a call says to a deployment and hears from it.
+//! The model leg: opens sessions at deployments, and turns their events into the words of `call` and back.
+//!
+//! Knows nothing of callers, and decides nothing about a call.
 
 mod decode;
+mod deployment;
+mod dial;
 mod encode;
 
 pub use decode::{Decoded, Decoder};
+pub use deployment::{
+    Deployment, DeploymentConfig, DeploymentError, DialTimeouts, Kind, ModelAudio,
+};
+pub use dial::{DialError, Dialer, ModelLeg};
 pub use encode::{SessionContext, encode};

@@ -1,0 +1,275 @@
+//! What answers a phone: the part of the configuration that a conducted call follows.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::call::{CallPolicy, CallTimeouts, DtmfPolicy, HANG_UP_TOOL, TurnPolicy};
+use crate::ingress::{Capabilities, Marks};
+use crate::media::{GapSettings, OpusSettings};
+use crate::realtime::{SessionSettings, Tool, TurnDetection};
+
+use super::tool::WebhookConfig;
+
+/// Silence that ends a turn unless the agent says otherwise; the vendor's documented default (protocol
+/// reference 4.4). Sent always, so that turn latency is measured from the same moment everywhere.
+const DEFAULT_SILENCE: Duration = Duration::from_millis(500);
+
+/// One `[agents.NAME]` table.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentConfig {
+    /// Name of the deployment that serves its calls.
+    pub deployment: String,
+    /// What it is told to say first; without, it waits for the caller.
+    pub greeting: Option<String>,
+    /// The session: instructions, voice, turn detection, tools.
+    #[serde(default)]
+    pub session: SessionSettings,
+    /// Where the tools are: name to webhook. `hang_up` is built in and needs none.
+    #[serde(default)]
+    pub webhooks: BTreeMap<String, WebhookConfig>,
+    /// Whether the model may end the call by the tool `hang_up`.
+    #[serde(default = "yes")]
+    pub may_hang_up: bool,
+    /// What key presses do.
+    #[serde(default)]
+    pub dtmf: DtmfPolicy,
+    /// How replies are paced.
+    #[serde(default)]
+    pub playout: PlayoutConfig,
+    /// When missing caller audio is replaced by silence.
+    #[serde(default)]
+    pub gap: GapSettings,
+    /// How the Opus encoder is set, for callers that speak Opus.
+    #[serde(default)]
+    pub opus: OpusSettings,
+    /// How long to wait for whom.
+    #[serde(default)]
+    pub timeouts: CallTimeouts,
+}
+
+/// How replies are paced.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlayoutConfig {
+    /// Audio is handed to the caller's side at most so long before it is due at the ear.
+    #[serde(with = "humantime_serde")]
+    pub lead: Duration,
+    /// Reply audio that may wait; a model delivers several times faster than it is spoken.
+    #[serde(with = "humantime_serde")]
+    pub max: Duration,
+}
+
+impl Default for PlayoutConfig {
+    fn default() -> Self {
+        Self {
+            lead: Duration::from_millis(100),
+            max: Duration::from_secs(300),
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// An agent, checked.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// Its name.
+    pub name: String,
+    pub(super) config: AgentConfig,
+    pub(super) turns: TurnPolicy,
+}
+
+/// What is wrong with an agent's configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct AgentError {
+    field: String,
+    problem: String,
+}
+
+impl AgentError {
+    /// The field, relative to the agent's table.
+    #[must_use]
+    pub fn field(&self) -> &str {
+        &self.field
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
+
+    fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
+impl Agent {
+    /// Checks an agent's configuration and fills in what it leaves out.
+    ///
+    /// # Errors
+    ///
+    /// The first field that cannot be, with the reason.
+    pub fn new(name: &str, mut config: AgentConfig) -> Result<Self, AgentError> {
+        config
+            .session
+            .validate()
+            .map_err(|error| AgentError::new(format!("session.{}", error.field), error.reason))?;
+        let detection = config
+            .session
+            .turn_detection
+            .get_or_insert(TurnDetection::ServerVad {
+                threshold: None,
+                prefix_padding: None,
+                silence_duration: None,
+                idle_timeout: None,
+                create_response: None,
+                interrupt_response: None,
+            });
+        let turns = turn_policy(detection)?;
+        for tool in &config.session.tools {
+            let is_known = config.webhooks.contains_key(&tool.name) || tool.name == HANG_UP_TOOL;
+            if !is_known {
+                return Err(AgentError::new(
+                    format!("session.tools.{}", tool.name),
+                    "no webhook of that name, so nobody could answer it",
+                ));
+            }
+        }
+        let has_hang_up = config
+            .session
+            .tools
+            .iter()
+            .any(|tool| tool.name == HANG_UP_TOOL);
+        if config.may_hang_up && !has_hang_up {
+            config.session.tools.push(hang_up_tool());
+        }
+        if config.playout.max < Duration::from_secs(1) {
+            return Err(AgentError::new(
+                "playout.max",
+                "less than a second of reply cannot work",
+            ));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            config,
+            turns,
+        })
+    }
+
+    /// Name of the deployment that serves its calls.
+    #[must_use]
+    pub fn deployment(&self) -> &str {
+        &self.config.deployment
+    }
+
+    pub(super) fn policy(&self, capabilities: &Capabilities) -> CallPolicy {
+        CallPolicy {
+            lead: self.config.playout.lead,
+            uses_marks: match capabilities.marks {
+                Marks::EchoedAlways | Marks::EchoedWhenPlayed => true,
+            },
+            greeting: self.config.greeting.clone(),
+            dtmf: self.config.dtmf,
+            turns: self.turns,
+            gap: self.config.gap,
+            timeouts: self.config.timeouts,
+        }
+    }
+}
+
+fn turn_policy(detection: &mut TurnDetection) -> Result<TurnPolicy, AgentError> {
+    match detection {
+        TurnDetection::ServerVad {
+            silence_duration,
+            create_response,
+            interrupt_response,
+            ..
+        } => Ok(TurnPolicy {
+            silence: *silence_duration.get_or_insert(DEFAULT_SILENCE),
+            creates_response: create_response.unwrap_or(true),
+            interrupts_response: interrupt_response.unwrap_or(true),
+        }),
+        TurnDetection::SemanticVad {
+            create_response,
+            interrupt_response,
+            ..
+        } => Ok(TurnPolicy {
+            // It waits as long as it likes and does not say how long that was.
+            silence: Duration::ZERO,
+            creates_response: create_response.unwrap_or(true),
+            interrupts_response: interrupt_response.unwrap_or(true),
+        }),
+        TurnDetection::None {} => Err(AgentError::new(
+            "session.turn_detection",
+            "a phone call needs turn detection: nobody else would say when the caller's turn ends",
+        )),
+    }
+}
+
+fn hang_up_tool() -> Tool {
+    Tool {
+        name: HANG_UP_TOOL.to_owned(),
+        description: "Ends the phone call. Say good-bye first, then call this.".to_owned(),
+        parameters: serde_json::json!({"type": "object", "properties": {}}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent(text: &str) -> Result<Agent, String> {
+        let config = toml::from_str(text).map_err(|error| error.to_string())?;
+        Agent::new("a", config).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_silence_that_ends_a_turn_is_always_known() {
+        let agent = agent("deployment = 'd'").expect("good");
+        assert_eq!(agent.turns.silence, DEFAULT_SILENCE);
+        assert!(matches!(
+            agent.config.session.turn_detection,
+            Some(TurnDetection::ServerVad {
+                silence_duration: Some(DEFAULT_SILENCE),
+                ..
+            })
+        ));
+        assert!(
+            agent
+                .config
+                .session
+                .tools
+                .iter()
+                .any(|tool| tool.name == HANG_UP_TOOL)
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, expected) in [
+            ("deployment = 'd'\n[session]\nspeed = 9.0", "session.speed"),
+            (
+                "deployment = 'd'\n[session]\nturn_detection = {type = 'none'}",
+                "session.turn_detection",
+            ),
+            (
+                "deployment = 'd'\n[[session.tools]]\nname = 'weather'",
+                "session.tools.weather",
+            ),
+            ("deployment = 'd'\ngreting = 'Hi'", "greting"),
+        ] {
+            let error = agent(text).expect_err(text);
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

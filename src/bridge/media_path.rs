@@ -1,0 +1,224 @@
+//! The audio of one conducted call, both ways, between the caller's codec and the session's.
+
+use std::time::Duration;
+
+use crate::media::{
+    AudioFormat, CallerDecoder, CallerEncoder, Codec, FRAME, FrameQueue, MediaError, SampleRate,
+};
+use crate::realtime::{WireFormat, append_bytes_into, append_pcm_into, decode_audio};
+use crate::upstream::ModelAudio;
+
+use super::agent::Agent;
+
+/// Caller audio to append events, reply audio to the playout queue.
+#[derive(Debug)]
+pub(super) struct MediaPath {
+    input: AudioFormat,
+    to_model: ToModel,
+    to_caller: ToCaller,
+    pub(super) queue: FrameQueue,
+    /// Caller audio of the current message, as the session wants it.
+    pcm: Vec<i16>,
+    bytes: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum ToModel {
+    Transcode(CallerDecoder),
+    /// The session takes the caller's bytes as they are.
+    Pass,
+}
+
+#[derive(Debug)]
+enum ToCaller {
+    Transcode(CallerEncoder),
+    /// The session's bytes are the caller's; `begun` is less than a frame of them.
+    Pass {
+        begun: Vec<u8>,
+        silence: u8,
+    },
+}
+
+/// Bytes of a 20 ms frame of G.711.
+const G711_FRAME: usize = 160;
+
+impl MediaPath {
+    pub(super) fn new(
+        input: AudioFormat,
+        output: AudioFormat,
+        audio: ModelAudio,
+        agent: &Agent,
+    ) -> Result<Self, MediaError> {
+        let pcm = SampleRate::HZ_24000;
+        let to_model = match session_format(input, audio) {
+            WireFormat::Pcm24k => ToModel::Transcode(CallerDecoder::new(input, pcm)?),
+            WireFormat::Ulaw | WireFormat::Alaw => ToModel::Pass,
+        };
+        let to_caller = match session_format(output, audio) {
+            WireFormat::Pcm24k => {
+                ToCaller::Transcode(CallerEncoder::new(pcm, output, agent.config.opus)?)
+            }
+            format @ (WireFormat::Ulaw | WireFormat::Alaw) => ToCaller::Pass {
+                begun: Vec::with_capacity(G711_FRAME),
+                silence: if format == WireFormat::Ulaw {
+                    0xFF
+                } else {
+                    0xD5
+                },
+            },
+        };
+        Ok(Self {
+            input,
+            to_model,
+            to_caller,
+            queue: FrameQueue::new(output, agent.config.playout.max),
+            pcm: Vec::new(),
+            bytes: Vec::new(),
+        })
+    }
+
+    /// Takes in one message of caller audio and says how long it is.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are no audio of the caller's codec.
+    pub(super) fn take_caller_audio(&mut self, payload: &[u8]) -> Result<Duration, MediaError> {
+        match &mut self.to_model {
+            ToModel::Transcode(decoder) => {
+                self.pcm.clear();
+                if payload.is_empty() {
+                    decoder.lost(1);
+                } else {
+                    decoder.decode(payload, &mut self.pcm)?;
+                }
+                Ok(SampleRate::HZ_24000.duration_of(self.pcm.len()))
+            }
+            ToModel::Pass => {
+                self.bytes.clear();
+                self.bytes.extend_from_slice(payload);
+                Ok(self.input.duration_of(payload.len()).unwrap_or_default())
+            }
+        }
+    }
+
+    /// Writes the append event for the audio that was taken in.
+    pub(super) fn append_event(&self, out: &mut String) {
+        match &self.to_model {
+            ToModel::Transcode(_) => append_pcm_into(out, &self.pcm),
+            ToModel::Pass => append_bytes_into(out, &self.bytes),
+        }
+    }
+
+    /// Writes the append event for so much silence.
+    pub(super) fn silence_event(&mut self, duration: Duration, out: &mut String) {
+        let samples =
+            |rate: SampleRate| (duration.as_micros() * u128::from(rate.hz()) / 1_000_000) as usize;
+        match &self.to_model {
+            ToModel::Transcode(_) => {
+                self.pcm.clear();
+                self.pcm.resize(samples(SampleRate::HZ_24000), 0);
+                append_pcm_into(out, &self.pcm);
+            }
+            ToModel::Pass => {
+                let silence = if self.input.codec == Codec::Alaw {
+                    0xD5
+                } else {
+                    0xFF
+                };
+                self.bytes.clear();
+                self.bytes.resize(samples(self.input.rate), silence);
+                append_bytes_into(out, &self.bytes);
+            }
+        }
+    }
+
+    /// Puts base64 reply audio into the playout queue; says how long it is and how many frames the queue
+    /// became longer.
+    ///
+    /// # Errors
+    ///
+    /// If the audio cannot be decoded or encoded.
+    pub(super) fn queue_reply(&mut self, base64: &str) -> Result<(Duration, usize), ReplyError> {
+        self.bytes.clear();
+        if !decode_audio(base64, &mut self.bytes) {
+            return Err(ReplyError::Base64);
+        }
+        match &mut self.to_caller {
+            ToCaller::Transcode(encoder) => {
+                self.pcm.clear();
+                let (samples, _odd_byte) = self.bytes.as_chunks::<2>();
+                self.pcm
+                    .extend(samples.iter().map(|bytes| i16::from_le_bytes(*bytes)));
+                let frames = encoder.encode(&self.pcm, &mut self.queue)?;
+                Ok((SampleRate::HZ_24000.duration_of(self.pcm.len()), frames))
+            }
+            ToCaller::Pass { begun, .. } => {
+                let mut frames = 0;
+                for byte in &self.bytes {
+                    begun.push(*byte);
+                    if begun.len() == G711_FRAME {
+                        frames += usize::from(self.queue.push(begun));
+                        begun.clear();
+                    }
+                }
+                Ok((SampleRate::HZ_8000.duration_of(self.bytes.len()), frames))
+            }
+        }
+    }
+
+    /// Completes the begun frame with silence; says how many frames the queue became longer.
+    ///
+    /// # Errors
+    ///
+    /// If the audio cannot be encoded.
+    pub(super) fn pad_reply(&mut self) -> Result<usize, ReplyError> {
+        match &mut self.to_caller {
+            ToCaller::Transcode(encoder) => Ok(encoder.flush(&mut self.queue)?),
+            ToCaller::Pass { begun, silence } => {
+                if begun.is_empty() {
+                    return Ok(0);
+                }
+                begun.resize(G711_FRAME, *silence);
+                let queued = self.queue.push(begun);
+                begun.clear();
+                Ok(usize::from(queued))
+            }
+        }
+    }
+
+    /// Throws away what was not played.
+    pub(super) fn clear(&mut self) {
+        self.queue.clear();
+        match &mut self.to_caller {
+            ToCaller::Transcode(encoder) => encoder.reset(),
+            ToCaller::Pass { begun, .. } => begun.clear(),
+        }
+    }
+
+    /// Audio that the full queue refused so far.
+    pub(super) fn overrun(&self) -> Duration {
+        FRAME * u32::try_from(self.queue.overrun_frames()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Why reply audio could not be queued.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReplyError {
+    #[error("the reply audio is not base64")]
+    Base64,
+    #[error(transparent)]
+    Media(#[from] MediaError),
+}
+
+/// The session's format for callers of this one.
+pub(super) fn session_format(caller: AudioFormat, audio: ModelAudio) -> WireFormat {
+    match (audio, caller.codec) {
+        (ModelAudio::Passthrough, Codec::Ulaw) if caller.rate == SampleRate::HZ_8000 => {
+            WireFormat::Ulaw
+        }
+        (ModelAudio::Passthrough, Codec::Alaw) if caller.rate == SampleRate::HZ_8000 => {
+            WireFormat::Alaw
+        }
+        _ => WireFormat::Pcm24k,
+    }
+}

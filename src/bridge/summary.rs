@@ -1,0 +1,242 @@
+//! What is known of a call when it is over, and what the metrics are told while it goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::call::{EndReason, ModelEvent, Observation, RateLimit, TurnLatency, Usage};
+use crate::telemetry::{CallMetrics, Direction, FrameDrop, Modality};
+
+/// One ended call.
+#[derive(Clone, Debug)]
+pub struct CallSummary {
+    /// The gateway's id of the call.
+    pub call_id: String,
+    /// The caller's dialect.
+    pub dialect: &'static str,
+    /// The deployment that served it.
+    pub deployment: String,
+    /// The vendor's id of the session.
+    pub session_id: String,
+    /// From the upgrade to the end.
+    pub duration: Duration,
+    /// Why it ended.
+    pub end_reason: EndReason,
+    /// Tokens of all responses.
+    pub usage: Usage,
+    /// From the answer to the first reply audio on the wire.
+    pub first_audio: Option<Duration>,
+    /// Latency of each answered turn, the last [`MAX_TURNS`] of them.
+    pub turns: Vec<TurnLatency>,
+    /// How many turns were answered.
+    pub n_turns: u64,
+    /// How often the caller interrupted.
+    pub n_barge_ins: u64,
+    /// The gateway's own work on a frame towards the model: mean and longest.
+    pub to_model: Share,
+    /// The gateway's own work on a frame towards the caller: mean and longest.
+    pub to_caller: Share,
+}
+
+/// Turns that a summary remembers one by one.
+pub const MAX_TURNS: usize = 32;
+
+/// Time that the gateway took for frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Frames counted.
+    pub n_frames: u64,
+    /// Over all frames.
+    pub total: Duration,
+    /// Of the slowest frame.
+    pub longest: Duration,
+}
+
+impl Share {
+    fn add(&mut self, took: Duration) {
+        self.n_frames += 1;
+        self.total += took;
+        self.longest = self.longest.max(took);
+    }
+
+    /// The mean, zero without frames.
+    #[must_use]
+    pub fn mean(&self) -> Duration {
+        let n_frames = u32::try_from(self.n_frames).unwrap_or(u32::MAX);
+        self.total.checked_div(n_frames).unwrap_or_default()
+    }
+}
+
+/// Tells the metrics and keeps the summary of one call, so that both agree.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    pub(super) metrics: Arc<CallMetrics>,
+    summary: CallSummary,
+    closed: bool,
+}
+
+impl Drop for Ledger {
+    /// Only a panic drops a call that has not ended.
+    fn drop(&mut self) {
+        if !self.closed {
+            self.metrics.ended(EndReason::Internal.name());
+        }
+    }
+}
+
+impl Ledger {
+    pub(super) fn new(
+        metrics: Arc<CallMetrics>,
+        call_id: String,
+        dialect: &'static str,
+        deployment: &str,
+        session_id: String,
+    ) -> Self {
+        metrics.began();
+        Self {
+            metrics,
+            summary: CallSummary {
+                call_id,
+                dialect,
+                deployment: deployment.to_owned(),
+                session_id,
+                duration: Duration::ZERO,
+                end_reason: EndReason::Internal,
+                usage: Usage::default(),
+                first_audio: None,
+                turns: Vec::new(),
+                n_turns: 0,
+                n_barge_ins: 0,
+                to_model: Share::default(),
+                to_caller: Share::default(),
+            },
+            closed: false,
+        }
+    }
+
+    pub(super) fn call_id(&self) -> &str {
+        &self.summary.call_id
+    }
+
+    pub(super) fn frame(&mut self, direction: Direction, took: Duration) {
+        self.metrics.frame(direction, took);
+        match direction {
+            Direction::ToModel => self.summary.to_model.add(took),
+            Direction::ToCaller => self.summary.to_caller.add(took),
+        }
+    }
+
+    pub(super) fn turn(&mut self, turn: TurnLatency) {
+        self.metrics.turn(turn.latency, turn.model, turn.gateway);
+        self.summary.n_turns += 1;
+        if self.summary.turns.len() == MAX_TURNS {
+            self.summary.turns.remove(0);
+        }
+        self.summary.turns.push(turn);
+    }
+
+    pub(super) fn first_audio(&mut self, after: Duration) {
+        self.metrics.first_audio(after);
+        self.summary.first_audio = Some(after);
+    }
+
+    pub(super) fn barged_in(&mut self, unheard: Duration) {
+        self.metrics.barged_in(unheard);
+        self.summary.n_barge_ins += 1;
+    }
+
+    pub(super) fn observe(&mut self, observation: Observation) {
+        match observation {
+            Observation::FirstAudio(after) => self.first_audio(after),
+            Observation::Turn(turn) => self.turn(turn),
+            Observation::BargeIn { unheard } => self.barged_in(unheard),
+            Observation::FrameLate(late) => self.metrics.pacer_late(late),
+            Observation::Underrun => self.metrics.underrun(),
+            Observation::SilenceFilled(duration) => self.metrics.silence_filled(duration),
+            Observation::CallerAudioDropped(duration) => {
+                self.metrics.dropped(FrameDrop::CallerAhead, duration);
+            }
+            Observation::BenignRace(race) => self.metrics.benign_race(race.name()),
+            Observation::ResponseRetried => self.metrics.response_retried(),
+        }
+    }
+
+    /// Counts what an event of the deployment says about tokens, limits and errors.
+    pub(super) fn model_event(&mut self, event: &ModelEvent<'_>) {
+        match event {
+            ModelEvent::ResponseDone {
+                status,
+                error_code,
+                usage,
+                ..
+            } => {
+                self.metrics.response(status.name());
+                if let Some(code) = error_code {
+                    self.metrics.upstream_error(code);
+                }
+                self.usage(usage);
+            }
+            ModelEvent::Error(error) => self
+                .metrics
+                .upstream_error(error.code.unwrap_or(error.kind)),
+            ModelEvent::RateLimits(limits) => {
+                self.rate_limit("requests", limits.requests);
+                self.rate_limit("tokens", limits.tokens);
+            }
+            _ => {}
+        }
+    }
+
+    fn rate_limit(&self, name: &'static str, limit: Option<RateLimit>) {
+        if let Some(limit) = limit {
+            self.metrics.rate_limit(name, limit.limit, limit.remaining);
+        }
+    }
+
+    fn usage(&mut self, usage: &Usage) {
+        use Direction::{ToCaller, ToModel};
+        self.summary.usage.add(usage);
+        let metrics = &self.metrics;
+        for (direction, modality, cached, n) in [
+            (
+                ToModel,
+                Modality::Text,
+                false,
+                usage.input_text.saturating_sub(usage.cached_text),
+            ),
+            (ToModel, Modality::Text, true, usage.cached_text),
+            (
+                ToModel,
+                Modality::Audio,
+                false,
+                usage.input_audio.saturating_sub(usage.cached_audio),
+            ),
+            (ToModel, Modality::Audio, true, usage.cached_audio),
+            (ToModel, Modality::Image, false, usage.input_image),
+            (ToCaller, Modality::Text, false, usage.output_text),
+            (ToCaller, Modality::Audio, false, usage.output_audio),
+        ] {
+            metrics.tokens(direction, modality, cached, n);
+        }
+    }
+
+    /// Closes the books and logs the call once.
+    pub(super) fn end(mut self, reason: EndReason, duration: Duration) -> CallSummary {
+        self.closed = true;
+        self.summary.end_reason = reason;
+        self.summary.duration = duration;
+        self.metrics.ended(reason.name());
+        let summary = &self.summary;
+        tracing::info!(
+            end_reason = reason.name(),
+            dialect = summary.dialect,
+            deployment = summary.deployment,
+            session_id = summary.session_id,
+            duration_ms = duration.as_millis() as u64,
+            turns = summary.n_turns,
+            barge_ins = summary.n_barge_ins,
+            tokens = summary.usage.total(),
+            "call ended"
+        );
+        summary.clone()
+    }
+}

@@ -1,0 +1,85 @@
+//! The life of a serving process: a gateway with its two listeners, until it is told to go.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin;
+use crate::bridge::ToolRunner;
+use crate::config::Config;
+use crate::listener::{Gateway, Routes};
+use crate::telemetry::Metrics;
+use crate::upstream::Dialer;
+
+use super::bind;
+
+/// A gateway that answers callers and operators.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) callers: SocketAddr,
+    pub(super) admin: SocketAddr,
+    grace: Duration,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Process {
+    /// Opens both listeners and serves.
+    pub(super) async fn start(config: &Config, routes: Routes) -> Result<Self, String> {
+        let (caller_listener, callers) = bind(config.listener.address).await?;
+        let (admin_listener, admin) = bind(config.admin.address).await?;
+        let metrics = Metrics::new();
+        let dialer = Dialer::new(Arc::clone(&metrics));
+        let tools =
+            ToolRunner::new().map_err(|error| format!("no certificate authorities: {error}"))?;
+        let gateway = Gateway::new(config.listener.clone(), routes, dialer, tools, metrics);
+        let process = Self {
+            gateway,
+            callers,
+            admin,
+            grace: config.drain.grace,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        process.spawn(caller_listener, admin_listener);
+        Ok(process)
+    }
+
+    fn spawn(&self, callers: TcpListener, operators: TcpListener) {
+        let gateway = Arc::clone(&self.gateway);
+        self.tasks.spawn(gateway.serve(callers, self.stop.clone()));
+        let gateway = Arc::clone(&self.gateway);
+        self.tasks
+            .spawn(admin::serve(gateway, operators, self.stop.clone()));
+    }
+
+    /// Serves until SIGTERM or SIGINT, then drains; a second signal ends the calls at once.
+    pub(super) async fn run_until_told(self) -> std::io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tokio::select! {
+            () = self.gateway.drain(self.grace) => {}
+            _ = terminate.recv() => self.gateway.drain(Duration::ZERO).await,
+            _ = interrupt.recv() => self.gateway.drain(Duration::ZERO).await,
+        }
+        self.stop().await;
+        Ok(())
+    }
+
+    /// Closes the listeners.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}

@@ -1,0 +1,25 @@
+//! `trunkline serve`.
+
+use std::process::ExitCode;
+
+use crate::config::Config;
+use crate::listener::Routes;
+
+use super::process::Process;
+use super::{failed, in_runtime, start_log};
+
+pub(super) fn serve(config: Config, routes: Routes) -> ExitCode {
+    start_log(&config.log);
+    in_runtime(async move {
+        let process = match Process::start(&config, routes).await {
+            Ok(process) => process,
+            Err(error) => return failed("cannot serve", &error),
+        };
+        println!("callers on http://{}", process.callers);
+        println!("admin on http://{}", process.admin);
+        match process.run_until_told().await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed("cannot wait for signals", &error),
+        }
+    })
+}

@@ -1,0 +1,183 @@
+//! Phones and plain audio clients: whom an agent answers.
+
+use std::sync::Arc;
+
+use http::Request;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming as Body;
+use tracing::Instrument;
+
+use crate::bridge::ConductedCall;
+use crate::ingress::{
+    Credential, Dialect, ErrorStyle, Refusal, RejectReason, VoiceWebhook, twiml_connect,
+    twiml_reject, upgrade,
+};
+
+use super::answer::{Answer, refuse_upgrade, switch, xml};
+use super::socket::SocketSizes;
+use super::{Gateway, dial_refusal, socket};
+
+/// Phones speak OpenAI's style of errors, having none of their own.
+const STYLE: ErrorStyle = ErrorStyle::OpenAi;
+
+/// Largest form of a webhook.
+const MAX_FORM: usize = 64 * 1024;
+
+/// What may wait to be sent to a phone: 500 ms of audio and some (limits reference). PCM16 at 48 kHz is
+/// the largest audio.
+const MAX_UNSENT: usize = 48_000 + 16 * 1024;
+
+impl Gateway {
+    /// Answers a phone's WebSocket.
+    pub(super) async fn phone(
+        self: &Arc<Self>,
+        dialect: &'static str,
+        agent: &str,
+        mut request: Request<Body>,
+    ) -> Answer {
+        let Some(dialect) = Dialect::by_name(dialect) else {
+            return self.refused(dialect, &Refusal::not_found(), STYLE);
+        };
+        let name = dialect.name();
+        let upgrade = match upgrade::check(
+            request.method(),
+            request.version(),
+            request.uri(),
+            request.headers(),
+        ) {
+            Ok(upgrade) => upgrade,
+            Err(error) => {
+                self.metrics().refused(name, error.name());
+                return refuse_upgrade(error, STYLE);
+            }
+        };
+        let credential = Credential::find(request.uri().query(), request.headers());
+        let call_id = new_call_id();
+        let prepared = match credential {
+            Ok(credential) => {
+                self.prepare_phone(&call_id, dialect, agent, credential.as_ref())
+                    .await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let call = match prepared {
+            Ok(call) => call,
+            Err(refusal) => return self.refused(name, &refusal, STYLE),
+        };
+        let sizes = SocketSizes {
+            max_message: call.dialect.capabilities().max_message_bytes,
+            max_unsent: MAX_UNSENT,
+            read_buffer: 4 * 1024,
+        };
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        let span = tracing::info_span!("call", call_id);
+        self.calls().spawn(
+            async move {
+                if let Some(caller) = socket::open(on_upgrade, sizes).await {
+                    call.run(caller).await;
+                }
+            }
+            .instrument(span),
+        );
+        switch(&upgrade.accept, None, None, &call_id)
+    }
+
+    async fn prepare_phone(
+        self: &Arc<Self>,
+        call_id: &str,
+        dialect: Dialect,
+        agent: &str,
+        credential: Option<&Credential>,
+    ) -> Result<ConductedCall, Refusal> {
+        self.routes
+            .keys
+            .tenant(credential.map(Credential::secret))
+            .ok_or_else(Refusal::unauthorized)?;
+        let (agent, deployment) = self
+            .routes
+            .for_agent(agent)
+            .ok_or_else(Refusal::not_found)?;
+        let permit = self.admit()?;
+        let model = self
+            .dialer
+            .dial(&deployment, false)
+            .await
+            .map_err(|error| {
+                tracing::warn!(%error, call_id, "no session for a call");
+                dial_refusal(&error)
+            })?;
+        Ok(ConductedCall {
+            metrics: self.metrics().call(dialect.name(), deployment.name()),
+            call_id: call_id.to_owned(),
+            dialect,
+            model,
+            deployment,
+            agent,
+            tools: self.tools.clone(),
+            calls: self.calls().clone(),
+            permit,
+        })
+    }
+
+    /// Answers the webhook of a number: connect the call to a media stream.
+    pub(super) async fn twilio_voice(
+        &self,
+        request: Request<Body>,
+        agent: Option<String>,
+    ) -> Answer {
+        let host = request
+            .headers()
+            .get("host")
+            .and_then(|host| host.to_str().ok())
+            .map(str::to_owned);
+        let body = match Limited::new(request.into_body(), MAX_FORM).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(_) => {
+                return self.refused(
+                    "twilio",
+                    &bad_form("the form is too large or was cut off"),
+                    STYLE,
+                );
+            }
+        };
+        let webhook = match VoiceWebhook::parse(&body) {
+            Ok(webhook) => webhook,
+            Err(error) => return self.refused("twilio", &bad_form(&error.to_string()), STYLE),
+        };
+        let Some(agent) = agent
+            .or_else(|| self.routes.twilio.agent.clone())
+            .filter(|agent| self.routes.agents.contains_key(agent))
+        else {
+            return self.refused("twilio", &Refusal::not_found(), STYLE);
+        };
+        if self.is_draining() || self.calls().is_full() {
+            self.metrics().refused("twilio", "busy");
+            return xml(twiml_reject(RejectReason::Busy));
+        }
+        let base = match (&self.config.public_url, host) {
+            (Some(url), _) => url.trim_end_matches('/').to_owned(),
+            (None, Some(host)) => format!("wss://{host}"),
+            (None, None) => {
+                return self.refused("twilio", &bad_form("no Host and no public_url"), STYLE);
+            }
+        };
+        let from = webhook.from.as_deref().unwrap_or_default();
+        let to = webhook.to.as_deref().unwrap_or_default();
+        match twiml_connect(
+            &format!("{base}/twilio/media/{agent}"),
+            &[("from", from), ("to", to)],
+        ) {
+            Ok(twiml) => xml(twiml),
+            Err(error) => self.refused("twilio", &bad_form(&error.to_string()), STYLE),
+        }
+    }
+}
+
+fn bad_form(problem: &str) -> Refusal {
+    Refusal::bad_request("bad_form", problem.to_owned())
+}
+
+/// An id for logs and callers; not a secret.
+pub(super) fn new_call_id() -> String {
+    format!("call-{:016x}", fastrand::u64(..))
+}

@@ -1,0 +1,63 @@
+//! Whom a caller gets: names in a request to agents and deployments.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::auth::KeyRing;
+use crate::bridge::Agent;
+use crate::ingress::Refusal;
+use crate::upstream::Deployment;
+
+use super::config::TwilioConfig;
+
+/// Everybody who can answer, and who may call.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    /// By name.
+    pub deployments: BTreeMap<String, Arc<Deployment>>,
+    /// What SDK callers may call a deployment besides its name.
+    pub models: BTreeMap<String, String>,
+    /// By name.
+    pub agents: BTreeMap<String, Arc<Agent>>,
+    /// Who may call.
+    pub keys: KeyRing,
+    /// Deployments or aliases that a tenant's SDK callers may use; a tenant without any may use all.
+    pub allowed_models: BTreeMap<String, Vec<String>>,
+    /// How Twilio's numbers are answered.
+    pub twilio: TwilioConfig,
+}
+
+impl Routes {
+    /// The deployment that an SDK caller of `tenant` means by `model`.
+    pub(super) fn for_model(
+        &self,
+        tenant: &str,
+        model: Option<&str>,
+    ) -> Result<Arc<Deployment>, Refusal> {
+        // A transcription session names its model later; any deployment that the tenant may use will do.
+        let allowed = self
+            .allowed_models
+            .get(tenant)
+            .filter(|allowed| !allowed.is_empty());
+        let model = match (model, allowed) {
+            (Some(model), Some(allowed)) if !allowed.iter().any(|name| name == model) => {
+                return Err(Refusal::forbidden());
+            }
+            (Some(model), _) => model,
+            (None, Some(allowed)) => &allowed[0],
+            (None, None) => self.deployments.keys().next().map_or("", String::as_str),
+        };
+        let name = self.models.get(model).map_or(model, String::as_str);
+        self.deployments
+            .get(name)
+            .cloned()
+            .ok_or_else(Refusal::model_not_found)
+    }
+
+    /// The agent of that name and the deployment that serves it.
+    pub(super) fn for_agent(&self, name: &str) -> Option<(Arc<Agent>, Arc<Deployment>)> {
+        let agent = self.agents.get(name)?;
+        let deployment = self.deployments.get(agent.deployment())?;
+        Some((Arc::clone(agent), Arc::clone(deployment)))
+    }
+}

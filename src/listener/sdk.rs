@@ -1,0 +1,114 @@
+//! SDK clients: who conduct their session themselves, as if the gateway were the deployment.
+
+use std::sync::Arc;
+
+use http::Request;
+use hyper::body::Incoming as Body;
+use tracing::Instrument;
+
+use crate::bridge::{CallPermit, REALTIME, RelayedCall};
+use crate::ingress::{FrontDoor, RealtimeRequest, Refusal, upgrade};
+use crate::upstream::{Deployment, ModelLeg};
+
+use super::answer::{Answer, refuse_upgrade, switch};
+use super::phone::new_call_id;
+use super::socket::SocketSizes;
+use super::{Gateway, dial_refusal, socket};
+
+/// An append of 15 MiB of audio as base64 (protocol reference 1.6).
+const MAX_MESSAGE: usize = 21 * 1024 * 1024;
+
+/// One event of a deployment, whatever its size, and then some; while it waits, the deployment is not read.
+const MAX_UNSENT: usize = 40 * 1024 * 1024;
+
+impl Gateway {
+    /// Answers an SDK client's WebSocket.
+    pub(super) async fn sdk(self: &Arc<Self>, path: &str, mut request: Request<Body>) -> Answer {
+        let style = FrontDoor::style_of(path);
+        let asked = match self
+            .front_door
+            .parse(path, request.uri().query(), request.headers())
+        {
+            Ok(asked) => asked,
+            Err(refusal) => return self.refused(REALTIME, &refusal, style),
+        };
+        let upgrade = match upgrade::check(
+            request.method(),
+            request.version(),
+            request.uri(),
+            request.headers(),
+        ) {
+            Ok(upgrade) => upgrade,
+            Err(error) => {
+                self.metrics().refused(REALTIME, error.name());
+                return refuse_upgrade(error, style);
+            }
+        };
+        let call_id = new_call_id();
+        let (permit, deployment, model) = match self.prepare_sdk(&call_id, &asked).await {
+            Ok(prepared) => prepared,
+            Err(refusal) => return self.refused(REALTIME, &refusal, style),
+        };
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        let sizes = SocketSizes {
+            max_message: MAX_MESSAGE,
+            max_unsent: MAX_UNSENT,
+            read_buffer: 4 * 1024,
+        };
+        let metrics = self.metrics().call(REALTIME, deployment.name());
+        let calls = self.calls().clone();
+        let span = tracing::info_span!("call", call_id);
+        let answer = switch(
+            &upgrade.accept,
+            asked.subprotocol,
+            asked.request_id.as_deref(),
+            &call_id,
+        );
+        self.calls().spawn(
+            async move {
+                let Some(caller) = socket::open(on_upgrade, sizes).await else {
+                    return;
+                };
+                let call = RelayedCall {
+                    call_id,
+                    shape: asked.shape,
+                    model,
+                    deployment,
+                    metrics,
+                    calls,
+                    permit,
+                };
+                call.run(caller).await;
+            }
+            .instrument(span),
+        );
+        answer
+    }
+
+    async fn prepare_sdk(
+        &self,
+        call_id: &str,
+        asked: &RealtimeRequest,
+    ) -> Result<(CallPermit, Arc<Deployment>, ModelLeg), Refusal> {
+        let key = asked
+            .credential
+            .as_ref()
+            .map(|credential| credential.secret());
+        let tenant = self
+            .routes
+            .keys
+            .tenant(key)
+            .ok_or_else(Refusal::unauthorized)?;
+        let deployment = self.routes.for_model(tenant, asked.model.as_deref())?;
+        let permit = self.admit()?;
+        let model = self
+            .dialer
+            .dial(&deployment, asked.transcription)
+            .await
+            .map_err(|error| {
+                tracing::warn!(%error, call_id, "no session for a call");
+                dial_refusal(&error)
+            })?;
+        Ok((permit, deployment, model))
+    }
+}

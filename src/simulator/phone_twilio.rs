@@ -1,0 +1,266 @@
+//! Twilio Media Streams, Twilio's side of it (telephony reference, chapter 1).
+//!
+//! Says what Twilio says, all numbers as strings where Twilio has strings, and takes nothing that Twilio
+//! would not take: it answers what it cannot read with error 31951 and binary with 31950.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::phone_codec::{decode, encode};
+use super::phone_dialect::{Heard, excerpt};
+use crate::media::Codec;
+
+/// Twilio's frame, 20 ms of mu-law.
+const FRAME_MS: u64 = 20;
+
+#[derive(Debug)]
+pub(crate) struct TwilioWire {
+    account_sid: String,
+    call_sid: String,
+    stream_sid: String,
+    parameters: BTreeMap<String, String>,
+    sequence_number: u64,
+    n_chunks: u64,
+}
+
+/// The only three messages that Twilio takes, field for field.
+#[derive(Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase", deny_unknown_fields)]
+enum Command {
+    #[serde(rename_all = "camelCase")]
+    Media { stream_sid: String, media: Media },
+    #[serde(rename_all = "camelCase")]
+    Mark { stream_sid: String, mark: Mark },
+    #[serde(rename_all = "camelCase")]
+    Clear { stream_sid: String },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Media {
+    payload: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mark {
+    name: String,
+}
+
+impl TwilioWire {
+    /// `seed` makes the ids: the same seed, the same ids.
+    pub(crate) fn new(seed: u64, parameters: BTreeMap<String, String>) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut sid = |prefix| format!("{prefix}{:032x}", random.u128(..));
+        Self {
+            account_sid: sid("AC"),
+            call_sid: sid("CA"),
+            stream_sid: sid("MZ"),
+            parameters,
+            sequence_number: 0,
+            n_chunks: 0,
+        }
+    }
+
+    pub(crate) fn call_sid(&self) -> &str {
+        &self.call_sid
+    }
+
+    pub(crate) fn opening(&mut self) -> Vec<Message> {
+        let connected = json!({"event": "connected", "protocol": "Call", "version": "1.0.0"});
+        let start = json!({
+            "event": "start",
+            "sequenceNumber": self.next_sequence_number(),
+            "streamSid": self.stream_sid,
+            "start": {
+                "streamSid": self.stream_sid,
+                "accountSid": self.account_sid,
+                "callSid": self.call_sid,
+                "tracks": ["inbound"],
+                "customParameters": self.parameters,
+                "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
+            },
+        });
+        vec![text(&connected), text(&start)]
+    }
+
+    pub(crate) fn audio(&mut self, samples: &[i16]) -> Message {
+        let bytes = encode(Codec::Ulaw, samples).expect("mu-law is spoken");
+        self.n_chunks += 1;
+        text(&json!({
+            "event": "media",
+            "sequenceNumber": self.next_sequence_number(),
+            "streamSid": self.stream_sid,
+            "media": {
+                "track": "inbound",
+                "chunk": self.n_chunks.to_string(),
+                "timestamp": ((self.n_chunks - 1) * FRAME_MS).to_string(),
+                "payload": STANDARD.encode(bytes),
+            },
+        }))
+    }
+
+    pub(crate) fn dtmf(&mut self, digit: char) -> Message {
+        text(&json!({
+            "event": "dtmf",
+            "sequenceNumber": self.next_sequence_number(),
+            "streamSid": self.stream_sid,
+            "dtmf": {"track": "inbound_track", "digit": digit.to_string()},
+        }))
+    }
+
+    pub(crate) fn mark(&mut self, name: &str) -> Message {
+        text(&json!({
+            "event": "mark",
+            "sequenceNumber": self.next_sequence_number(),
+            "streamSid": self.stream_sid,
+            "mark": {"name": name},
+        }))
+    }
+
+    pub(crate) fn stop(&mut self) -> Message {
+        text(&json!({
+            "event": "stop",
+            "sequenceNumber": self.next_sequence_number(),
+            "streamSid": self.stream_sid,
+            "stop": {"accountSid": self.account_sid, "callSid": self.call_sid},
+        }))
+    }
+
+    pub(crate) fn receive(&self, message: &Message) -> Vec<Heard> {
+        let heard = match message {
+            Message::Text(text) => self.read(text),
+            Message::Binary(_) => Err("31950: a binary message".to_owned()),
+            _ => return Vec::new(),
+        };
+        vec![heard.unwrap_or_else(Heard::Violation)]
+    }
+
+    fn read(&self, text: &str) -> Result<Heard, String> {
+        let command: Command =
+            serde_json::from_str(text).map_err(|e| format!("31951: {e} in {}", excerpt(text)))?;
+        let (stream_sid, heard) = match command {
+            Command::Media { stream_sid, media } => (stream_sid, samples_of(&media.payload)?),
+            Command::Mark { stream_sid, mark } => (stream_sid, Heard::Mark(mark.name)),
+            Command::Clear { stream_sid } => (stream_sid, Heard::Clear),
+        };
+        if stream_sid != self.stream_sid {
+            return Err(format!("31951: unknown streamSid {}", excerpt(&stream_sid)));
+        }
+        Ok(heard)
+    }
+
+    fn next_sequence_number(&mut self) -> String {
+        self.sequence_number += 1;
+        self.sequence_number.to_string()
+    }
+}
+
+fn samples_of(payload: &str) -> Result<Heard, String> {
+    let bytes = STANDARD
+        .decode(payload)
+        .map_err(|e| format!("31951: media.payload is not base64: {e}"))?;
+    let samples = decode(Codec::Ulaw, &bytes).map_err(|e| e.to_string())?;
+    Ok(Heard::Audio {
+        samples,
+        item: None,
+    })
+}
+
+fn text(value: &serde_json::Value) -> Message {
+    Message::text(value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire() -> TwilioWire {
+        let mut wire = TwilioWire::new(1, BTreeMap::from([("tok".into(), "abc".into())]));
+        wire.stream_sid = "MZ01".into();
+        wire
+    }
+
+    fn value(message: &Message) -> serde_json::Value {
+        serde_json::from_str(message.to_text().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn says_what_twilio_says() {
+        let mut wire = wire();
+        let opening = wire.opening();
+        assert_eq!(
+            value(&opening[0]),
+            json!({"event":"connected","protocol":"Call","version":"1.0.0"})
+        );
+        let start = value(&opening[1]);
+        assert_eq!(start["sequenceNumber"], "1");
+        assert_eq!(start["start"]["customParameters"], json!({"tok": "abc"}));
+        assert_eq!(start["start"]["mediaFormat"]["sampleRate"], 8_000);
+        wire.audio(&[0; 160]);
+        let media = value(&wire.audio(&[0; 160]));
+        assert_eq!(media["sequenceNumber"], "3");
+        assert_eq!(media["media"]["chunk"], "2");
+        assert_eq!(media["media"]["timestamp"], "20");
+        assert_eq!(media["media"]["payload"].as_str().map(str::len), Some(216));
+        assert_eq!(value(&wire.dtmf('5'))["dtmf"]["digit"], "5");
+        assert_eq!(value(&wire.stop())["stop"]["accountSid"], wire.account_sid);
+    }
+
+    fn check_refused(text: &str, why: &str) {
+        match &wire().receive(&Message::text(text))[..] {
+            [Heard::Violation(reason)] => assert!(reason.contains(why), "{reason}"),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn takes_what_twilio_takes_and_nothing_else() {
+        let heard = |text: &str| wire().receive(&Message::text(text));
+        assert_eq!(
+            heard(r#"{"event":"media","streamSid":"MZ01","media":{"payload":"/wA="}}"#),
+            [Heard::Audio {
+                samples: vec![0, -32_124],
+                item: None
+            }]
+        );
+        assert_eq!(
+            heard(r#"{"event":"mark","streamSid":"MZ01","mark":{"name":"g7-12"}}"#),
+            [Heard::Mark("g7-12".into())]
+        );
+        assert_eq!(
+            heard(r#"{"event":"clear","streamSid":"MZ01"}"#),
+            [Heard::Clear]
+        );
+
+        check_refused("{", "31951");
+        check_refused(r#"{"event":"stop","streamSid":"MZ01"}"#, "unknown variant");
+        check_refused(r#"{"event":"clear"}"#, "streamSid");
+        check_refused(
+            r#"{"event":"clear","streamSid":"MZ02"}"#,
+            "unknown streamSid",
+        );
+        check_refused(
+            r#"{"event":"clear","streamSid":"MZ01","x":1}"#,
+            "unknown field",
+        );
+        check_refused(r#"{"event":"mark","streamSid":"MZ01","mark":{}}"#, "name");
+        check_refused(
+            r#"{"event":"media","streamSid":"MZ01","media":{"payload":"/w","track":"outbound"}}"#,
+            "unknown field",
+        );
+        check_refused(
+            r#"{"event":"media","streamSid":"MZ01","media":{"payload":"/w"}}"#,
+            "base64",
+        );
+        assert!(matches!(
+            &wire().receive(&Message::binary(vec![1]))[..],
+            [Heard::Violation(reason)] if reason.contains("31950")
+        ));
+    }
+}

@@ -1,0 +1,1045 @@
+//! The session object in both shapes: what may stand in it, its defaults, its echo (reference chapter 4).
+//!
+//! Every reader is strict: a field that the shape does not know is refused with its path, and a refused object
+//! changes nothing.
+
+use serde_json::{Map, Value, json};
+
+use super::codec::WireFormat;
+use super::config::Shape;
+use super::error::ApiError;
+use super::session::SessionKind;
+
+/// What is in force, whatever shape it was written in.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct SessionConfig {
+    pub(super) text_only: bool,
+    /// Preview clients see their list in the order they wrote it.
+    modalities: Value,
+    pub(super) instructions: String,
+    pub(super) voice: Value,
+    speed: f64,
+    pub(super) input_format: WireFormat,
+    pub(super) output_format: WireFormat,
+    pub(super) transcription: Option<Value>,
+    noise_reduction: Value,
+    pub(super) turn_detection: Option<TurnDetection>,
+    pub(super) tools: Value,
+    pub(super) tool_choice: Value,
+    pub(super) temperature: f64,
+    pub(super) max_output_tokens: Option<u64>,
+    tracing: Value,
+    pub(super) truncation: Value,
+    prompt: Value,
+    include: Value,
+    /// GA fields of reasoning models, echoed only once set.
+    extras: Map<String, Value>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct TurnDetection {
+    pub(super) mode: TurnMode,
+    pub(super) create_response: bool,
+    pub(super) interrupt_response: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum TurnMode {
+    Server {
+        threshold: f64,
+        prefix_padding_ms: u64,
+        silence_duration_ms: u64,
+        idle_timeout_ms: Option<u64>,
+    },
+    Semantic {
+        eagerness: String,
+    },
+}
+
+/// What never changes in a session, for the echo and for refusing changes to it.
+#[derive(Clone, Debug)]
+pub(super) struct SessionFacts {
+    pub(super) id: String,
+    pub(super) model: String,
+    pub(super) deployment: String,
+    pub(super) kind: SessionKind,
+    pub(super) shape: Shape,
+    pub(super) expires_at: u64,
+}
+
+/// What a session's history forbids.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Locks {
+    /// Assistant audio is present.
+    pub(super) voice: bool,
+}
+
+const PREVIEW_FIELDS: &[&str] = &[
+    "model",
+    "modalities",
+    "instructions",
+    "voice",
+    "speed",
+    "input_audio_format",
+    "output_audio_format",
+    "input_audio_transcription",
+    "input_audio_noise_reduction",
+    "turn_detection",
+    "tools",
+    "tool_choice",
+    "temperature",
+    "max_response_output_tokens",
+    "tracing",
+    "prompt",
+    "include",
+];
+const PREVIEW_TRANSCRIPTION_FIELDS: &[&str] = &[
+    "input_audio_format",
+    "input_audio_transcription",
+    "input_audio_noise_reduction",
+    "turn_detection",
+    "include",
+];
+const GA_FIELDS: &[&str] = &[
+    "type",
+    "model",
+    "output_modalities",
+    "instructions",
+    "tools",
+    "tool_choice",
+    "max_output_tokens",
+    "tracing",
+    "truncation",
+    "prompt",
+    "include",
+    "audio",
+    "reasoning",
+    "parallel_tool_calls",
+];
+const GA_TRANSCRIPTION_FIELDS: &[&str] = &["type", "include", "audio"];
+
+impl SessionConfig {
+    /// The session before any update, as in reference chapter 4.2.
+    pub(super) fn new(shape: Shape, instructions: &str) -> Self {
+        let (modalities, voice) = match shape {
+            Shape::Preview => (json!(["audio", "text"]), "alloy"),
+            Shape::Ga => (json!(["audio"]), "marin"),
+        };
+        Self {
+            text_only: false,
+            modalities,
+            instructions: instructions.to_owned(),
+            voice: voice.into(),
+            speed: 1.0,
+            input_format: WireFormat::Pcm16,
+            output_format: WireFormat::Pcm16,
+            transcription: None,
+            noise_reduction: Value::Null,
+            turn_detection: Some(TurnDetection {
+                mode: TurnMode::Server {
+                    threshold: 0.5,
+                    prefix_padding_ms: 300,
+                    silence_duration_ms: 200,
+                    idle_timeout_ms: None,
+                },
+                create_response: true,
+                interrupt_response: true,
+            }),
+            tools: json!([]),
+            tool_choice: "auto".into(),
+            temperature: 0.8,
+            max_output_tokens: None,
+            tracing: Value::Null,
+            truncation: "auto".into(),
+            prompt: Value::Null,
+            include: Value::Null,
+            extras: Map::new(),
+        }
+    }
+
+    /// This configuration with `update` merged in. Null or empty clears; absent keeps.
+    pub(super) fn updated(
+        &self,
+        update: &Value,
+        facts: &SessionFacts,
+        locks: Locks,
+    ) -> Result<Self, ApiError> {
+        let fields = Fields::of(update, "session")?;
+        let mut next = self.clone();
+        match facts.shape {
+            Shape::Preview => next.merge_preview(&fields, facts, locks)?,
+            Shape::Ga => next.merge_ga(&fields, facts, locks)?,
+        }
+        Ok(next)
+    }
+
+    fn merge_preview(
+        &mut self,
+        fields: &Fields<'_>,
+        facts: &SessionFacts,
+        locks: Locks,
+    ) -> Result<(), ApiError> {
+        fields.allow(match facts.kind {
+            SessionKind::Conversation => PREVIEW_FIELDS,
+            SessionKind::Transcription => PREVIEW_TRANSCRIPTION_FIELDS,
+        })?;
+        fields.check_model(facts)?;
+        if let Some(modalities) = fields.get("modalities") {
+            self.text_only = preview_text_only(modalities, &fields.path("modalities"))?;
+            self.modalities = modalities.clone();
+        }
+        self.merge_common(fields, locks, "max_response_output_tokens")?;
+        self.merge_voice(fields, locks)?;
+        if let Some(speed) = fields.number("speed", 0.25, 1.5)? {
+            self.speed = speed;
+        }
+        if let Some(temperature) = fields.number("temperature", 0.6, 1.2)? {
+            self.temperature = temperature;
+        }
+        if let Some(format) = fields.get("input_audio_format") {
+            self.input_format = preview_format(format, &fields.path("input_audio_format"))?;
+        }
+        if let Some(format) = fields.get("output_audio_format") {
+            self.output_format = preview_format(format, &fields.path("output_audio_format"))?;
+        }
+        let names = ["input_audio_transcription", "input_audio_noise_reduction"];
+        self.merge_input(fields, names, Shape::Preview)
+    }
+
+    fn merge_ga(
+        &mut self,
+        fields: &Fields<'_>,
+        facts: &SessionFacts,
+        locks: Locks,
+    ) -> Result<(), ApiError> {
+        let kind = fields
+            .get("type")
+            .ok_or_else(|| ApiError::missing("session.type"))?;
+        let expected = match facts.kind {
+            SessionKind::Conversation => "realtime",
+            SessionKind::Transcription => "transcription",
+        };
+        if kind != expected {
+            let why = format!("this session is of type '{expected}'");
+            return Err(ApiError::invalid("session.type", &why));
+        }
+        fields.allow(match facts.kind {
+            SessionKind::Conversation => GA_FIELDS,
+            SessionKind::Transcription => GA_TRANSCRIPTION_FIELDS,
+        })?;
+        fields.check_model(facts)?;
+        if let Some(modalities) = fields.get("output_modalities") {
+            self.text_only = ga_text_only(modalities, &fields.path("output_modalities"))?;
+            self.modalities = modalities.clone();
+        }
+        self.merge_common(fields, locks, "max_output_tokens")?;
+        if let Some(truncation) = fields.get("truncation") {
+            self.truncation = checked_truncation(truncation)?;
+        }
+        for name in ["reasoning", "parallel_tool_calls"] {
+            if let Some(value) = fields.get(name) {
+                self.extras.insert(name.to_owned(), value.clone());
+            }
+        }
+        let Some(audio) = fields.object("audio")? else {
+            return Ok(());
+        };
+        match facts.kind {
+            SessionKind::Conversation => audio.allow(&["input", "output"])?,
+            SessionKind::Transcription => audio.allow(&["input"])?,
+        }
+        if let Some(input) = audio.object("input")? {
+            input.allow(&[
+                "format",
+                "transcription",
+                "noise_reduction",
+                "turn_detection",
+            ])?;
+            if let Some(format) = input.get("format") {
+                self.input_format = ga_format(format, &input.path("format"))?;
+            }
+            self.merge_input(&input, ["transcription", "noise_reduction"], Shape::Ga)?;
+        }
+        if let Some(output) = audio.object("output")? {
+            output.allow(&["format", "voice", "speed"])?;
+            if let Some(format) = output.get("format") {
+                self.output_format = ga_format(format, &output.path("format"))?;
+            }
+            self.merge_voice(&output, locks)?;
+            if let Some(speed) = output.number("speed", 0.25, 1.5)? {
+                self.speed = speed;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fields that stand at the top of both shapes under the same name.
+    fn merge_common(
+        &mut self,
+        fields: &Fields<'_>,
+        _locks: Locks,
+        cap: &str,
+    ) -> Result<(), ApiError> {
+        if let Some(instructions) = fields.get("instructions") {
+            self.instructions = text_or_null(instructions, &fields.path("instructions"))?;
+        }
+        if let Some(tools) = fields.get("tools") {
+            self.tools = checked_tools(tools, &fields.path("tools"))?;
+        }
+        if let Some(choice) = fields.get("tool_choice") {
+            self.tool_choice = checked_tool_choice(choice, &fields.path("tool_choice"))?;
+        }
+        if let Some(tokens) = fields.get(cap) {
+            self.max_output_tokens = max_tokens(tokens, &fields.path(cap))?;
+        }
+        if let Some(tracing) = fields.get("tracing") {
+            if !self.tracing.is_null() && *tracing != self.tracing {
+                return Err(ApiError::invalid(
+                    fields.path("tracing"),
+                    "tracing cannot be changed once it is on",
+                ));
+            }
+            self.tracing = tracing.clone();
+        }
+        if let Some(prompt) = fields.get("prompt") {
+            self.prompt = prompt.clone();
+        }
+        if let Some(include) = fields.get("include") {
+            self.include = include.clone();
+        }
+        Ok(())
+    }
+
+    fn merge_voice(&mut self, fields: &Fields<'_>, locks: Locks) -> Result<(), ApiError> {
+        let Some(voice) = fields.get("voice") else {
+            return Ok(());
+        };
+        if locks.voice {
+            let message = "Cannot update a conversation's voice if assistant audio is present.";
+            return Err(ApiError::request("cannot_update_voice", message).at(fields.path("voice")));
+        }
+        self.voice = checked_voice(voice, &fields.path("voice"))?;
+        Ok(())
+    }
+
+    fn merge_input(
+        &mut self,
+        fields: &Fields<'_>,
+        names: [&str; 2],
+        shape: Shape,
+    ) -> Result<(), ApiError> {
+        let [transcription, noise_reduction] = names;
+        if let Some(value) = fields.get(transcription) {
+            self.transcription = checked_transcription(value, &fields.path(transcription))?;
+        }
+        if let Some(value) = fields.get(noise_reduction) {
+            self.noise_reduction = checked_noise_reduction(value, &fields.path(noise_reduction))?;
+        }
+        if let Some(value) = fields.get("turn_detection") {
+            self.turn_detection =
+                TurnDetection::read(value, &fields.path("turn_detection"), shape)?;
+        }
+        Ok(())
+    }
+
+    /// The whole effective session, every key present.
+    pub(super) fn echo(&self, facts: &SessionFacts) -> Value {
+        match (facts.shape, facts.kind) {
+            (Shape::Preview, SessionKind::Conversation) => self.echo_preview(facts),
+            (Shape::Preview, SessionKind::Transcription) => json!({
+                "id": facts.id, "object": "realtime.transcription_session", "expires_at": facts.expires_at,
+                "input_audio_format": self.input_format.preview_name(),
+                "input_audio_transcription": self.transcription,
+                "input_audio_noise_reduction": self.noise_reduction,
+                "turn_detection": self.turn_detection_echo(Shape::Preview),
+                "client_secret": null, "include": self.include,
+            }),
+            (Shape::Ga, SessionKind::Conversation) => self.echo_ga(facts),
+            (Shape::Ga, SessionKind::Transcription) => json!({
+                "type": "transcription", "object": "realtime.transcription_session", "id": facts.id,
+                "expires_at": facts.expires_at, "audio": { "input": self.ga_input_echo() }, "include": self.include,
+            }),
+        }
+    }
+
+    fn echo_preview(&self, facts: &SessionFacts) -> Value {
+        let mut session = json!({
+            "id": facts.id, "object": "realtime.session", "model": facts.model, "expires_at": facts.expires_at,
+            "modalities": self.modalities, "instructions": self.instructions, "voice": self.voice,
+            "turn_detection": self.turn_detection_echo(Shape::Preview),
+            "input_audio_format": self.input_format.preview_name(),
+            "output_audio_format": self.output_format.preview_name(),
+            "input_audio_transcription": self.transcription,
+            "input_audio_noise_reduction": self.noise_reduction,
+            "tool_choice": self.tool_choice, "temperature": self.temperature,
+            "max_response_output_tokens": tokens_echo(self.max_output_tokens),
+            "tools": self.tools, "client_secret": null, "include": self.include,
+        });
+        // Absent from vendor samples unless used.
+        if self.speed != 1.0 {
+            session["speed"] = self.speed.into();
+        }
+        for (name, value) in [("tracing", &self.tracing), ("prompt", &self.prompt)] {
+            if !value.is_null() {
+                session[name] = value.clone();
+            }
+        }
+        session
+    }
+
+    fn echo_ga(&self, facts: &SessionFacts) -> Value {
+        let mut session = json!({
+            "type": "realtime", "object": "realtime.session", "id": facts.id, "model": facts.model,
+            "output_modalities": self.modalities, "instructions": self.instructions, "tools": self.tools,
+            "tool_choice": self.tool_choice, "max_output_tokens": tokens_echo(self.max_output_tokens),
+            "tracing": self.tracing, "truncation": self.truncation, "prompt": self.prompt,
+            "expires_at": facts.expires_at,
+            "audio": {
+                "input": self.ga_input_echo(),
+                "output": { "format": ga_format_echo(self.output_format), "voice": self.voice, "speed": self.speed },
+            },
+            "include": self.include,
+        });
+        for (name, value) in &self.extras {
+            session[name] = value.clone();
+        }
+        session
+    }
+
+    fn ga_input_echo(&self) -> Value {
+        json!({
+            "format": ga_format_echo(self.input_format), "transcription": self.transcription,
+            "noise_reduction": self.noise_reduction, "turn_detection": self.turn_detection_echo(Shape::Ga),
+        })
+    }
+
+    fn turn_detection_echo(&self, shape: Shape) -> Value {
+        let Some(detection) = &self.turn_detection else {
+            return Value::Null;
+        };
+        let mut echo = match &detection.mode {
+            TurnMode::Server {
+                threshold,
+                prefix_padding_ms,
+                silence_duration_ms,
+                idle_timeout_ms,
+            } => {
+                let mut echo = json!({
+                    "type": "server_vad", "threshold": threshold, "prefix_padding_ms": prefix_padding_ms,
+                    "silence_duration_ms": silence_duration_ms,
+                });
+                if shape == Shape::Ga {
+                    echo["idle_timeout_ms"] = json!(idle_timeout_ms);
+                }
+                echo
+            }
+            TurnMode::Semantic { eagerness } => {
+                json!({ "type": "semantic_vad", "eagerness": eagerness })
+            }
+        };
+        echo["create_response"] = detection.create_response.into();
+        echo["interrupt_response"] = detection.interrupt_response.into();
+        echo
+    }
+}
+
+impl TurnDetection {
+    /// Reads the object as a whole; what it does not say takes the object's own defaults, not the session's.
+    fn read(value: &Value, path: &str, shape: Shape) -> Result<Option<Self>, ApiError> {
+        if value.is_null() {
+            return Ok(None);
+        }
+        let fields = Fields::of(value, path)?;
+        let mode = match fields.get("type").and_then(Value::as_str) {
+            // Azure's first preview wrote manual turns this way.
+            Some("none") if shape == Shape::Preview => return Ok(None),
+            Some("server_vad") | None => {
+                let mut known = vec![
+                    "type",
+                    "threshold",
+                    "prefix_padding_ms",
+                    "silence_duration_ms",
+                    "create_response",
+                    "interrupt_response",
+                ];
+                if shape == Shape::Ga {
+                    known.push("idle_timeout_ms");
+                }
+                fields.allow(&known)?;
+                TurnMode::Server {
+                    threshold: fields.number("threshold", 0.0, 1.0)?.unwrap_or(0.5),
+                    prefix_padding_ms: fields
+                        .integer("prefix_padding_ms", 0, 60_000)?
+                        .unwrap_or(300),
+                    silence_duration_ms: fields
+                        .integer("silence_duration_ms", 0, 60_000)?
+                        .unwrap_or(500),
+                    idle_timeout_ms: fields.integer("idle_timeout_ms", 5_000, 30_000)?,
+                }
+            }
+            Some("semantic_vad") => {
+                fields.allow(&["type", "eagerness", "create_response", "interrupt_response"])?;
+                let eagerness = fields
+                    .get("eagerness")
+                    .and_then(Value::as_str)
+                    .unwrap_or("auto");
+                if !["low", "medium", "high", "auto"].contains(&eagerness) {
+                    return Err(ApiError::invalid(
+                        fields.path("eagerness"),
+                        "expected low, medium, high or auto",
+                    ));
+                }
+                TurnMode::Semantic {
+                    eagerness: eagerness.to_owned(),
+                }
+            }
+            Some(_) => {
+                return Err(ApiError::invalid(
+                    fields.path("type"),
+                    "expected server_vad or semantic_vad",
+                ));
+            }
+        };
+        Ok(Some(Self {
+            mode,
+            create_response: fields.boolean("create_response")?.unwrap_or(true),
+            interrupt_response: fields.boolean("interrupt_response")?.unwrap_or(true),
+        }))
+    }
+}
+
+/// `response.create.response`, merged over the session.
+#[derive(Clone, Debug)]
+pub(super) struct ResponseOptions {
+    pub(super) text_only: bool,
+    modalities: Value,
+    pub(super) instructions: Option<String>,
+    voice: Value,
+    pub(super) output_format: WireFormat,
+    pub(super) tools: Value,
+    pub(super) tool_choice: Value,
+    temperature: f64,
+    pub(super) max_output_tokens: Option<u64>,
+    pub(super) out_of_band: bool,
+    /// Replaces the conversation as context.
+    pub(super) input: Option<Vec<Value>>,
+    pub(super) metadata: Value,
+}
+
+impl ResponseOptions {
+    /// What a response gets that VAD or an empty `response.create` started.
+    pub(super) fn of_session(config: &SessionConfig) -> Self {
+        Self {
+            text_only: config.text_only,
+            modalities: config.modalities.clone(),
+            instructions: None,
+            voice: config.voice.clone(),
+            output_format: config.output_format,
+            tools: config.tools.clone(),
+            tool_choice: config.tool_choice.clone(),
+            temperature: config.temperature,
+            max_output_tokens: config.max_output_tokens,
+            out_of_band: false,
+            input: None,
+            metadata: Value::Null,
+        }
+    }
+
+    pub(super) fn read(
+        value: &Value,
+        config: &SessionConfig,
+        shape: Shape,
+        locks: Locks,
+    ) -> Result<Self, ApiError> {
+        let mut options = Self::of_session(config);
+        if value.is_null() {
+            return Ok(options);
+        }
+        let fields = Fields::of(value, "response")?;
+        match shape {
+            Shape::Preview => options.merge_preview(&fields, locks)?,
+            Shape::Ga => options.merge_ga(&fields, locks)?,
+        }
+        options.merge_common(&fields)?;
+        Ok(options)
+    }
+
+    fn merge_preview(&mut self, fields: &Fields<'_>, locks: Locks) -> Result<(), ApiError> {
+        // The last four are left over from the first preview and mean nothing any more.
+        fields.allow(&[
+            "modalities",
+            "instructions",
+            "voice",
+            "output_audio_format",
+            "tools",
+            "tool_choice",
+            "temperature",
+            "max_output_tokens",
+            "max_response_output_tokens",
+            "conversation",
+            "input",
+            "metadata",
+            "prompt",
+            "commit",
+            "cancel_previous",
+            "append_input_items",
+            "input_items",
+        ])?;
+        if let Some(modalities) = fields.get_set("modalities") {
+            self.text_only = preview_text_only(modalities, &fields.path("modalities"))?;
+            self.modalities = modalities.clone();
+        }
+        self.merge_voice(fields, locks)?;
+        if let Some(format) = fields.get_set("output_audio_format") {
+            self.output_format = preview_format(format, &fields.path("output_audio_format"))?;
+        }
+        if let Some(temperature) = fields.number("temperature", 0.6, 1.2)? {
+            self.temperature = temperature;
+        }
+        if let Some(tokens) = fields.get_set("max_response_output_tokens") {
+            self.max_output_tokens =
+                max_tokens(tokens, &fields.path("max_response_output_tokens"))?;
+        }
+        Ok(())
+    }
+
+    fn merge_ga(&mut self, fields: &Fields<'_>, locks: Locks) -> Result<(), ApiError> {
+        fields.allow(&[
+            "output_modalities",
+            "instructions",
+            "audio",
+            "tools",
+            "tool_choice",
+            "max_output_tokens",
+            "conversation",
+            "input",
+            "metadata",
+            "prompt",
+            "reasoning",
+            "parallel_tool_calls",
+        ])?;
+        if let Some(modalities) = fields.get_set("output_modalities") {
+            self.text_only = ga_text_only(modalities, &fields.path("output_modalities"))?;
+            self.modalities = modalities.clone();
+        }
+        let Some(audio) = fields.object("audio")? else {
+            return Ok(());
+        };
+        audio.allow(&["output"])?;
+        let Some(output) = audio.object("output")? else {
+            return Ok(());
+        };
+        output.allow(&["format", "voice"])?;
+        if let Some(format) = output.get_set("format") {
+            self.output_format = ga_format(format, &output.path("format"))?;
+        }
+        self.merge_voice(&output, locks)
+    }
+
+    fn merge_voice(&mut self, fields: &Fields<'_>, locks: Locks) -> Result<(), ApiError> {
+        let Some(voice) = fields.get_set("voice") else {
+            return Ok(());
+        };
+        if locks.voice && *voice != self.voice {
+            let message = "Cannot update a conversation's voice if assistant audio is present.";
+            return Err(ApiError::request("cannot_update_voice", message).at(fields.path("voice")));
+        }
+        self.voice = checked_voice(voice, &fields.path("voice"))?;
+        Ok(())
+    }
+
+    fn merge_common(&mut self, fields: &Fields<'_>) -> Result<(), ApiError> {
+        if let Some(instructions) = fields.get_set("instructions") {
+            self.instructions = Some(text_or_null(instructions, &fields.path("instructions"))?);
+        }
+        if let Some(tools) = fields.get_set("tools") {
+            self.tools = checked_tools(tools, &fields.path("tools"))?;
+        }
+        if let Some(choice) = fields.get_set("tool_choice") {
+            self.tool_choice = checked_tool_choice(choice, &fields.path("tool_choice"))?;
+        }
+        if let Some(tokens) = fields.get_set("max_output_tokens") {
+            self.max_output_tokens = max_tokens(tokens, &fields.path("max_output_tokens"))?;
+        }
+        match fields.get_set("conversation").map(Value::as_str) {
+            None | Some(Some("auto")) => {}
+            Some(Some("none")) => self.out_of_band = true,
+            Some(_) => {
+                return Err(ApiError::invalid(
+                    fields.path("conversation"),
+                    "expected auto or none",
+                ));
+            }
+        }
+        if let Some(input) = fields.get_set("input") {
+            let items = input.as_array().ok_or_else(|| {
+                ApiError::wrong_type(fields.path("input"), "an array of items", input)
+            })?;
+            self.input = Some(items.clone());
+        }
+        if let Some(metadata) = fields.get_set("metadata") {
+            self.metadata = checked_metadata(metadata, &fields.path("metadata"))?;
+        }
+        Ok(())
+    }
+
+    /// The echo of these options inside a response object.
+    pub(super) fn echo_into(&self, response: &mut Value, shape: Shape) {
+        match shape {
+            Shape::Preview => {
+                response["modalities"] = self.modalities.clone();
+                response["voice"] = self.voice.clone();
+                response["output_audio_format"] = self.output_format.preview_name().into();
+                response["temperature"] = self.temperature.into();
+            }
+            Shape::Ga => {
+                response["output_modalities"] = self.modalities.clone();
+                response["audio"] = json!({"output": {"format": ga_format_echo(self.output_format), "voice": self.voice}});
+            }
+        }
+        response["max_output_tokens"] = tokens_echo(self.max_output_tokens);
+        response["metadata"] = self.metadata.clone();
+    }
+}
+
+/// A JSON object and where it stands, for errors that name the path.
+pub(super) struct Fields<'a> {
+    map: &'a Map<String, Value>,
+    path: String,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn of(value: &'a Value, path: &str) -> Result<Self, ApiError> {
+        let map = value
+            .as_object()
+            .ok_or_else(|| ApiError::wrong_type(path, "an object", value))?;
+        Ok(Self {
+            map,
+            path: path.to_owned(),
+        })
+    }
+
+    pub(super) fn path(&self, name: &str) -> String {
+        if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.path)
+        }
+    }
+
+    pub(super) fn allow(&self, known: &[&str]) -> Result<(), ApiError> {
+        match self.map.keys().find(|key| !known.contains(&key.as_str())) {
+            Some(key) => Err(ApiError::unknown(self.path(key))),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
+        self.map.get(name)
+    }
+
+    /// The value unless it is absent or null.
+    pub(super) fn get_set(&self, name: &str) -> Option<&'a Value> {
+        self.get(name).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn text(&self, name: &str) -> Result<&'a str, ApiError> {
+        let value = self
+            .get_set(name)
+            .ok_or_else(|| ApiError::missing(self.path(name)))?;
+        value
+            .as_str()
+            .ok_or_else(|| ApiError::wrong_type(self.path(name), "a string", value))
+    }
+
+    fn object(&self, name: &str) -> Result<Option<Self>, ApiError> {
+        self.get_set(name)
+            .map(|value| Fields::of(value, &self.path(name)))
+            .transpose()
+    }
+
+    fn number(&self, name: &str, low: f64, high: f64) -> Result<Option<f64>, ApiError> {
+        let Some(value) = self.get_set(name) else {
+            return Ok(None);
+        };
+        let number = value
+            .as_f64()
+            .ok_or_else(|| ApiError::wrong_type(self.path(name), "a number", value))?;
+        if (low..=high).contains(&number) {
+            Ok(Some(number))
+        } else {
+            Err(ApiError::invalid(
+                self.path(name),
+                &format!("expected a value from {low} to {high}, got {number}"),
+            ))
+        }
+    }
+
+    pub(super) fn integer(&self, name: &str, low: u64, high: u64) -> Result<Option<u64>, ApiError> {
+        let Some(value) = self.get_set(name) else {
+            return Ok(None);
+        };
+        if !value.is_number() {
+            return Err(ApiError::wrong_type(self.path(name), "an integer", value));
+        }
+        match value
+            .as_u64()
+            .filter(|number| (low..=high).contains(number))
+        {
+            Some(number) => Ok(Some(number)),
+            None => Err(ApiError::invalid(
+                self.path(name),
+                &format!("expected an integer from {low} to {high}, got {value}"),
+            )),
+        }
+    }
+
+    fn boolean(&self, name: &str) -> Result<Option<bool>, ApiError> {
+        let Some(value) = self.get_set(name) else {
+            return Ok(None);
+        };
+        value
+            .as_bool()
+            .map(Some)
+            .ok_or_else(|| ApiError::wrong_type(self.path(name), "a boolean", value))
+    }
+
+    fn check_model(&self, facts: &SessionFacts) -> Result<(), ApiError> {
+        match self.get_set("model") {
+            // Clients that name the model they connected to change nothing.
+            Some(model)
+                if *model != facts.model.as_str() && *model != facts.deployment.as_str() =>
+            {
+                Err(ApiError::invalid(
+                    self.path("model"),
+                    "the model of a session cannot be changed",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(super) fn ga_format_echo(format: WireFormat) -> Value {
+    match format {
+        WireFormat::Pcm16 => json!({"type": "audio/pcm", "rate": 24_000}),
+        WireFormat::Ulaw => json!({"type": "audio/pcmu"}),
+        WireFormat::Alaw => json!({"type": "audio/pcma"}),
+    }
+}
+
+fn ga_format(value: &Value, path: &str) -> Result<WireFormat, ApiError> {
+    let fields = Fields::of(value, path)?;
+    fields.allow(&["type", "rate"])?;
+    let format = match fields.text("type")? {
+        "audio/pcm" => WireFormat::Pcm16,
+        "audio/pcmu" => WireFormat::Ulaw,
+        "audio/pcma" => WireFormat::Alaw,
+        _ => {
+            return Err(ApiError::invalid(
+                fields.path("type"),
+                "expected audio/pcm, audio/pcmu or audio/pcma",
+            ));
+        }
+    };
+    let rate = u64::from(format.rate().hz());
+    fields.integer("rate", rate, rate)?;
+    Ok(format)
+}
+
+fn preview_format(value: &Value, path: &str) -> Result<WireFormat, ApiError> {
+    let name = value
+        .as_str()
+        .ok_or_else(|| ApiError::wrong_type(path, "a string", value))?;
+    WireFormat::from_preview_name(name)
+        .ok_or_else(|| ApiError::invalid(path, "expected pcm16, g711_ulaw or g711_alaw"))
+}
+
+fn modality_names<'a>(value: &'a Value, path: &str) -> Result<Vec<&'a str>, ApiError> {
+    let list = value
+        .as_array()
+        .ok_or_else(|| ApiError::wrong_type(path, "an array", value))?;
+    let mut names: Vec<_> = list.iter().filter_map(Value::as_str).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn preview_text_only(value: &Value, path: &str) -> Result<bool, ApiError> {
+    match modality_names(value, path)?.as_slice() {
+        ["text"] => Ok(true),
+        ["audio", "text"] => Ok(false),
+        _ => Err(ApiError::invalid(
+            path,
+            "supported combinations are ['text'] and ['audio', 'text']",
+        )),
+    }
+}
+
+fn ga_text_only(value: &Value, path: &str) -> Result<bool, ApiError> {
+    match modality_names(value, path)?.as_slice() {
+        ["text"] => Ok(true),
+        ["audio"] => Ok(false),
+        _ => Err(ApiError::invalid(
+            path,
+            "supported combinations are ['text'] and ['audio']",
+        )),
+    }
+}
+
+fn text_or_null(value: &Value, path: &str) -> Result<String, ApiError> {
+    match value {
+        Value::Null => Ok(String::new()),
+        Value::String(text) => Ok(text.clone()),
+        _ => Err(ApiError::wrong_type(path, "a string", value)),
+    }
+}
+
+fn tokens_echo(tokens: Option<u64>) -> Value {
+    tokens.map_or_else(|| "inf".into(), Value::from)
+}
+
+fn max_tokens(value: &Value, path: &str) -> Result<Option<u64>, ApiError> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) if text == "inf" => Ok(None),
+        Value::Number(number) => match number.as_u64() {
+            Some(tokens @ 1..=4_096) => Ok(Some(tokens)),
+            _ => Err(ApiError::invalid(
+                path,
+                "expected an integer from 1 to 4096 or 'inf'",
+            )),
+        },
+        _ => Err(ApiError::wrong_type(path, "an integer or 'inf'", value)),
+    }
+}
+
+fn checked_voice(value: &Value, path: &str) -> Result<Value, ApiError> {
+    match value {
+        Value::String(_) => Ok(value.clone()),
+        Value::Object(voice) if voice.get("id").is_some_and(Value::is_string) => Ok(value.clone()),
+        _ => Err(ApiError::wrong_type(
+            path,
+            "a string or an object with an id",
+            value,
+        )),
+    }
+}
+
+fn checked_transcription(value: &Value, path: &str) -> Result<Option<Value>, ApiError> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    let fields = Fields::of(value, path)?;
+    fields.allow(&[
+        "model",
+        "language",
+        "prompt",
+        "languages",
+        "keywords",
+        "delay",
+    ])?;
+    if let Some(model) = fields.get_set("model")
+        && !model.is_string()
+    {
+        return Err(ApiError::wrong_type(
+            fields.path("model"),
+            "a string",
+            model,
+        ));
+    }
+    Ok(Some(value.clone()))
+}
+
+fn checked_noise_reduction(value: &Value, path: &str) -> Result<Value, ApiError> {
+    if value.is_null() {
+        return Ok(Value::Null);
+    }
+    match Fields::of(value, path)?.text("type")? {
+        "near_field" | "far_field" => Ok(value.clone()),
+        _ => Err(ApiError::invalid(
+            format!("{path}.type"),
+            "expected near_field or far_field",
+        )),
+    }
+}
+
+fn checked_truncation(value: &Value) -> Result<Value, ApiError> {
+    match value {
+        Value::Null => Ok("auto".into()),
+        Value::String(text) if text == "auto" || text == "disabled" => Ok(value.clone()),
+        Value::Object(_) => {
+            let fields = Fields::of(value, "session.truncation")?;
+            fields.allow(&["type", "retention_ratio", "token_limits"])?;
+            if fields.text("type")? != "retention_ratio" {
+                return Err(ApiError::invalid(
+                    fields.path("type"),
+                    "expected retention_ratio",
+                ));
+            }
+            fields.number("retention_ratio", 0.0, 1.0)?;
+            Ok(value.clone())
+        }
+        _ => Err(ApiError::invalid(
+            "session.truncation",
+            "expected auto, disabled or a retention ratio",
+        )),
+    }
+}
+
+fn checked_tools(value: &Value, path: &str) -> Result<Value, ApiError> {
+    let tools = match value {
+        Value::Null => return Ok(json!([])),
+        Value::Array(tools) => tools,
+        _ => return Err(ApiError::wrong_type(path, "an array", value)),
+    };
+    for (n, tool) in tools.iter().enumerate() {
+        let fields = Fields::of(tool, &format!("{path}[{n}]"))?;
+        match fields.text("type")? {
+            "function" => fields.text("name")?,
+            "mcp" => fields.text("server_label")?,
+            _ => {
+                return Err(ApiError::invalid(
+                    fields.path("type"),
+                    "expected function or mcp",
+                ));
+            }
+        };
+    }
+    Ok(value.clone())
+}
+
+fn checked_tool_choice(value: &Value, path: &str) -> Result<Value, ApiError> {
+    match value {
+        Value::Null => Ok("auto".into()),
+        Value::String(text) if ["auto", "none", "required"].contains(&text.as_str()) => {
+            Ok(value.clone())
+        }
+        Value::Object(_) => Fields::of(value, path)?.text("type").map(|_| value.clone()),
+        _ => Err(ApiError::invalid(
+            path,
+            "expected auto, none, required or a tool",
+        )),
+    }
+}
+
+/// At most 16 pairs, keys of 64 and values of 512 characters.
+fn checked_metadata(value: &Value, path: &str) -> Result<Value, ApiError> {
+    let map = value
+        .as_object()
+        .ok_or_else(|| ApiError::wrong_type(path, "an object", value))?;
+    if map.len() > 16 {
+        return Err(ApiError::invalid(path, "at most 16 pairs are allowed"));
+    }
+    for (key, value) in map {
+        let text = value
+            .as_str()
+            .ok_or_else(|| ApiError::wrong_type(format!("{path}.{key}"), "a string", value))?;
+        if key.chars().count() > 64 || text.chars().count() > 512 {
+            return Err(ApiError::invalid(
+                format!("{path}.{key}"),
+                "at most 64 characters of key and 512 of value",
+            ));
+        }
+    }
+    Ok(value.clone())
+}

@@ -1,0 +1,715 @@
+//! The registry and the handles of one call.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Counter, CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Buckets from 20 us to 100 ms: work of the gateway itself on one frame.
+const FRAME_BUCKETS: &[f64] = &[
+    0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05,
+    0.1,
+];
+
+/// Buckets from 1 ms to 10 s: what a person or a network takes.
+const LATENCY_BUCKETS: &[f64] = &[
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0,
+    1.25, 1.5, 2.0, 3.0, 5.0, 10.0,
+];
+
+/// Error codes of the Realtime API that get a series of their own (protocol reference 3.4); any other
+/// is counted as `other`, because the text comes from outside.
+const UPSTREAM_ERROR_CODES: &[&str] = &[
+    "beta_api_shape_disabled",
+    "cannot_update_voice",
+    "conversation_already_has_active_response",
+    "input_audio_buffer_commit_empty",
+    "invalid_api_key",
+    "invalid_event",
+    "invalid_tool_call_id",
+    "invalid_value",
+    "missing_required_parameter",
+    "rate_limit_exceeded",
+    "response_cancel_not_active",
+    "server_error",
+    "session_expired",
+    "unknown_parameter",
+    "unsupported_content_type",
+];
+
+/// A step of setting up a call's model leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetupPhase {
+    /// Name look-up and TCP connection.
+    Dial,
+    /// TLS handshake.
+    Tls,
+    /// WebSocket upgrade.
+    Upgrade,
+    /// Until `session.created`.
+    SessionCreated,
+    /// From `session.update` to `session.updated`.
+    SessionUpdated,
+}
+
+impl SetupPhase {
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dial => "dial",
+            Self::Tls => "tls",
+            Self::Upgrade => "upgrade",
+            Self::SessionCreated => "session_created",
+            Self::SessionUpdated => "session_updated",
+        }
+    }
+}
+
+/// Which way audio goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the caller to the model.
+    ToModel,
+    /// From the model to the caller.
+    ToCaller,
+}
+
+impl Direction {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::ToModel => "to_model",
+            Self::ToCaller => "to_caller",
+        }
+    }
+}
+
+/// What a token stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Modality {
+    /// Words.
+    Text,
+    /// Sound.
+    Audio,
+    /// Pictures.
+    Image,
+}
+
+impl Modality {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Audio => "audio",
+            Self::Image => "image",
+        }
+    }
+}
+
+/// Why audio was thrown away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameDrop {
+    /// Caller audio too far ahead of real time.
+    CallerAhead,
+    /// The playout queue is full.
+    PlayoutFull,
+    /// The caller does not take it.
+    CallerSlow,
+    /// The bytes are no audio of the agreed codec.
+    Undecodable,
+}
+
+impl FrameDrop {
+    const ALL: [Self; 4] = [
+        Self::CallerAhead,
+        Self::PlayoutFull,
+        Self::CallerSlow,
+        Self::Undecodable,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::CallerAhead => "caller_ahead",
+            Self::PlayoutFull => "playout_full",
+            Self::CallerSlow => "caller_slow",
+            Self::Undecodable => "undecodable",
+        }
+    }
+}
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    calls: IntCounterVec,
+    active: IntGaugeVec,
+    refused: IntCounterVec,
+    bad_input: IntCounterVec,
+    setup: HistogramVec,
+    turn: HistogramVec,
+    turn_model: HistogramVec,
+    turn_gateway: HistogramVec,
+    first_audio: HistogramVec,
+    frame: HistogramVec,
+    pacer_late: Histogram,
+    barge_in: HistogramVec,
+    barge_in_unheard: CounterVec,
+    audio_seconds: CounterVec,
+    tokens: IntCounterVec,
+    responses: IntCounterVec,
+    dropped: CounterVec,
+    underruns: IntCounterVec,
+    silence: CounterVec,
+    upstream_errors: IntCounterVec,
+    dial_failures: IntCounterVec,
+    rate_limit: GaugeVec,
+    benign_races: IntCounterVec,
+    retries: IntCounterVec,
+    tools: IntCounterVec,
+    panics: IntCounter,
+    draining: IntGauge,
+    handles: Mutex<BTreeMap<(String, String), Arc<CallMetrics>>>,
+}
+
+impl Metrics {
+    /// A fresh registry.
+    ///
+    /// # Panics
+    ///
+    /// Never: names and labels are constants, and the registry is new.
+    #[must_use]
+    #[expect(clippy::too_many_lines, reason = "a list of names and help texts")]
+    pub fn new() -> Arc<Self> {
+        let registry = Registry::new();
+        let r = &registry;
+        let metrics = Self {
+            calls: counters(
+                r,
+                "trunkline_calls_total",
+                "Calls that ended.",
+                &["dialect", "deployment", "end_reason"],
+            ),
+            active: register(
+                r,
+                IntGaugeVec::new(
+                    opts("trunkline_calls_active", "Calls in progress."),
+                    &["dialect"],
+                ),
+            ),
+            refused: counters(
+                r,
+                "trunkline_calls_refused_total",
+                "Callers that were refused before the upgrade.",
+                &["route", "reason"],
+            ),
+            bad_input: counters(
+                r,
+                "trunkline_bad_input_total",
+                "Caller messages that the dialect does not allow.",
+                &["dialect", "reason"],
+            ),
+            setup: histograms(
+                r,
+                "trunkline_call_setup_seconds",
+                "Time to set up the model leg, by phase.",
+                &["deployment", "phase"],
+                LATENCY_BUCKETS,
+            ),
+            turn: histograms(
+                r,
+                "trunkline_turn_latency_seconds",
+                "From the caller's last voiced sample to the first reply audio on the caller's wire.",
+                &["dialect"],
+                LATENCY_BUCKETS,
+            ),
+            turn_model: histograms(
+                r,
+                "trunkline_turn_model_seconds",
+                "The model's share of the turn latency.",
+                &["dialect"],
+                LATENCY_BUCKETS,
+            ),
+            turn_gateway: histograms(
+                r,
+                "trunkline_turn_gateway_seconds",
+                "The gateway's share of the turn latency.",
+                &["dialect"],
+                FRAME_BUCKETS,
+            ),
+            first_audio: histograms(
+                r,
+                "trunkline_first_audio_seconds",
+                "From the answer to the first reply audio on the caller's wire.",
+                &["dialect"],
+                LATENCY_BUCKETS,
+            ),
+            frame: histograms(
+                r,
+                "trunkline_frame_seconds",
+                "From reading a frame to having written what became of it.",
+                &["dialect", "direction"],
+                FRAME_BUCKETS,
+            ),
+            pacer_late: register(
+                r,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "trunkline_pacer_lateness_seconds",
+                        "How long after its deadline a reply frame left.",
+                    )
+                    .buckets(FRAME_BUCKETS.to_vec()),
+                ),
+            ),
+            barge_in: histograms(
+                r,
+                "trunkline_barge_in_clear_seconds",
+                "From reading that the caller speaks to having written the clear.",
+                &["dialect"],
+                FRAME_BUCKETS,
+            ),
+            barge_in_unheard: register(
+                r,
+                CounterVec::new(
+                    opts(
+                        "trunkline_barge_in_unheard_seconds_total",
+                        "Reply audio thrown away because the caller spoke.",
+                    ),
+                    &["dialect"],
+                ),
+            ),
+            audio_seconds: register(
+                r,
+                CounterVec::new(
+                    opts("trunkline_audio_seconds_total", "Audio that passed."),
+                    &["dialect", "direction"],
+                ),
+            ),
+            tokens: counters(
+                r,
+                "trunkline_tokens_total",
+                "Tokens as billed by the deployment.",
+                &["deployment", "direction", "modality", "cached"],
+            ),
+            responses: counters(
+                r,
+                "trunkline_responses_total",
+                "Responses that ended.",
+                &["deployment", "status"],
+            ),
+            dropped: register(
+                r,
+                CounterVec::new(
+                    opts(
+                        "trunkline_audio_dropped_seconds_total",
+                        "Audio that was thrown away.",
+                    ),
+                    &["dialect", "reason"],
+                ),
+            ),
+            underruns: counters(
+                r,
+                "trunkline_underruns_total",
+                "Times that the playout queue ran dry within a reply.",
+                &["dialect"],
+            ),
+            silence: register(
+                r,
+                CounterVec::new(
+                    opts(
+                        "trunkline_silence_filled_seconds_total",
+                        "Silence sent to the model in place of missing caller audio.",
+                    ),
+                    &["dialect"],
+                ),
+            ),
+            upstream_errors: counters(
+                r,
+                "trunkline_upstream_errors_total",
+                "Error events and failed responses of the deployment.",
+                &["deployment", "code"],
+            ),
+            dial_failures: counters(
+                r,
+                "trunkline_dial_failures_total",
+                "Model legs that could not be set up.",
+                &["deployment", "reason"],
+            ),
+            rate_limit: register(
+                r,
+                GaugeVec::new(
+                    opts(
+                        "trunkline_rate_limit",
+                        "What the deployment last said of its rate limits, per minute.",
+                    ),
+                    &["deployment", "name", "bound"],
+                ),
+            ),
+            benign_races: counters(
+                r,
+                "trunkline_benign_races_total",
+                "Protocol races that were lost without harm.",
+                &["race"],
+            ),
+            retries: counters(
+                r,
+                "trunkline_response_retries_total",
+                "Failed responses that were asked for again.",
+                &["deployment"],
+            ),
+            tools: counters(
+                r,
+                "trunkline_tool_calls_total",
+                "Tools that agents called.",
+                &["outcome"],
+            ),
+            panics: register(
+                r,
+                IntCounter::with_opts(opts(
+                    "trunkline_panics_total",
+                    "Calls that ended by a fault of the gateway.",
+                )),
+            ),
+            draining: register(
+                r,
+                IntGauge::with_opts(opts(
+                    "trunkline_draining",
+                    "1 while the process refuses new calls because it is going away.",
+                )),
+            ),
+            handles: Mutex::default(),
+            registry,
+        };
+        Arc::new(metrics)
+    }
+
+    /// The handles that calls of this kind write to; the same for all calls with these labels.
+    ///
+    /// # Panics
+    ///
+    /// Never: the lock is held for a look-up only.
+    #[must_use]
+    pub fn call(self: &Arc<Self>, dialect: &str, deployment: &str) -> Arc<CallMetrics> {
+        let mut handles = self.handles.lock().expect("no panic while held");
+        let key = (dialect.to_owned(), deployment.to_owned());
+        Arc::clone(
+            handles.entry(key).or_insert_with(|| {
+                Arc::new(CallMetrics::new(Arc::clone(self), dialect, deployment))
+            }),
+        )
+    }
+
+    /// A caller was refused on that route before the upgrade.
+    pub fn refused(&self, route: &str, reason: &str) {
+        self.refused.with_label_values(&[route, reason]).inc();
+    }
+
+    /// A model leg could not be set up.
+    pub fn dial_failed(&self, deployment: &str, reason: &str) {
+        self.dial_failures
+            .with_label_values(&[deployment, reason])
+            .inc();
+    }
+
+    /// A phase of setting up a model leg took so long.
+    pub fn setup(&self, deployment: &str, phase: SetupPhase, took: Duration) {
+        self.setup
+            .with_label_values(&[deployment, phase.name()])
+            .observe(took.as_secs_f64());
+    }
+
+    /// The process refuses new calls from now on.
+    pub fn draining(&self) {
+        self.draining.set(1);
+    }
+
+    /// A call's task panicked.
+    pub fn panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// All metrics in the Prometheus text format.
+    ///
+    /// # Errors
+    ///
+    /// If a metric cannot be written, which would be a fault of this module.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// The series of one kind of call, looked up once.
+#[derive(Debug)]
+pub struct CallMetrics {
+    all: Arc<Metrics>,
+    dialect: String,
+    deployment: String,
+    active: IntGauge,
+    turn: Histogram,
+    turn_model: Histogram,
+    turn_gateway: Histogram,
+    first_audio: Histogram,
+    frame_to_model: Histogram,
+    frame_to_caller: Histogram,
+    barge_in: Histogram,
+    barge_in_unheard: Counter,
+    audio_to_model: Counter,
+    audio_to_caller: Counter,
+    dropped: [Counter; FrameDrop::ALL.len()],
+    underruns: IntCounter,
+    silence: Counter,
+}
+
+impl CallMetrics {
+    fn new(all: Arc<Metrics>, dialect: &str, deployment: &str) -> Self {
+        let one = [dialect];
+        Self {
+            active: all.active.with_label_values(&one),
+            turn: all.turn.with_label_values(&one),
+            turn_model: all.turn_model.with_label_values(&one),
+            turn_gateway: all.turn_gateway.with_label_values(&one),
+            first_audio: all.first_audio.with_label_values(&one),
+            frame_to_model: all
+                .frame
+                .with_label_values(&[dialect, Direction::ToModel.name()]),
+            frame_to_caller: all
+                .frame
+                .with_label_values(&[dialect, Direction::ToCaller.name()]),
+            barge_in: all.barge_in.with_label_values(&one),
+            barge_in_unheard: all.barge_in_unheard.with_label_values(&one),
+            audio_to_model: all
+                .audio_seconds
+                .with_label_values(&[dialect, Direction::ToModel.name()]),
+            audio_to_caller: all
+                .audio_seconds
+                .with_label_values(&[dialect, Direction::ToCaller.name()]),
+            dropped: FrameDrop::ALL
+                .map(|drop| all.dropped.with_label_values(&[dialect, drop.name()])),
+            underruns: all.underruns.with_label_values(&one),
+            silence: all.silence.with_label_values(&one),
+            dialect: dialect.to_owned(),
+            deployment: deployment.to_owned(),
+            all,
+        }
+    }
+
+    /// A call began.
+    pub fn began(&self) {
+        self.active.inc();
+    }
+
+    /// A call ended.
+    pub fn ended(&self, reason: &str) {
+        self.active.dec();
+        self.all
+            .calls
+            .with_label_values(&[&self.dialect, &self.deployment, reason])
+            .inc();
+    }
+
+    /// The session configuration was taken so long after it was sent.
+    pub fn session_updated(&self, took: Duration) {
+        self.all
+            .setup(&self.deployment, SetupPhase::SessionUpdated, took);
+    }
+
+    /// A caller's message was not what its dialect allows; `reason` is the error's closed name.
+    pub fn bad_input(&self, reason: &str) {
+        self.all
+            .bad_input
+            .with_label_values(&[&self.dialect, reason])
+            .inc();
+    }
+
+    /// A turn was answered. `model + gateway = latency`.
+    pub fn turn(&self, latency: Duration, model: Duration, gateway: Duration) {
+        self.turn.observe(latency.as_secs_f64());
+        self.turn_model.observe(model.as_secs_f64());
+        self.turn_gateway.observe(gateway.as_secs_f64());
+    }
+
+    /// The first reply audio left so long after the answer.
+    pub fn first_audio(&self, after: Duration) {
+        self.first_audio.observe(after.as_secs_f64());
+    }
+
+    /// A frame took so long from being read (or due) to being written.
+    pub fn frame(&self, direction: Direction, took: Duration) {
+        match direction {
+            Direction::ToModel => self.frame_to_model.observe(took.as_secs_f64()),
+            Direction::ToCaller => self.frame_to_caller.observe(took.as_secs_f64()),
+        }
+    }
+
+    /// So much audio passed.
+    pub fn audio(&self, direction: Direction, duration: Duration) {
+        match direction {
+            Direction::ToModel => self.audio_to_model.inc_by(duration.as_secs_f64()),
+            Direction::ToCaller => self.audio_to_caller.inc_by(duration.as_secs_f64()),
+        }
+    }
+
+    /// A reply frame left so long after its deadline.
+    pub fn pacer_late(&self, late: Duration) {
+        self.all.pacer_late.observe(late.as_secs_f64());
+    }
+
+    /// A clear was written so long after it was heard that the caller speaks.
+    pub fn cleared(&self, took: Duration) {
+        self.barge_in.observe(took.as_secs_f64());
+    }
+
+    /// A barge-in threw so much reply audio away.
+    pub fn barged_in(&self, unheard: Duration) {
+        self.barge_in_unheard.inc_by(unheard.as_secs_f64());
+    }
+
+    /// Audio was thrown away.
+    pub fn dropped(&self, reason: FrameDrop, duration: Duration) {
+        self.dropped[reason as usize].inc_by(duration.as_secs_f64());
+    }
+
+    /// The playout queue ran dry within a reply.
+    pub fn underrun(&self) {
+        self.underruns.inc();
+    }
+
+    /// Silence was sent in place of caller audio.
+    pub fn silence_filled(&self, duration: Duration) {
+        self.silence.inc_by(duration.as_secs_f64());
+    }
+
+    /// A response ended with that status.
+    pub fn response(&self, status: &str) {
+        self.all
+            .responses
+            .with_label_values(&[&self.deployment, status])
+            .inc();
+    }
+
+    /// A failed response was asked for again.
+    pub fn response_retried(&self) {
+        self.all
+            .retries
+            .with_label_values(&[&self.deployment])
+            .inc();
+    }
+
+    /// Tokens were billed.
+    pub fn tokens(&self, direction: Direction, modality: Modality, cached: bool, n: u64) {
+        if n > 0 {
+            let direction = match direction {
+                Direction::ToModel => "input",
+                Direction::ToCaller => "output",
+            };
+            let cached = if cached { "true" } else { "false" };
+            self.all
+                .tokens
+                .with_label_values(&[&self.deployment, direction, modality.name(), cached])
+                .inc_by(n);
+        }
+    }
+
+    /// The deployment reported an error with that code.
+    pub fn upstream_error(&self, code: &str) {
+        let known = UPSTREAM_ERROR_CODES.iter().find(|known| **known == code);
+        self.all
+            .upstream_errors
+            .with_label_values(&[&self.deployment, known.copied().unwrap_or("other")])
+            .inc();
+    }
+
+    /// The deployment said what is left of its `requests` or `tokens` per minute.
+    pub fn rate_limit(&self, name: &'static str, limit: u64, remaining: u64) {
+        let gauge = |bound| {
+            self.all
+                .rate_limit
+                .with_label_values(&[self.deployment.as_str(), name, bound])
+        };
+        gauge("limit").set(limit as f64);
+        gauge("remaining").set(remaining as f64);
+    }
+
+    /// A protocol race was lost without harm.
+    pub fn benign_race(&self, race: &str) {
+        self.all.benign_races.with_label_values(&[race]).inc();
+    }
+
+    /// A tool returned, `ok`, `failed` or `timeout`.
+    pub fn tool(&self, outcome: &'static str) {
+        self.all.tools.with_label_values(&[outcome]).inc();
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help)
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(opts(name, help), labels))
+}
+
+fn histograms(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: &[f64],
+) -> HistogramVec {
+    let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+    register(registry, HistogramVec::new(opts, labels))
+}
+
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<C>,
+) -> C {
+    let metric = metric.expect("names and labels are constants");
+    registry
+        .register(Box::new(metric.clone()))
+        .expect("each name is registered once");
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_from_outside_do_not_become_labels() {
+        let metrics = Metrics::new();
+        let call = metrics.call("twilio", "east");
+        call.upstream_error("rate_limit_exceeded");
+        call.upstream_error("a code that nobody knows");
+        let text = metrics.render().expect("renders");
+        assert!(text.contains(
+            r#"trunkline_upstream_errors_total{code="rate_limit_exceeded",deployment="east"} 1"#
+        ));
+        assert!(
+            text.contains(r#"trunkline_upstream_errors_total{code="other",deployment="east"} 1"#)
+        );
+        assert!(!text.contains("nobody knows"));
+    }
+
+    #[test]
+    fn a_call_that_ends_is_no_longer_active() {
+        let metrics = Metrics::new();
+        let call = metrics.call("audio", "east");
+        call.began();
+        assert!(
+            metrics
+                .render()
+                .expect("renders")
+                .contains(r#"trunkline_calls_active{dialect="audio"} 1"#)
+        );
+        call.ended("caller_hangup");
+        let text = metrics.render().expect("renders");
+        assert!(text.contains(r#"trunkline_calls_active{dialect="audio"} 0"#));
+        assert!(text.contains(r#"trunkline_calls_total{deployment="east",dialect="audio",end_reason="caller_hangup"} 1"#));
+    }
+}
