@@ -15,6 +15,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("realtime", 1),
     ("telemetry", 1),
     ("drain", 1),
+    ("transport", 1),
     ("media", 2),
     ("call", 3),
     ("auth", 4),
@@ -32,11 +33,8 @@ const LAYERS: &[(&str, u8)] = &[
 
 /// Imports that the layers alone would allow: who, what, and why not.
 const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
-    (
-        &["realtime", "telemetry", "drain"],
-        &["realtime", "telemetry", "drain"],
-        "layer 1 imports nothing of ours",
-    ),
+    (LAYER_1, LAYER_1, "layer 1 imports nothing of ours"),
+    (PURE, &["transport"], "a pure module holds no socket"),
     (
         &["auth", "quota", "routing"],
         &["auth", "quota", "routing"],
@@ -53,6 +51,8 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
         "the two legs do not know each other",
     ),
 ];
+
+const LAYER_1: &[&str] = &["realtime", "telemetry", "drain", "transport"];
 
 /// The stand-in deployment is checked against the gateway, so it shares no protocol code with it.
 const SIMULATOR_MAY_IMPORT: &[&str] = &["media", "telemetry"];
@@ -834,6 +834,7 @@ fn upward_imports_are_found() {
 fn sideways_imports_are_found_where_forbidden() {
     check_import("src/telemetry/mod.rs", "use crate::realtime::X;", &[1]);
     check_import("src/realtime/mod.rs", "use crate::telemetry::X;", &[1]);
+    check_import("src/media/mod.rs", "use crate::transport::X;", &[1]);
     check_import("src/auth/mod.rs", "use crate::quota::X;", &[1]);
     check_import("src/routing/mod.rs", "use crate::auth::X;", &[1]);
     check_import("src/quota/mod.rs", "use crate::media::X;", &[1]);
