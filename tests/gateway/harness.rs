@@ -1,0 +1,148 @@
+//! A whole gateway and its deployments in one process, over pipes in memory, so that time can be simulated.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+use trunkline::bridge::{CallSummary, ToolRunner};
+use trunkline::config::Config;
+use trunkline::listener::Gateway;
+use trunkline::simulator::{CallReport, Simulator, SimulatorConfig, SoftPhone};
+use trunkline::telemetry::Metrics;
+use trunkline::transport::Transport;
+use trunkline::upstream::Dialer;
+
+/// The deployment `ga`, `preview` and `pass` (G.711 passthrough), an agent on each.
+pub(crate) const CONFIG: &str = r#"
+[auth]
+mode = "none"
+
+[deployments.ga]
+url = "ws://127.0.0.1:1"
+model = "gpt-realtime"
+api_key = "sim-key"
+
+[deployments.preview]
+url = "ws://127.0.0.1:1"
+model = "gpt-realtime"
+shape = "preview"
+api_key = "sim-key"
+
+[deployments.pass]
+url = "ws://127.0.0.1:1"
+model = "gpt-realtime"
+audio = "passthrough"
+api_key = "sim-key"
+
+[agents.ga]
+deployment = "ga"
+
+[agents.preview]
+deployment = "preview"
+
+[agents.pass]
+deployment = "pass"
+"#;
+
+/// Bytes that a pipe holds; a socket's buffers hold about as much.
+const PIPE: usize = 256 * 1024;
+
+pub(crate) struct World {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) simulator: Arc<Simulator>,
+    tasks: TaskTracker,
+}
+
+impl World {
+    /// A gateway of [`CONFIG`] in front of a simulator with these settings (TOML).
+    pub(crate) fn new(simulator: &str) -> Self {
+        Self::with_config(CONFIG, simulator)
+    }
+
+    /// A gateway of `config` in front of a simulator with these settings (TOML).
+    pub(crate) fn with_config(config: &str, simulator: &str) -> Self {
+        let settings: SimulatorConfig = toml::from_str(simulator).expect("good simulator settings");
+        let simulator = Arc::new(Simulator::new(settings));
+        let tasks = TaskTracker::new();
+        let metrics = Metrics::new();
+        let parsed = Config::parse(config).expect("a good configuration");
+        let routes = parsed.build(config).expect("a good configuration");
+        let mut dialer = Dialer::new(Arc::clone(&metrics));
+        for deployment in parsed.deployments.keys() {
+            let (accept, mut accepted) = mpsc::channel::<DuplexStream>(64);
+            dialer = dialer.with_memory(deployment, accept);
+            let simulator = Arc::clone(&simulator);
+            let connections = tasks.clone();
+            tasks.spawn(async move {
+                while let Some(stream) = accepted.recv().await {
+                    let simulator = Arc::clone(&simulator);
+                    connections.spawn(async move { simulator.serve_connection(stream).await });
+                }
+            });
+        }
+        let tools = ToolRunner::new().expect("certificate authorities");
+        Self {
+            gateway: Gateway::new(parsed.listener, routes, dialer, tools, metrics),
+            simulator,
+            tasks,
+        }
+    }
+
+    /// A connection to the gateway.
+    pub(crate) fn connect(&self) -> DuplexStream {
+        let (ours, theirs) = tokio::io::duplex(PIPE);
+        self.gateway.serve_connection(Transport::Memory(theirs));
+        ours
+    }
+
+    /// Makes a call and waits until the gateway has closed its books on it too.
+    pub(crate) async fn call(&self, phone: &SoftPhone) -> CallReport {
+        let before = self.gateway.calls().ended().len();
+        let report = phone.call(self.connect()).await;
+        if report.refusal.is_none() {
+            self.ended(before + 1).await;
+        }
+        report
+    }
+
+    /// The `n`th call that ended, from 1, once it has.
+    pub(crate) async fn ended(&self, n: usize) -> CallSummary {
+        loop {
+            if let Some(summary) = self.gateway.calls().ended().get(n - 1) {
+                return summary.clone();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Sends a raw HTTP request and reads the answer to the end of its head and whatever else is there.
+    pub(crate) async fn http(&self, request: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let mut answer = Vec::new();
+        let mut chunk = [0; 4096];
+        let read = async {
+            while let Ok(n @ 1..) = stream.read(&mut chunk).await {
+                answer.extend_from_slice(&chunk[..n]);
+            }
+        };
+        // A kept connection has no end.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(60), read).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// The value of the metric whose line begins so; 0 if there is none.
+    pub(crate) fn metric(&self, line: &str) -> f64 {
+        let text = self.gateway.metrics().render().expect("metrics");
+        text.lines()
+            .find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
+            .unwrap_or(0.0)
+    }
+
+    /// How many tasks of the harness still run, the accepting ones included.
+    #[allow(dead_code, reason = "used by leak tests only")]
+    pub(crate) fn n_tasks(&self) -> usize {
+        self.tasks.len()
+    }
+}
