@@ -34,3 +34,17 @@ def target(request):
 def at(stack, target, client):
     """Where this client finds a stand-in: `at("parrot")`."""
     return lambda stand_in: stack.target(target, client.shape, stand_in)
+
+
+NOTES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def note(request):
+    """Adds a line to what stands under the results."""
+    return request.config.stash.setdefault(NOTES, []).append
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for line in config.stash.get(NOTES, []):
+        terminalreporter.write_line(line)

@@ -105,7 +105,7 @@ after(async () => {
   await stack?.ended;
 });
 
-// Both stand-ins and the gateway, as `stack.py` starts them.
+// The stand-ins and the gateway, as `stack.py` starts them.
 async function startStack() {
   const child = spawn('python3', [path.join(HERE, 'stack.py')], { stdio: ['pipe', 'pipe', 'inherit'] });
   const ended = new Promise((resolve) => child.once('exit', resolve));

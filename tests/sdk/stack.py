@@ -1,11 +1,11 @@
-"""Starts what the SDK tests talk to: two stand-in deployments and the gateway in front of both.
+"""Starts what the SDK tests talk to: stand-in deployments and the gateway in front of them.
 
 As a module: `with Stack() as stack`. As a program: prints one JSON line with the addresses and keys, then serves
 until its standard input ends; the Node tests use it so. Standard library only.
 
 The gateway's models are named `{shape}-{stand-in}`, so that the name says which shape the deployment speaks: a
 client of the other shape that asks for it is translated. `parrot` says back what it heard, `script` calls a
-function in its first response and speaks in the second.
+function in its first response and speaks in the second, `faulty` fails to transcribe.
 """
 
 import hashlib
@@ -37,7 +37,6 @@ ARGUMENTS = {"city": "Oslo", "unit": "celsius"}
 COMMON = f"""
 api_keys = ["{DEPLOYMENT_KEY}"]
 seed = 7
-allow_fault_header = true
 conversation_created = true
 
 [latency]
@@ -62,6 +61,11 @@ calls = [{{ name = "{FUNCTION}", arguments = '{json.dumps(ARGUMENTS)}' }}]
 [[reply.turns]]
 say = "It is four degrees in Oslo, with rain."
 """,
+    "faulty": COMMON
+    + """
+[[faults]]
+kind = "failed_transcription"
+""",
 }
 
 
@@ -75,8 +79,8 @@ def gateway_config(simulators: dict[str, str]) -> str:
     ]
     aliases = ["[models]"]
     for name, address in simulators.items():
-        # One stand-in behind each vendor's paths and credentials.
-        kind = "azure" if name == "parrot" else "openai"
+        # Each vendor's paths and credentials are used by one stand-in at least.
+        kind = "openai" if name == "script" else "azure"
         for shape in ("ga", "preview"):
             alias = f"{shape}-{name}"
             parts.append(
@@ -144,7 +148,7 @@ class Process:
 
 
 class Stack:
-    """Both stand-ins and the gateway, from `with` to its end."""
+    """The stand-ins and the gateway, from `with` to its end."""
 
     def __init__(self, gateway: bool = True):
         self._with_gateway = gateway
