@@ -10,9 +10,9 @@ use trunkline::media::{AudioFormat, Codec, SampleRate};
 use trunkline::simulator::phone::PhoneError;
 use trunkline::simulator::phone_dial::DialError;
 use trunkline::simulator::phone_dial::Dialer;
-use trunkline::simulator::phone_dialect::{Dialect, Shape};
+use trunkline::simulator::phone_dialect::Dialect;
 use trunkline::simulator::wav::{Clip, WavError};
-use trunkline::simulator::{Act, CallReport, SoftPhone, speech};
+use trunkline::simulator::{Act, CallReport, Shape, SoftPhone, speech};
 
 /// How long the phone waits for each reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);

@@ -81,7 +81,7 @@ impl RelayedCall {
             end_now: Box::pin(self.calls.end_now().cancelled_owned()),
             began: now,
         };
-        task.to_caller(self.model.session_created, now);
+        task.relay_down(self.model.session_created, now);
         let summary = task.run().await;
         self.calls.remember(summary);
         drop(self.permit);
@@ -223,7 +223,7 @@ impl Relay {
 
     fn caller_event(&mut self, event: LegEvent, now: Instant) {
         match event {
-            LegEvent::Text(text) => self.to_model(text, now),
+            LegEvent::Text(text) => self.relay_up(text, now),
             LegEvent::Binary(_) => self.bad_input("binary_unexpected", 1003),
             LegEvent::Closed(_) => self.end(EndReason::CallerHangup),
             LegEvent::Gone => self.end(EndReason::CallerGone),
@@ -240,7 +240,7 @@ impl Relay {
         });
     }
 
-    fn to_model(&mut self, text: Utf8Bytes, now: Instant) {
+    fn relay_up(&mut self, text: Utf8Bytes, now: Instant) {
         let is_audio = append_audio(&text).is_some();
         if !is_audio && let Err((name, close_code)) = check_event(&text) {
             return self.bad_input(name, close_code);
@@ -289,7 +289,7 @@ impl Relay {
 
     fn model_event(&mut self, event: LegEvent, now: Instant) {
         match event {
-            LegEvent::Text(text) => self.to_caller(text, now),
+            LegEvent::Text(text) => self.relay_down(text, now),
             LegEvent::Binary(_) => self.ledger.metrics.upstream_error("binary_message"),
             LegEvent::Closed(frame) => {
                 let reason = model_close_reason(frame.as_ref());
@@ -308,7 +308,7 @@ impl Relay {
         }
     }
 
-    fn to_caller(&mut self, text: Utf8Bytes, now: Instant) {
+    fn relay_down(&mut self, text: Utf8Bytes, now: Instant) {
         match self.decoder.decode(&text) {
             Ok(decoded) => {
                 let event = decoded.event();

@@ -348,7 +348,7 @@ impl Call {
         self.answered = Some(now);
         self.deadlines.stop(Timer::Start);
         self.expect_caller_media(now);
-        self.to_model(ModelCommand::Configure);
+        self.tell_model(ModelCommand::Configure);
         self.expect_model_event(now);
     }
 
@@ -388,7 +388,7 @@ impl Call {
             spaced.push(' ');
             spaced.push(digit);
         }
-        self.to_model(ModelCommand::AddUserText {
+        self.tell_model(ModelCommand::AddUserText {
             text: format!("[The caller pressed these keys:{spaced}]"),
         });
         self.want_response(None, now);
@@ -486,7 +486,7 @@ impl Call {
         if let Response::Active { interrupted, .. } = &mut self.response {
             let was_interrupted = std::mem::replace(interrupted, true);
             if cancel && !was_interrupted {
-                self.to_model(ModelCommand::CancelResponse);
+                self.tell_model(ModelCommand::CancelResponse);
             }
         }
         self.reply_open = false;
@@ -494,14 +494,14 @@ impl Call {
         for cut in self.heard.clear(now) {
             let audio_end_ms = cut.heard.as_millis() as u64;
             if audio_end_ms > 0 {
-                self.to_model(ModelCommand::Truncate {
+                self.tell_model(ModelCommand::Truncate {
                     item_id: cut.item_id,
                     content_index: cut.content_index,
                     audio_end_ms,
                 });
             } else if cut.content_index == 0 {
                 // A truncation to nothing is refused; an item of which nothing was heard was not said.
-                self.to_model(ModelCommand::DeleteItem {
+                self.tell_model(ModelCommand::DeleteItem {
                     item_id: cut.item_id,
                 });
             }
@@ -518,7 +518,7 @@ impl Call {
             interrupted: crossed,
         };
         if crossed {
-            self.to_model(ModelCommand::CancelResponse);
+            self.tell_model(ModelCommand::CancelResponse);
         }
         self.expect_model_event(now);
     }
@@ -559,7 +559,7 @@ impl Call {
 
     fn tool_finished(&mut self, call_id: String, output: String, now: Instant) {
         self.running_tools = self.running_tools.saturating_sub(1);
-        self.to_model(ModelCommand::AddFunctionOutput { call_id, output });
+        self.tell_model(ModelCommand::AddFunctionOutput { call_id, output });
         if self.running_tools == 0 && !self.hang_up_call {
             self.want_response(None, now);
         }
@@ -652,7 +652,7 @@ impl Call {
             return;
         }
         if let Some(wanted) = self.wanted.take() {
-            self.to_model(ModelCommand::CreateResponse {
+            self.tell_model(ModelCommand::CreateResponse {
                 instructions: wanted.instructions.clone(),
             });
             self.response = Response::Requested(wanted);
@@ -740,7 +740,7 @@ impl Call {
         }
     }
 
-    fn to_model(&mut self, command: ModelCommand) {
+    fn tell_model(&mut self, command: ModelCommand) {
         self.outputs.push_back(Output::ToModel(command));
     }
 

@@ -20,10 +20,11 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
+use super::config::Shape;
 use super::phone_audio::AudioWire;
 use super::phone_call::PhoneCall;
 use super::phone_dial::Dialer;
-use super::phone_dialect::{ApiKey, Dialect, Shape, Wire};
+use super::phone_dialect::{ApiKey, Dialect, Wire, shape_of};
 use super::phone_realtime::RealtimeWire;
 use super::phone_script::{Act, Script};
 use super::phone_timeline::{CallReport, Refusal, in_ms};
@@ -91,7 +92,7 @@ impl SoftPhone {
             return Err(address());
         }
         Ok(Self {
-            shape: Shape::guess(&uri),
+            shape: shape_of(&uri),
             uri,
             dialect,
             format: AudioFormat::MODEL_PCM,

@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, Uri};
 use serde::Serialize;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::config::Shape;
 use super::phone_audio::AudioWire;
 use super::phone_realtime::RealtimeWire;
 use super::phone_twilio::TwilioWire;
@@ -58,24 +59,12 @@ impl Dialect {
     }
 }
 
-/// Which generation of Realtime events a client speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Shape {
-    /// The generally available API.
-    Ga,
-    /// The preview API.
-    Preview,
-}
-
-impl Shape {
-    /// The shape that an address asks for: Azure's unversioned path is preview, all else GA.
-    pub(crate) fn guess(uri: &Uri) -> Self {
-        if uri.path().ends_with("/openai/realtime") {
-            Self::Preview
-        } else {
-            Self::Ga
-        }
+/// The shape that an address asks for: Azure's unversioned path is preview, all else GA.
+pub(crate) fn shape_of(uri: &Uri) -> Shape {
+    if uri.path().ends_with("/openai/realtime") {
+        Shape::Preview
+    } else {
+        Shape::Ga
     }
 }
 

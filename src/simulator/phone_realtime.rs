@@ -12,8 +12,9 @@ use http::{HeaderName, HeaderValue, Uri};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
+use super::config::Shape;
 use super::phone_codec::{decode, encode};
-use super::phone_dialect::{ApiKey, Heard, Shape, TokenTotals, excerpt};
+use super::phone_dialect::{ApiKey, Heard, TokenTotals, excerpt};
 use crate::media::Codec;
 
 #[derive(Debug)]

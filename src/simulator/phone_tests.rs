@@ -16,11 +16,12 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::judge::cross_correlation;
 use super::phone_audio::AudioWire;
+use super::phone_dialect::Dialect;
 use super::phone_realtime::RealtimeWire;
 use super::phone_timeline::{CallReport, CloseReport, MarkReport, Side};
 use super::phone_twilio::TwilioWire;
 use super::wav::Clip;
-use super::{Act, Dialect, Shape, SoftPhone, speech};
+use super::{Act, Shape, SoftPhone, speech};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
 fn ms(n: u64) -> Duration {
