@@ -35,6 +35,9 @@ pub const REALTIME: &str = "realtime";
 /// A side that takes nothing for so long is given up (faults reference 35).
 const STALL: Duration = Duration::from_secs(15);
 
+/// Messages read in a row before everything else gets its turn.
+const READ_BUDGET: u32 = 32;
+
 /// What the listener hands over.
 #[derive(Debug)]
 pub struct RelayedCall {
@@ -76,6 +79,7 @@ impl RelayedCall {
             ledger,
             turn: Turn::default(),
             stamps: Stamps::default(),
+            n_read: 0,
             ended: None,
             timer: Box::pin(tokio::time::sleep_until(now + STALL)),
             end_now: Box::pin(self.calls.end_now().cancelled_owned()),
@@ -98,6 +102,8 @@ struct Relay {
     ledger: Ledger,
     turn: Turn,
     stamps: Stamps,
+    /// Messages read since the legs were last flushed.
+    n_read: u32,
     ended: Option<End>,
     timer: Pin<Box<Sleep>>,
     end_now: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -160,28 +166,45 @@ impl Relay {
         }
     }
 
-    /// A leg is read only while the other one takes what comes of it.
+    /// A leg is read only while the other one takes what comes of it, and legs that never pause are put
+    /// behind the rest now and then.
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
-        if self.caller.blocked_since().is_none()
-            && let Poll::Ready(event) = self.model.poll_event(cx)
+        if self.n_read < READ_BUDGET
+            && let Poll::Ready(wake) = self.poll_legs(cx)
         {
-            return Poll::Ready(Wake::Model(event));
+            self.n_read += 1;
+            return Poll::Ready(wake);
         }
-        if self.model.blocked_since().is_none()
-            && let Poll::Ready(event) = self.caller.poll_event(cx)
-        {
-            return Poll::Ready(Wake::Caller(event));
-        }
+        let was_busy = std::mem::take(&mut self.n_read) == READ_BUDGET;
         let was_blocked = self.is_blocked();
         self.poll_flush(cx);
-        if was_blocked && !self.is_blocked() {
-            // What was not read because of the blocked leg can be read now.
-            cx.waker().wake_by_ref();
-        }
         if self.timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Wake::Timer);
         }
-        self.end_now.as_mut().poll(cx).map(|()| Wake::EndNow)
+        if self.end_now.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Wake::EndNow);
+        }
+        if was_busy || (was_blocked && !self.is_blocked()) {
+            return self.poll_legs(cx);
+        }
+        Poll::Pending
+    }
+
+    fn poll_legs(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        let model_first = self.n_read.is_multiple_of(2);
+        for model in [model_first, !model_first] {
+            if model && self.caller.blocked_since().is_none() {
+                if let Poll::Ready(event) = self.model.poll_event(cx) {
+                    return Poll::Ready(Wake::Model(event));
+                }
+            } else if !model
+                && self.model.blocked_since().is_none()
+                && let Poll::Ready(event) = self.caller.poll_event(cx)
+            {
+                return Poll::Ready(Wake::Caller(event));
+            }
+        }
+        Poll::Pending
     }
 
     fn is_blocked(&self) -> bool {
