@@ -479,7 +479,8 @@ impl Call {
             return;
         }
         let unheard = self.heard.remaining(now);
-        if self.heard.may_be_buffered(now) || !unheard.is_zero() {
+        // A growing reply that ran dry leaves a begun frame behind, which is thrown away with the rest.
+        if self.reply_open || self.heard.may_be_buffered(now) || !unheard.is_zero() {
             self.outputs.push_back(Output::Clear);
             self.observe(Observation::BargeIn { unheard });
         }
