@@ -7,3 +7,4 @@ mod leaks;
 mod network;
 mod phone_features;
 mod speech;
+mod tls;
