@@ -63,6 +63,17 @@ impl World {
 
     /// A gateway of `config` in front of a simulator with these settings (TOML).
     pub(crate) fn with_config(config: &str, simulator: &str) -> Self {
+        Self::with_model_link(config, simulator, |stream| stream)
+    }
+
+    /// The same with something between the gateway and its deployments: `link` is given the
+    /// gateway's end of a new connection and returns the simulator's.
+    pub(crate) fn with_model_link(
+        config: &str,
+        simulator: &str,
+        link: impl Fn(DuplexStream) -> DuplexStream + Send + Sync + 'static,
+    ) -> Self {
+        let link = Arc::new(link);
         let settings: SimulatorConfig = toml::from_str(simulator).expect("good simulator settings");
         let simulator = Arc::new(Simulator::new(settings));
         let tasks = TaskTracker::new();
@@ -75,8 +86,10 @@ impl World {
             dialer = dialer.with_memory(deployment, accept);
             let simulator = Arc::clone(&simulator);
             let connections = tasks.clone();
+            let link = Arc::clone(&link);
             tasks.spawn(async move {
                 while let Some(stream) = accepted.recv().await {
+                    let stream = link(stream);
                     let simulator = Arc::clone(&simulator);
                     connections.spawn(async move { simulator.serve_connection(stream).await });
                 }
