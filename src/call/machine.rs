@@ -607,6 +607,9 @@ impl Call {
         if self.phase == Phase::Configuring {
             return self.end(EndReason::ModelRejectedSession);
         }
+        if error.kind == "server_error" {
+            return self.response_not_begun(error.event_id.is_some(), now);
+        }
         let Some(race) = BenignRace::of(code) else {
             return;
         };
@@ -614,6 +617,27 @@ impl Call {
         if race == BenignRace::ActiveResponse {
             self.response_refused(now);
         }
+    }
+
+    /// The deployment failed before it could begin a response that was due: it is asked once more, as after
+    /// one that failed later. If that fails too, the caller hears nothing and may speak again.
+    fn response_not_begun(&mut self, answers_us: bool, now: Instant) {
+        let wanted = match &self.response {
+            Response::Requested(wanted) => wanted.clone(),
+            // The answer to the caller's turn, which the deployment gives by itself.
+            Response::None if self.deadlines.is_set(Timer::ModelEvent) && !answers_us => {
+                Wanted::default()
+            }
+            Response::None | Response::Active { .. } => return,
+        };
+        self.response = Response::None;
+        self.deadlines.stop(Timer::ModelEvent);
+        if !self.retried {
+            self.retried = true;
+            self.observe(Observation::ResponseRetried);
+            self.wanted.get_or_insert(wanted);
+        }
+        self.ask_if_wanted(now);
     }
 
     /// Our request lost against a response of the deployment's own: it is made again after that one.

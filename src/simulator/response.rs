@@ -160,6 +160,8 @@ impl Session {
             .iter()
             .any(|fault| fault.kind == FaultKind::ServerError)
         {
+            // It counts, or `first_responses` would never be over.
+            self.n_responses += 1;
             return Err(ApiError::server(self.server_fault_message()));
         }
         let input = InputUsage::of(&segments, &self.previous_context);
