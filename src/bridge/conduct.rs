@@ -16,8 +16,8 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::call::{
-    Call, CallInfo, CallerCommand, CallerEvent, EndReason, Input, ModelCommand, ModelEvent, Output,
-    Speaker,
+    Call, CallInfo, CallerCommand, CallerEvent, EndReason, Input, ModelCommand, ModelEvent,
+    Observation, Output, Speaker, TurnLatency,
 };
 use crate::ingress::{Dialect, DialectError, Incoming, Outgoing};
 use crate::media::FRAME;
@@ -36,6 +36,9 @@ use super::tool::{ToolCall, ToolResult, ToolRunner};
 
 /// A caller that takes nothing for so long is given up (faults reference 35).
 const CALLER_STALL: Duration = Duration::from_secs(15);
+
+/// Messages read in a row before everything else gets its turn.
+const READ_BUDGET: u32 = 32;
 
 /// What the listener hands over.
 #[derive(Debug)]
@@ -91,6 +94,7 @@ impl ConductedCall {
             ledger,
             formats: None,
             n_commands: 0,
+            n_read: 0,
             configured_at: None,
             stamps: Stamps::default(),
             overrun: Duration::ZERO,
@@ -127,6 +131,8 @@ struct Conduct {
     running_tools: JoinSet<ToolResult>,
     ledger: Ledger,
     n_commands: u32,
+    /// Messages read since the legs were last flushed.
+    n_read: u32,
     configured_at: Option<Instant>,
     stamps: Stamps,
     overrun: Duration,
@@ -173,6 +179,8 @@ struct Stamps {
     to_model: Option<Instant>,
     to_caller: Option<Instant>,
     clear: Option<Instant>,
+    /// The turn whose first frame is being written.
+    turn: Option<TurnLatency>,
 }
 
 enum Wake {
@@ -210,14 +218,15 @@ impl Conduct {
     }
 
     /// Waits for the next thing to happen. Legs are read before they are flushed, so that all that came
-    /// in together goes out together.
+    /// in together goes out together; a leg that never pauses is put behind the rest now and then.
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
-        if let Poll::Ready(event) = self.model.poll_event(cx) {
-            return Poll::Ready(Wake::Model(event));
+        if self.n_read < READ_BUDGET
+            && let Poll::Ready(wake) = self.poll_legs(cx)
+        {
+            self.n_read += 1;
+            return Poll::Ready(wake);
         }
-        if let Poll::Ready(event) = self.caller.poll_event(cx) {
-            return Poll::Ready(Wake::Caller(event));
-        }
+        let was_busy = std::mem::take(&mut self.n_read) == READ_BUDGET;
         self.poll_flush(cx);
         if self.timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Wake::Timer);
@@ -225,7 +234,26 @@ impl Conduct {
         if let Poll::Ready(Some(Ok(result))) = self.running_tools.poll_join_next(cx) {
             return Poll::Ready(Wake::Tool(result));
         }
-        self.end_now.as_mut().poll(cx).map(|()| Wake::EndNow)
+        if self.end_now.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Wake::EndNow);
+        }
+        if was_busy {
+            self.poll_legs(cx)
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn poll_legs(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        if self.n_read.is_multiple_of(2)
+            && let Poll::Ready(event) = self.model.poll_event(cx)
+        {
+            return Poll::Ready(Wake::Model(event));
+        }
+        if let Poll::Ready(event) = self.caller.poll_event(cx) {
+            return Poll::Ready(Wake::Caller(event));
+        }
+        self.model.poll_event(cx).map(Wake::Model)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) {
@@ -234,7 +262,11 @@ impl Conduct {
                 self.ledger.metrics.cleared(since.elapsed());
             }
             if let Some(since) = self.stamps.to_caller.take() {
-                self.ledger.frame(Direction::ToCaller, since.elapsed());
+                let took = since.elapsed();
+                self.ledger.frame(Direction::ToCaller, took);
+                if let Some(turn) = self.stamps.turn.take() {
+                    self.ledger.turn(turn.written_after(took));
+                }
             }
         }
         if self.model.poll_flush(cx).is_ready()
@@ -516,6 +548,7 @@ impl Conduct {
                 };
                 self.tools.start(&mut self.running_tools, webhook, call);
             }
+            Output::Observe(Observation::Turn(turn)) => self.stamps.turn = Some(turn),
             Output::Observe(observation) => self.ledger.observe(observation),
             Output::End(reason) => self.ended = Some(reason.into()),
         }

@@ -4,6 +4,7 @@
 //! never decoded. What passes is looked at only to measure and to know why the call ended. A side that
 //! does not read stops the other from being read, so nothing piles up here.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -33,6 +34,9 @@ pub const REALTIME: &str = "realtime";
 
 /// A side that takes nothing for so long is given up (faults reference 35).
 const STALL: Duration = Duration::from_secs(15);
+
+/// Messages read in a row before everything else gets its turn.
+const READ_BUDGET: u32 = 32;
 
 /// What the listener hands over.
 #[derive(Debug)]
@@ -75,7 +79,7 @@ impl RelayedCall {
             ledger,
             turn: Turn::default(),
             stamps: Stamps::default(),
-            response_active: false,
+            n_read: 0,
             ended: None,
             timer: Box::pin(tokio::time::sleep_until(now + STALL)),
             end_now: Box::pin(self.calls.end_now().cancelled_owned()),
@@ -98,7 +102,8 @@ struct Relay {
     ledger: Ledger,
     turn: Turn,
     stamps: Stamps,
-    response_active: bool,
+    /// Messages read since the legs were last flushed.
+    n_read: u32,
     ended: Option<End>,
     timer: Pin<Box<Sleep>>,
     end_now: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -161,28 +166,45 @@ impl Relay {
         }
     }
 
-    /// A leg is read only while the other one takes what comes of it.
+    /// A leg is read only while the other one takes what comes of it, and legs that never pause are put
+    /// behind the rest now and then.
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
-        if self.caller.blocked_since().is_none()
-            && let Poll::Ready(event) = self.model.poll_event(cx)
+        if self.n_read < READ_BUDGET
+            && let Poll::Ready(wake) = self.poll_legs(cx)
         {
-            return Poll::Ready(Wake::Model(event));
+            self.n_read += 1;
+            return Poll::Ready(wake);
         }
-        if self.model.blocked_since().is_none()
-            && let Poll::Ready(event) = self.caller.poll_event(cx)
-        {
-            return Poll::Ready(Wake::Caller(event));
-        }
+        let was_busy = std::mem::take(&mut self.n_read) == READ_BUDGET;
         let was_blocked = self.is_blocked();
         self.poll_flush(cx);
-        if was_blocked && !self.is_blocked() {
-            // What was not read because of the blocked leg can be read now.
-            cx.waker().wake_by_ref();
-        }
         if self.timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Wake::Timer);
         }
-        self.end_now.as_mut().poll(cx).map(|()| Wake::EndNow)
+        if self.end_now.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Wake::EndNow);
+        }
+        if was_busy || (was_blocked && !self.is_blocked()) {
+            return self.poll_legs(cx);
+        }
+        Poll::Pending
+    }
+
+    fn poll_legs(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        let model_first = self.n_read.is_multiple_of(2);
+        for model in [model_first, !model_first] {
+            if model && self.caller.blocked_since().is_none() {
+                if let Poll::Ready(event) = self.model.poll_event(cx) {
+                    return Poll::Ready(Wake::Model(event));
+                }
+            } else if !model
+                && self.model.blocked_since().is_none()
+                && let Poll::Ready(event) = self.caller.poll_event(cx)
+            {
+                return Poll::Ready(Wake::Caller(event));
+            }
+        }
+        Poll::Pending
     }
 
     fn is_blocked(&self) -> bool {
@@ -242,11 +264,17 @@ impl Relay {
 
     fn relay_up(&mut self, text: Utf8Bytes, now: Instant) {
         let is_audio = append_audio(&text).is_some();
-        if !is_audio && let Err((name, close_code)) = check_event(&text) {
-            return self.bad_input(name, close_code);
-        }
         if is_audio {
             self.stamps.to_model.get_or_insert(now);
+        } else {
+            match check_event(&text) {
+                // A client truncates what it stopped playing because its user spoke.
+                Ok(kind) if kind == "conversation.item.truncate" => {
+                    self.ledger.barged_in(Duration::ZERO)
+                }
+                Ok(_) => {}
+                Err((name, close_code)) => return self.bad_input(name, close_code),
+            }
         }
         if self.caller_shape == self.model_shape {
             return self.send_model(text);
@@ -354,9 +382,6 @@ impl Relay {
         self.ledger.model_event(event);
         match event {
             ModelEvent::SpeechStarted { .. } => {
-                if self.response_active {
-                    self.ledger.barged_in(Duration::ZERO);
-                }
                 self.turn.speech_stopped = None;
                 self.turn.first_audio = None;
             }
@@ -365,12 +390,7 @@ impl Relay {
                 self.turn.first_audio.get_or_insert(now);
                 self.stamps.to_caller.get_or_insert(now);
             }
-            ModelEvent::ResponseCreated {
-                in_conversation: true,
-                ..
-            } => self.response_active = true,
             ModelEvent::ResponseDone { .. } => {
-                self.response_active = false;
                 self.turn.first_audio = None;
             }
             _ => {}
@@ -411,15 +431,16 @@ const MAX_DEPTH: usize = 32;
 /// Keys of a client event; a session with a hundred tools has some thousand.
 const MAX_KEYS: usize = 8192;
 
-/// Checks an event other than audio. A name and a close code for what the gateway does not pass on; an
-/// event that is JSON and wrong otherwise is for the deployment to answer.
-fn check_event(text: &str) -> Result<(), (&'static str, u16)> {
+/// The type of an event other than audio, empty if it has none. A name and a close code for what the
+/// gateway does not pass on; an event that is JSON and wrong otherwise is for the deployment to answer.
+fn check_event(text: &str) -> Result<Cow<'_, str>, (&'static str, u16)> {
     check_depth(text, MAX_DEPTH, MAX_KEYS).map_err(|_| ("json_too_large", 1008))?;
     serde_json::from_str::<IgnoredAny>(text).map_err(|_| ("malformed_json", 1007))?;
     match event_type(text) {
+        Ok(kind) => Ok(kind),
         Err(ScanError::DuplicateType) => Err(("duplicate_key", 1008)),
-        Ok(_) | Err(ScanError::Malformed { .. } | ScanError::NoType | ScanError::TypeNotText) => {
-            Ok(())
+        Err(ScanError::Malformed { .. } | ScanError::NoType | ScanError::TypeNotText) => {
+            Ok(Cow::Borrowed(""))
         }
     }
 }

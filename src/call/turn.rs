@@ -16,6 +16,18 @@ pub struct TurnLatency {
     pub gateway: Duration,
 }
 
+impl TurnLatency {
+    /// The same turn, its first frame having been written so long after it left the queue.
+    #[must_use]
+    pub fn written_after(self, took: Duration) -> Self {
+        Self {
+            latency: self.latency + took,
+            gateway: self.gateway + took,
+            ..self
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct TurnClock {
     appended: Duration,

@@ -43,6 +43,9 @@ pub struct SimulatorConfig {
     /// Session cap on OpenAI paths.
     #[serde(with = "humantime_serde")]
     pub openai_session_cap: Duration,
+    /// A client that sends nothing for so long is pinged, and dropped if it stays silent for as long again.
+    #[serde(with = "humantime_serde")]
+    pub probe_after: Duration,
     /// Input tokens that fit the context; `None` is 28,672 (GA) or 128,000 (preview).
     pub context_tokens: Option<u64>,
     /// Item audio kept per session for parrot and retrieve; older audio is forgotten, its length is not.
@@ -83,6 +86,7 @@ impl Default for SimulatorConfig {
             transcription: TranscriptionConfig::default(),
             azure_session_cap: Duration::from_secs(30 * 60),
             openai_session_cap: Duration::from_secs(60 * 60),
+            probe_after: Duration::from_secs(60),
             context_tokens: None,
             retained_audio: Duration::from_secs(120),
             quota: QuotaConfig::default(),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::codec::{Audio, WireFormat};
 use super::config::Shape;
 use super::error::ApiError;
-use super::schema::Fields;
+use super::fields::Fields;
 
 #[derive(Clone, Debug)]
 pub(super) struct Item {

@@ -68,6 +68,12 @@ pub(super) fn audio_delta_text(
     )
 }
 
+/// The same fields and one more.
+pub(super) fn with(mut fields: Value, name: &str, value: Value) -> Value {
+    fields[name] = value;
+    fields
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -141,7 +141,7 @@ pub(super) fn route(
     let access = authorise(config, &target, request, keys)?;
     match target.endpoint {
         Some(endpoint) => {
-            if endpoint != Endpoint::Calls && access.bad_key {
+            if access.bad_key {
                 return Err(unauthorized(target.provider, "Incorrect API key provided."));
             }
             Ok(Route::Rest(RestCall {

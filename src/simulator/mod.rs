@@ -8,12 +8,16 @@
 
 mod codec;
 mod config;
+mod context;
 mod conversation;
 mod error;
 mod events;
+mod fields;
 mod handshake;
 mod ids;
 pub mod judge;
+mod options;
+mod output;
 pub mod phone;
 mod phone_audio;
 mod phone_call;
@@ -27,6 +31,7 @@ mod phone_script;
 mod phone_tests;
 pub mod phone_timeline;
 mod phone_twilio;
+mod plan;
 mod quota;
 mod record;
 mod reply;
@@ -36,6 +41,7 @@ mod schema;
 mod server;
 mod session;
 pub mod speech;
+mod synth;
 mod turns;
 mod vad;
 pub mod wav;
@@ -43,7 +49,11 @@ pub mod wav;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_items;
+#[cfg(test)]
 mod tests_server;
+#[cfg(test)]
+mod tests_turns;
 
 pub use config::{
     DeltaSizes, DeploymentConfig, Enforcement, FaultKind, FaultRule, LatencyConfig, QuotaConfig,

@@ -1,6 +1,5 @@
 //! What the stand-in says: parrot, script or tone, and the functions it calls.
 
-use std::f32::consts::TAU;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,8 @@ use serde_json::Value;
 use super::codec::Audio;
 use super::config::{ReplyConfig, ScriptOutcome, ScriptTurn, SimulatorConfig};
 use super::conversation::{Body, Item, Part, Role, assistant_audio_tokens, text_tokens};
-use super::schema::ResponseOptions;
+use super::options::ResponseOptions;
+use super::synth::{Sound, Synthesiser};
 use crate::media::SampleRate;
 
 /// What one response will say if nothing stops it.
@@ -39,6 +39,7 @@ pub(super) enum Outcome {
 #[derive(Debug)]
 pub(super) struct Replier {
     config: Arc<SimulatorConfig>,
+    synthesiser: Arc<Synthesiser>,
     turn: usize,
     n_heard: usize,
 }
@@ -47,9 +48,10 @@ pub(super) struct Replier {
 const MS_PER_CHARACTER: u64 = 60;
 
 impl Replier {
-    pub(super) fn new(config: Arc<SimulatorConfig>) -> Self {
+    pub(super) fn new(config: Arc<SimulatorConfig>, synthesiser: Arc<Synthesiser>) -> Self {
         Self {
             config,
+            synthesiser,
             turn: 0,
             n_heard: 0,
         }
@@ -86,10 +88,10 @@ impl Replier {
     pub(super) fn reply(&mut self, context: &[&Item], options: &ResponseOptions) -> Reply {
         let rate = options.output_format.rate();
         let mut reply = if options.out_of_band {
-            Reply::completed(say(&format!("I see {} items.", context.len()), None, rate))
+            Reply::completed(self.say(&format!("I see {} items.", context.len()), None, rate))
         } else if let Some(turn) = self.upcoming().cloned() {
             self.turn += 1;
-            scripted(&turn, rate)
+            self.scripted(&turn, rate)
         } else {
             self.improvised(context, options, rate)
         };
@@ -108,7 +110,7 @@ impl Replier {
 
     fn improvised(&self, context: &[&Item], options: &ResponseOptions, rate: SampleRate) -> Reply {
         if let Some(Body::CallOutput { output, .. }) = context.last().map(|item| &item.body) {
-            return Reply::completed(say(&format!("The tool answered: {output}"), None, rate));
+            return Reply::completed(self.say(&format!("The tool answered: {output}"), None, rate));
         }
         let turn = UserTurn::of(context);
         if let Some(name) = called_tool(&turn.text, options) {
@@ -121,7 +123,7 @@ impl Replier {
             let text = format!("A tone of {hz} Hz.");
             return Reply::completed(ReplyPart::Message {
                 text,
-                audio: Some(tone(hz, length, rate)),
+                audio: Some(self.synthesiser.sound(Sound::Tone(hz), length, rate)),
             });
         }
         Reply::completed(match turn.audio(rate) {
@@ -132,9 +134,56 @@ impl Replier {
                     audio: Some(audio),
                 }
             }
-            None if turn.text.is_empty() => say("Hello. How can I help?", None, rate),
-            None => say(&format!("You said: {}", turn.text), None, rate),
+            None if turn.text.is_empty() => self.say("Hello. How can I help?", None, rate),
+            None => self.say(&format!("You said: {}", turn.text), None, rate),
         })
+    }
+
+    fn scripted(&self, turn: &ScriptTurn, rate: SampleRate) -> Reply {
+        let mut parts: Vec<_> = turn
+            .say
+            .iter()
+            .map(|text| self.say(text, turn.length, rate))
+            .collect();
+        parts.extend(turn.calls.iter().map(|call| ReplyPart::Call {
+            name: call.name.clone(),
+            arguments: call.arguments.clone(),
+        }));
+        if parts.is_empty() && turn.outcome == ScriptOutcome::Completed {
+            parts.push(self.say("", Some(Duration::ZERO), rate));
+        }
+        let mut reply = Reply {
+            parts,
+            outcome: Outcome::Completed,
+        };
+        match turn.outcome {
+            ScriptOutcome::Completed => {}
+            ScriptOutcome::ContentFilter => {
+                reply.halve();
+                reply.outcome = Outcome::Incomplete("content_filter");
+            }
+            ScriptOutcome::Unfinished => {
+                reply.halve();
+                reply.outcome = Outcome::Incomplete("max_output_tokens");
+            }
+            ScriptOutcome::Failed => {
+                reply = Reply {
+                    parts: Vec::new(),
+                    outcome: Outcome::Failed(turn.code.clone()),
+                }
+            }
+        }
+        reply
+    }
+
+    fn say(&self, text: &str, length: Option<Duration>, rate: SampleRate) -> ReplyPart {
+        let length = length.unwrap_or_else(|| {
+            Duration::from_millis(text.chars().count() as u64 * MS_PER_CHARACTER)
+        });
+        ReplyPart::Message {
+            text: text.to_owned(),
+            audio: Some(self.synthesiser.sound(Sound::Babble, length, rate)),
+        }
     }
 }
 
@@ -262,43 +311,6 @@ impl<'a> UserTurn<'a> {
     }
 }
 
-fn scripted(turn: &ScriptTurn, rate: SampleRate) -> Reply {
-    let mut parts: Vec<_> = turn
-        .say
-        .iter()
-        .map(|text| say(text, turn.length, rate))
-        .collect();
-    parts.extend(turn.calls.iter().map(|call| ReplyPart::Call {
-        name: call.name.clone(),
-        arguments: call.arguments.clone(),
-    }));
-    if parts.is_empty() && turn.outcome == ScriptOutcome::Completed {
-        parts.push(say("", Some(Duration::ZERO), rate));
-    }
-    let mut reply = Reply {
-        parts,
-        outcome: Outcome::Completed,
-    };
-    match turn.outcome {
-        ScriptOutcome::Completed => {}
-        ScriptOutcome::ContentFilter => {
-            reply.halve();
-            reply.outcome = Outcome::Incomplete("content_filter");
-        }
-        ScriptOutcome::Unfinished => {
-            reply.halve();
-            reply.outcome = Outcome::Incomplete("max_output_tokens");
-        }
-        ScriptOutcome::Failed => {
-            reply = Reply {
-                parts: Vec::new(),
-                outcome: Outcome::Failed(turn.code.clone()),
-            }
-        }
-    }
-    reply
-}
-
 /// The tool that the text asks for by "call <name>", or that `tool_choice` forces.
 fn called_tool(text: &str, options: &ResponseOptions) -> Option<String> {
     let names: Vec<_> = options
@@ -325,44 +337,6 @@ fn called_tool(text: &str, options: &ResponseOptions) -> Option<String> {
             .find(|name| text.contains(&format!("call {name}")))
     };
     forced.or_else(asked).map(str::to_owned)
-}
-
-fn say(text: &str, length: Option<Duration>, rate: SampleRate) -> ReplyPart {
-    let length = length
-        .unwrap_or_else(|| Duration::from_millis(text.chars().count() as u64 * MS_PER_CHARACTER));
-    ReplyPart::Message {
-        text: text.to_owned(),
-        audio: Some(babble(length, rate)),
-    }
-}
-
-fn n_samples(length: Duration, rate: SampleRate) -> usize {
-    (length.as_micros() as u64 * u64::from(rate.hz()) / 1_000_000) as usize
-}
-
-/// Something with the pitch, the harmonics and the syllables of a voice, at about -15 dBFS.
-fn babble(length: Duration, rate: SampleRate) -> Audio {
-    let step = 1.0 / rate.hz() as f32;
-    let mut phase = 0.0f32;
-    let samples = (0..n_samples(length, rate)).map(|n| {
-        let t = n as f32 * step;
-        phase = (phase + (125.0 + 20.0 * (TAU * 0.7 * t).sin()) * step).fract();
-        // Four syllables a second that never fall silent, so that a detector hears one utterance.
-        let envelope = 0.55 + 0.45 * (TAU * 4.0 * t).sin();
-        let voice =
-            (TAU * phase).sin() + 0.6 * (TAU * 3.0 * phase).sin() + 0.4 * (TAU * 7.0 * phase).sin();
-        (envelope * voice * 6_000.0) as i16
-    });
-    Audio::new(samples.collect(), rate)
-}
-
-fn tone(hz: f32, length: Duration, rate: SampleRate) -> Audio {
-    let step = f64::from(hz) / f64::from(rate.hz());
-    let samples = (0..n_samples(length, rate)).map(|n| {
-        let phase = (n as f64 * step).fract();
-        ((phase * std::f64::consts::TAU).sin() * 10_000.0) as i16
-    });
-    Audio::new(samples.collect(), rate)
 }
 
 fn tenths_of_seconds(audio: &Audio) -> String {

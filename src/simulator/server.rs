@@ -38,6 +38,7 @@ use super::quota::Quota;
 use super::record::SessionRecord;
 use super::rest::{EphemeralKey, create_key};
 use super::session::{Output, Session, SessionSetup};
+use super::synth::Synthesiser;
 
 /// 15 MiB of audio in base64 is 20 MiB, and its event needs a few bytes more.
 const MAX_MESSAGE_BYTES: usize = 21 << 20;
@@ -51,6 +52,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Simulator {
     config: Arc<SimulatorConfig>,
+    synthesiser: Arc<Synthesiser>,
     epoch: u64,
     started: Instant,
     state: Mutex<State>,
@@ -88,6 +90,7 @@ impl Simulator {
         Self {
             epoch: config.epoch.unwrap_or_else(system_time),
             config: Arc::new(config),
+            synthesiser: Arc::default(),
             started: Instant::now(),
             state: Mutex::new(state),
             tasks: TaskTracker::new(),
@@ -416,6 +419,7 @@ impl Simulator {
             faults,
             fatal: accepted.fatal,
             quota: Some(quota),
+            synthesiser: Arc::clone(&self.synthesiser),
         };
         // Spreads sessions apart: neighbouring seeds would start neighbouring sequences.
         let seed = self
@@ -428,6 +432,7 @@ impl Simulator {
             socket,
             session,
             lenient: self.config.lenient,
+            probe: Probe::new(self.config.probe_after),
             unflushed: false,
             closing: false,
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -482,6 +487,7 @@ struct Connection<I> {
     socket: WebSocketStream<I>,
     session: Session,
     lenient: bool,
+    probe: Probe,
     unflushed: bool,
     /// Our close frame is out; what still comes is read and dropped.
     closing: bool,
@@ -510,6 +516,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             })
             .await;
             let now = Instant::now().into_std();
+            if matches!(event, Event::Received(_)) {
+                self.probe.note_heard();
+            }
             match event {
                 Event::Received(_) if self.closing => {}
                 Event::Received(Message::Text(text)) => {
@@ -522,7 +531,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
                 Event::Received(Message::Close(frame)) => self.note_close(frame),
                 Event::Received(_) => {}
                 Event::Timer if self.closing => return,
-                Event::Timer => self.session.handle_timeout(now),
+                Event::Timer => {
+                    self.session.handle_timeout(now);
+                    match self.probe.due() {
+                        None => {}
+                        Some(Silence::Ask) => self.ping(),
+                        Some(Silence::GiveUp) => return self.note_close(None),
+                    }
+                }
                 Event::Stopped => {
                     stopping = true;
                     self.session.close(1012, "service restart");
@@ -542,10 +558,23 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
     }
 
     fn schedule(&mut self) {
-        if !self.closing
-            && let Some(at) = self.session.poll_timeout()
+        if self.closing {
+            return;
+        }
+        let probe_at = self.probe.at();
+        let session_at = self.session.poll_timeout().map(Instant::from_std);
+        self.sleep
+            .as_mut()
+            .reset(session_at.map_or(probe_at, |at| at.min(probe_at)));
+    }
+
+    fn ping(&mut self) {
+        // What cannot be sent shows when it is flushed.
+        if Pin::new(&mut self.socket)
+            .start_send(Message::Ping(Bytes::new()))
+            .is_ok()
         {
-            self.sleep.as_mut().reset(Instant::from_std(at));
+            self.unflushed = true;
         }
     }
 
@@ -576,10 +605,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Event::Gone(None)),
             Poll::Pending => {}
         }
-        if self.closing || self.session.poll_timeout().is_some() {
-            return self.sleep.as_mut().poll(cx).map(|()| Event::Timer);
-        }
-        Poll::Pending
+        self.sleep.as_mut().poll(cx).map(|()| Event::Timer)
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<Written, WsError>> {
@@ -613,6 +639,55 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
             }
         }
         Poll::Ready(Ok(Written::All))
+    }
+}
+
+/// Finds peers that are gone without a word: nobody else would notice before the session cap.
+struct Probe {
+    after: Duration,
+    heard_at: Instant,
+    asked: bool,
+}
+
+enum Silence {
+    Ask,
+    GiveUp,
+}
+
+impl Probe {
+    fn new(after: Duration) -> Self {
+        Self {
+            after,
+            heard_at: Instant::now(),
+            asked: false,
+        }
+    }
+
+    fn note_heard(&mut self) {
+        self.heard_at = Instant::now();
+        self.asked = false;
+    }
+
+    fn at(&self) -> Instant {
+        self.heard_at
+            + if self.asked {
+                2 * self.after
+            } else {
+                self.after
+            }
+    }
+
+    fn due(&mut self) -> Option<Silence> {
+        if Instant::now() < self.at() {
+            return None;
+        }
+        let silence = if self.asked {
+            Silence::GiveUp
+        } else {
+            Silence::Ask
+        };
+        self.asked = true;
+        Some(silence)
     }
 }
 

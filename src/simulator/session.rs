@@ -13,12 +13,15 @@ use super::config::{FaultKind, FaultRule, Shape, SimulatorConfig};
 use super::conversation::{Conversation, Item, Segment};
 use super::error::ApiError;
 use super::events::event_text;
+use super::fields::Fields;
 use super::ids::Source;
+use super::options::ResponseOptions;
 use super::quota::Quota;
 use super::record::{CancelRecord, CloseRecord, ErrorRecord, SessionRecord, TruncateRecord};
 use super::reply::Replier;
 use super::response::Response;
-use super::schema::{Fields, Locks, ResponseOptions, SessionConfig, SessionFacts};
+use super::schema::{Locks, SessionConfig, SessionFacts};
+use super::synth::Synthesiser;
 use super::turns::{InputBuffer, PendingTranscript, SpeechTurn};
 use super::vad::Vad;
 
@@ -68,6 +71,8 @@ pub struct SessionSetup {
     /// Refuse at once with this code: `error`, then close.
     pub(super) fatal: Option<(ApiError, u16)>,
     pub(super) quota: Option<Arc<Mutex<Quota>>>,
+    /// Sounds that sessions share.
+    pub(super) synthesiser: Arc<Synthesiser>,
 }
 
 impl SessionSetup {
@@ -92,6 +97,7 @@ impl SessionSetup {
             faults: Vec::new(),
             fatal: None,
             quota: None,
+            synthesiser: Arc::default(),
         }
     }
 }
@@ -192,7 +198,7 @@ impl Session {
             first_preview: setup.first_preview,
             settings: SessionConfig::new(setup.shape, &config.instructions),
             conversation: Conversation::new(source.id("conv_")),
-            replier: Replier::new(Arc::clone(&config)),
+            replier: Replier::new(Arc::clone(&config), Arc::clone(&setup.synthesiser)),
             responses: Vec::new(),
             n_responses: 0,
             previous_context: Vec::new(),

@@ -9,24 +9,28 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::config::{
-    Enforcement, FaultKind, FaultRule, LatencyConfig, QuotaConfig, RateLimitsPosition, ReplyConfig,
-    ScriptOutcome, ScriptTurn, ScriptedCall, Shape, SimulatorConfig,
+    FaultKind, FaultRule, LatencyConfig, ReplyConfig, ScriptOutcome, ScriptTurn, ScriptedCall,
+    Shape, SimulatorConfig,
 };
-use super::session::{Output, Session, SessionKind, SessionSetup};
+use super::session::{Output, Session, SessionSetup};
 
 /// A session and its virtual clock.
-struct Bench {
-    session: Session,
-    now: Instant,
-    start: Instant,
+pub(super) struct Bench {
+    pub(super) session: Session,
+    pub(super) now: Instant,
+    pub(super) start: Instant,
 }
 
 impl Bench {
-    fn new(shape: Shape, config: SimulatorConfig) -> Self {
+    pub(super) fn new(shape: Shape, config: SimulatorConfig) -> Self {
         Self::with(shape, config, |_| {})
     }
 
-    fn with(shape: Shape, config: SimulatorConfig, change: impl FnOnce(&mut SessionSetup)) -> Self {
+    pub(super) fn with(
+        shape: Shape,
+        config: SimulatorConfig,
+        change: impl FnOnce(&mut SessionSetup),
+    ) -> Self {
         let now = Instant::now();
         let mut setup = SessionSetup::new(Arc::new(config), shape);
         change(&mut setup);
@@ -38,13 +42,13 @@ impl Bench {
     }
 
     /// A session whose `session.created` is out of the way.
-    fn started(shape: Shape, config: SimulatorConfig) -> Self {
+    pub(super) fn started(shape: Shape, config: SimulatorConfig) -> Self {
         let mut bench = Self::new(shape, config);
         bench.drain();
         bench
     }
 
-    fn drain(&mut self) -> Vec<Value> {
+    pub(super) fn drain(&mut self) -> Vec<Value> {
         std::iter::from_fn(|| self.session.poll_output())
             .map(|output| match output {
                 Output::Text(text) => {
@@ -59,13 +63,13 @@ impl Bench {
     }
 
     /// Sends an event and returns what came back at once.
-    fn send(&mut self, event: Value) -> Vec<Value> {
+    pub(super) fn send(&mut self, event: Value) -> Vec<Value> {
         self.session.handle_message(&event.to_string(), self.now);
         self.drain()
     }
 
     /// Lets time pass, timer by timer.
-    fn run(&mut self, ms: u64) -> Vec<Value> {
+    pub(super) fn run(&mut self, ms: u64) -> Vec<Value> {
         let end = self.now + Duration::from_millis(ms);
         while let Some(at) = self.session.poll_timeout()
             && at <= end
@@ -77,7 +81,7 @@ impl Bench {
         self.drain()
     }
 
-    fn append(&mut self, samples: &[i16]) -> Vec<Value> {
+    pub(super) fn append(&mut self, samples: &[i16]) -> Vec<Value> {
         let bytes: Vec<u8> = samples
             .iter()
             .flat_map(|sample| sample.to_le_bytes())
@@ -86,7 +90,7 @@ impl Bench {
     }
 
     /// Appends (level, ms) stretches in real time, 20 ms at a time; returns all that came back.
-    fn speak(&mut self, stretches: &[(i16, u64)]) -> Vec<Value> {
+    pub(super) fn speak(&mut self, stretches: &[(i16, u64)]) -> Vec<Value> {
         let audio = square(stretches);
         let mut events = Vec::new();
         for chunk in audio.chunks(480) {
@@ -96,24 +100,24 @@ impl Bench {
         events
     }
 
-    fn update(&mut self, session: Value) -> Vec<Value> {
+    pub(super) fn update(&mut self, session: Value) -> Vec<Value> {
         self.send(json!({"type": "session.update", "event_id": "upd", "session": session}))
     }
 
-    fn say(&mut self, text: &str) -> Vec<Value> {
+    pub(super) fn say(&mut self, text: &str) -> Vec<Value> {
         let content = json!([{"type": "input_text", "text": text}]);
         let item = json!({"type": "message", "role": "user", "content": content});
         self.send(json!({"type": "conversation.item.create", "item": item}))
     }
 
     /// Creates a response and runs it to its end.
-    fn respond(&mut self, response: Value) -> Vec<Value> {
+    pub(super) fn respond(&mut self, response: Value) -> Vec<Value> {
         let mut events = self.send(json!({"type": "response.create", "response": response}));
         events.extend(self.run(60_000));
         events
     }
 
-    fn error_code(&mut self, event: Value) -> String {
+    pub(super) fn error_code(&mut self, event: Value) -> String {
         let events = self.send(event);
         assert_eq!(types(&events), ["error"], "{events:?}");
         events[0]["error"]["code"]
@@ -123,7 +127,7 @@ impl Bench {
     }
 }
 
-fn square(stretches: &[(i16, u64)]) -> Vec<i16> {
+pub(super) fn square(stretches: &[(i16, u64)]) -> Vec<i16> {
     stretches
         .iter()
         .flat_map(|&(level, ms)| {
@@ -132,7 +136,7 @@ fn square(stretches: &[(i16, u64)]) -> Vec<i16> {
         .collect()
 }
 
-fn types(events: &[Value]) -> Vec<&str> {
+pub(super) fn types(events: &[Value]) -> Vec<&str> {
     events
         .iter()
         .filter_map(|event| event["type"].as_str())
@@ -140,18 +144,18 @@ fn types(events: &[Value]) -> Vec<&str> {
 }
 
 /// Types with runs of the same type written once.
-fn folded(events: &[Value]) -> Vec<&str> {
+pub(super) fn folded(events: &[Value]) -> Vec<&str> {
     let mut types = types(events);
     types.dedup();
     types
 }
 
-fn find<'a>(events: &'a [Value], kind: &str) -> &'a Value {
+pub(super) fn find<'a>(events: &'a [Value], kind: &str) -> &'a Value {
     let found = events.iter().find(|event| event["type"] == kind);
     found.unwrap_or_else(|| panic!("no {kind} in {:?}", types(events)))
 }
 
-fn text_of(events: &[Value], kind: &str) -> String {
+pub(super) fn text_of(events: &[Value], kind: &str) -> String {
     events
         .iter()
         .filter(|event| event["type"] == kind)
@@ -159,7 +163,7 @@ fn text_of(events: &[Value], kind: &str) -> String {
         .collect()
 }
 
-fn audio_ms(events: &[Value], kind: &str) -> usize {
+pub(super) fn audio_ms(events: &[Value], kind: &str) -> usize {
     events
         .iter()
         .filter(|event| event["type"] == kind)
@@ -173,7 +177,7 @@ fn audio_ms(events: &[Value], kind: &str) -> usize {
         .sum()
 }
 
-fn tone(ms: u64) -> SimulatorConfig {
+pub(super) fn tone(ms: u64) -> SimulatorConfig {
     SimulatorConfig {
         reply: ReplyConfig::Tone {
             hz: 440.0,
@@ -183,7 +187,7 @@ fn tone(ms: u64) -> SimulatorConfig {
     }
 }
 
-fn script(turns: Vec<ScriptTurn>) -> SimulatorConfig {
+pub(super) fn script(turns: Vec<ScriptTurn>) -> SimulatorConfig {
     SimulatorConfig {
         reply: ReplyConfig::Script {
             turns,
@@ -193,7 +197,7 @@ fn script(turns: Vec<ScriptTurn>) -> SimulatorConfig {
     }
 }
 
-fn saying(text: &str, ms: u64) -> ScriptTurn {
+pub(super) fn saying(text: &str, ms: u64) -> ScriptTurn {
     ScriptTurn {
         say: Some(text.to_owned()),
         length: Some(Duration::from_millis(ms)),
@@ -201,7 +205,7 @@ fn saying(text: &str, ms: u64) -> ScriptTurn {
     }
 }
 
-fn manual(shape: Shape, config: SimulatorConfig) -> Bench {
+pub(super) fn manual(shape: Shape, config: SimulatorConfig) -> Bench {
     let mut bench = Bench::started(shape, config);
     match shape {
         Shape::Preview => bench.update(json!({"turn_detection": null})),
@@ -209,6 +213,14 @@ fn manual(shape: Shape, config: SimulatorConfig) -> Bench {
             bench.update(json!({"type": "realtime", "audio": {"input": {"turn_detection": null}}}))
         }
     };
+    bench
+}
+
+pub(super) fn faulty(kind: FaultKind) -> Bench {
+    let mut bench = Bench::with(Shape::Ga, tone(2_000), |setup| {
+        setup.faults = vec![FaultRule::new(kind)]
+    });
+    bench.drain();
     bench
 }
 
@@ -774,807 +786,6 @@ fn script_outcomes() {
     );
     assert_eq!(failed["usage"]["total_tokens"], 0);
     assert_eq!(failed["usage"]["input_token_details"]["cached_tokens"], 0);
-}
-
-// Turns
-
-#[test]
-fn worked_timeline_of_a_vad_turn() {
-    let mut bench = Bench::started(Shape::Ga, SimulatorConfig::default());
-    let events = bench.speak(&[(0, 1_312), (3_000, 1_568), (0, 300)]);
-    assert_eq!(
-        folded(&events),
-        [
-            "input_audio_buffer.speech_started",
-            "input_audio_buffer.speech_stopped",
-            "input_audio_buffer.committed",
-            "conversation.item.added",
-            "conversation.item.done",
-            "response.created",
-            "rate_limits.updated",
-        ]
-    );
-    let id = &events[0]["item_id"];
-    assert_eq!(events[0]["audio_start_ms"], 1_012);
-    assert_eq!(
-        (&events[1]["audio_end_ms"], &events[1]["item_id"]),
-        (&json!(3_104), id)
-    );
-    assert_eq!(
-        (&events[2]["item_id"], &events[2]["previous_item_id"]),
-        (id, &Value::Null)
-    );
-    assert_eq!(
-        events[3]["item"]["content"],
-        json!([{"type": "input_audio", "transcript": null}])
-    );
-    let reply = bench.run(20_000);
-    // The committed segment, 1,012 to 3,104 ms, said back in full.
-    assert_eq!(audio_ms(&reply, "response.output_audio.delta"), 2_092);
-    let transcript = &find(&reply, "response.output_audio_transcript.done")["transcript"];
-    assert_eq!(transcript, "You said 2.1 seconds of speech.");
-}
-
-#[test]
-fn turns_in_one_append_are_all_found() {
-    let mut bench = Bench::started(Shape::Preview, SimulatorConfig::default());
-    bench.update(json!({"turn_detection": {
-        "type": "server_vad", "silence_duration_ms": 200, "create_response": false}}));
-    let audio = square(&[
-        (0, 640),
-        (3_000, 640),
-        (0, 320),
-        (3_000, 640),
-        (0, 320),
-        (3_000, 320),
-    ]);
-    let events = bench.append(&audio);
-    let starts: Vec<_> = events
-        .iter()
-        .filter_map(|event| event["audio_start_ms"].as_u64())
-        .collect();
-    let ends: Vec<_> = events
-        .iter()
-        .filter_map(|event| event["audio_end_ms"].as_u64())
-        .collect();
-    assert_eq!(starts, [340, 1_300, 2_260]);
-    assert_eq!(ends, [1_504, 2_464]);
-    assert!(
-        bench.run(60_000).is_empty(),
-        "no end of turn while no audio arrives, and no response"
-    );
-}
-
-#[test]
-fn buffer_clock_survives_clear_and_commit() {
-    let mut bench = Bench::started(Shape::Ga, SimulatorConfig::default());
-    bench.speak(&[(3_000, 640)]);
-    assert_eq!(
-        types(&bench.send(json!({"type": "input_audio_buffer.clear"}))),
-        ["input_audio_buffer.cleared"]
-    );
-    let events = bench.speak(&[(0, 640), (3_000, 320)]);
-    assert_eq!(
-        types(&events),
-        ["input_audio_buffer.speech_started"],
-        "the cleared turn has no end"
-    );
-    assert_eq!(events[0]["audio_start_ms"], 980);
-}
-
-#[test]
-fn manual_commit() {
-    let mut bench = manual(Shape::Preview, SimulatorConfig::default());
-    bench.append(&square(&[(3_000, 60)]));
-    let events = bench.send(json!({"type": "input_audio_buffer.commit", "event_id": "c7"}));
-    let error = &events[0]["error"];
-    assert_eq!(error["code"], "input_audio_buffer_commit_empty");
-    assert!(
-        error["message"]
-            .as_str()
-            .unwrap()
-            .ends_with("but buffer only has 60.00ms of audio."),
-        "{error}"
-    );
-    assert_eq!(error["event_id"], "c7");
-    bench.append(&square(&[(3_000, 60)]));
-    let events = bench.send(json!({"type": "input_audio_buffer.commit"}));
-    assert_eq!(
-        types(&events),
-        ["input_audio_buffer.committed", "conversation.item.created"]
-    );
-    assert!(bench.run(5_000).is_empty(), "a commit starts no response");
-    let code = bench.error_code(json!({"type": "input_audio_buffer.commit"}));
-    assert_eq!(code, "input_audio_buffer_commit_empty");
-}
-
-fn detection(create: bool, interrupt: bool) -> Value {
-    json!({"type": "realtime", "audio": {"input": {"turn_detection": {
-        "type": "server_vad", "silence_duration_ms": 200, "create_response": create,
-        "interrupt_response": interrupt}}}})
-}
-
-#[test]
-fn barge_in_cancels_what_is_being_generated() {
-    let mut bench = Bench::started(Shape::Ga, tone(20_000));
-    bench.send(json!({"type": "response.create"}));
-    let sent = bench.run(1_000);
-    let heard = audio_ms(&sent, "response.output_audio.delta");
-    let item_id = find(&sent, "response.output_item.added")["item"]["id"].clone();
-    let events = bench.append(&square(&[(3_000, 96)]));
-    assert_eq!(
-        types(&events),
-        [
-            "input_audio_buffer.speech_started",
-            "response.output_audio.done",
-            "response.output_audio_transcript.done",
-            "response.content_part.done",
-            "conversation.item.done",
-            "response.output_item.done",
-            "response.done",
-        ]
-    );
-    let response = &find(&events, "response.done")["response"];
-    assert_eq!(
-        response["status_details"],
-        json!({"type": "cancelled", "reason": "turn_detected"})
-    );
-    assert_eq!(response["output"][0]["status"], "incomplete");
-    assert_eq!(
-        response["usage"]["output_token_details"]["audio_tokens"],
-        heard.div_ceil(50)
-    );
-    // Only what was sent can be truncated.
-    let truncate = |ms: usize| json!({"type": "conversation.item.truncate", "item_id": item_id, "content_index": 0, "audio_end_ms": ms});
-    let events = bench.send(truncate(heard + 1));
-    let expected = format!(
-        "Audio content of {heard}ms is already shorter than {}ms",
-        heard + 1
-    );
-    assert_eq!(events[0]["error"]["message"], expected);
-    assert_eq!(
-        types(&bench.send(truncate(300))),
-        ["conversation.item.truncated"]
-    );
-    assert_eq!(
-        types(&bench.send(truncate(301))),
-        ["error"],
-        "truncated audio is gone"
-    );
-    let record = bench.session.record();
-    let record = record.lock().unwrap();
-    let seen: Vec<_> = record
-        .truncates
-        .iter()
-        .map(|t| (t.audio_end_ms, t.sent_ms, t.accepted))
-        .collect();
-    let heard = heard as u64;
-    assert_eq!(
-        seen,
-        [
-            (heard + 1, heard, false),
-            (300, heard, true),
-            (301, 300, false)
-        ]
-    );
-}
-
-#[test]
-fn barge_in_after_generation_only_reports_speech() {
-    let mut bench = Bench::started(Shape::Ga, tone(1_000));
-    bench.respond(Value::Null);
-    assert_eq!(
-        types(&bench.append(&square(&[(3_000, 96)]))),
-        ["input_audio_buffer.speech_started"]
-    );
-    let code = bench.error_code(json!({"type": "response.cancel"}));
-    assert_eq!(code, "response_cancel_not_active");
-}
-
-#[test]
-fn without_interrupt_the_client_cancels() {
-    let mut bench = Bench::started(Shape::Ga, tone(20_000));
-    bench.update(detection(false, false));
-    bench.send(json!({"type": "response.create"}));
-    bench.run(1_000);
-    assert_eq!(
-        types(&bench.append(&square(&[(3_000, 96)]))),
-        ["input_audio_buffer.speech_started"]
-    );
-    assert!(types(&bench.run(200)).contains(&"response.output_audio.delta"));
-    let events = bench.send(json!({"type": "response.cancel"}));
-    let response = &find(&events, "response.done")["response"];
-    assert_eq!(
-        response["status_details"],
-        json!({"type": "cancelled", "reason": "client_cancelled"})
-    );
-    assert_eq!(bench.session.record().lock().unwrap().cancels.len(), 1);
-}
-
-#[test]
-fn create_response_without_interrupt_collides() {
-    let mut bench = Bench::started(Shape::Ga, tone(60_000));
-    bench.update(detection(true, false));
-    bench.send(json!({"type": "response.create"}));
-    let events = bench.append(&square(&[(3_000, 320), (0, 320)]));
-    let error = &find(&events, "error")["error"];
-    assert_eq!(error["code"], "conversation_already_has_active_response");
-    assert!(
-        error["message"]
-            .as_str()
-            .unwrap()
-            .contains("in progress: resp_")
-    );
-}
-
-#[test]
-fn interrupted_before_audio_cannot_be_truncated() {
-    let mut bench = Bench::started(Shape::Ga, tone(5_000));
-    bench.send(json!({"type": "response.create"}));
-    let mut added = None;
-    while added.is_none() {
-        let events = bench.run(1);
-        added = events
-            .iter()
-            .find(|event| event["type"] == "response.output_item.added")
-            .cloned();
-    }
-    bench.send(json!({"type": "response.cancel"}));
-    let id = added.unwrap()["item"]["id"].clone();
-    let truncate = json!({"type": "conversation.item.truncate", "item_id": id, "content_index": 0, "audio_end_ms": 0});
-    assert_eq!(bench.error_code(truncate), "unsupported_content_type");
-    let events = bench.send(json!({"type": "conversation.item.delete", "item_id": id}));
-    assert_eq!(types(&events), ["conversation.item.deleted"]);
-}
-
-#[test]
-fn idle_timeout_nudges() {
-    let mut bench = Bench::started(Shape::Ga, tone(1_000));
-    let mut update = detection(true, true);
-    update["audio"]["input"]["turn_detection"]["idle_timeout_ms"] = 6_000.into();
-    bench.update(update);
-    bench.send(json!({"type": "response.create"}));
-    let events = bench.speak(&[(0, 9_000)]);
-    let triggered = find(&events, "input_audio_buffer.timeout_triggered");
-    let ms = |name: &str| triggered[name].as_u64().unwrap();
-    assert_eq!(ms("audio_end_ms") - ms("audio_start_ms"), 6_016);
-    let position = types(&events)
-        .iter()
-        .position(|&t| t == "input_audio_buffer.timeout_triggered")
-        .unwrap();
-    assert_eq!(
-        types(&events)[position + 1..position + 5],
-        [
-            "input_audio_buffer.committed",
-            "conversation.item.added",
-            "conversation.item.done",
-            "response.created"
-        ]
-    );
-}
-
-#[test]
-fn semantic_turns_wait_for_unfinished_ones() {
-    for (unfinished, expected) in [(false, 320), (true, 2_000)] {
-        let turn = ScriptTurn {
-            unfinished,
-            ..saying("Yes.", 200)
-        };
-        let mut bench = Bench::started(Shape::Ga, script(vec![turn]));
-        bench.update(
-            json!({"type": "realtime", "audio": {"input": {"turn_detection": {
-            "type": "semantic_vad", "eagerness": "high"}}}}),
-        );
-        let events = bench.append(&square(&[(3_000, 640), (0, 4_000)]));
-        let end = find(&events, "input_audio_buffer.speech_stopped")["audio_end_ms"]
-            .as_u64()
-            .unwrap();
-        assert_eq!(
-            end.next_multiple_of(32) - 640,
-            u64::next_multiple_of(expected, 32),
-            "unfinished: {unfinished}"
-        );
-    }
-}
-
-#[test]
-fn g711_callers_are_heard() {
-    let mut bench = Bench::started(Shape::Preview, SimulatorConfig::default());
-    bench.update(json!({"input_audio_format": "g711_ulaw", "output_audio_format": "g711_alaw"}));
-    // 0x8F and 0x0F are loud and of opposite sign; 0xFF is silence.
-    let mut bytes: Vec<u8> = (0..640 * 8)
-        .map(|n| if n % 16 < 8 { 0x8F } else { 0x0F })
-        .collect();
-    bytes.extend([0xFF; 320 * 8]);
-    let events =
-        bench.send(json!({"type": "input_audio_buffer.append", "audio": STANDARD.encode(bytes)}));
-    assert_eq!(
-        find(&events, "input_audio_buffer.speech_stopped")["audio_end_ms"],
-        864
-    );
-    let done = find(&bench.run(10_000), "response.done").clone();
-    assert_eq!(
-        done["response"]["output"][0]["content"][0]["transcript"],
-        "You said 0.9 seconds of speech."
-    );
-}
-
-#[test]
-fn torn_samples_are_joined() {
-    let config = SimulatorConfig {
-        record_audio: true,
-        ..SimulatorConfig::default()
-    };
-    let mut bench = manual(Shape::Ga, config);
-    for bytes in [&[1u8, 0, 2][..], &[0, 3, 0][..]] {
-        bench.send(json!({"type": "input_audio_buffer.append", "audio": STANDARD.encode(bytes)}));
-    }
-    let record = bench.session.record();
-    assert_eq!(record.lock().unwrap().appended.pcm, [1, 2, 3]);
-    assert_eq!(record.lock().unwrap().appended.n_appends, 2);
-}
-
-// Transcription
-
-#[test]
-fn transcripts_come_by_themselves() {
-    let mut bench = manual(Shape::Ga, SimulatorConfig::default());
-    bench.update(json!({"type": "realtime", "audio": {"input": {
-        "transcription": {"model": "gpt-4o-transcribe"}}}}));
-    bench.append(&square(&[(3_000, 2_000)]));
-    bench.send(json!({"type": "input_audio_buffer.commit"}));
-    let events = bench.run(2_000);
-    assert_eq!(
-        folded(&events),
-        [
-            "conversation.item.input_audio_transcription.delta",
-            "conversation.item.input_audio_transcription.completed"
-        ]
-    );
-    let completed = events.last().unwrap();
-    assert_eq!(completed["transcript"], "2.0 seconds of speech.");
-    assert_eq!(
-        completed["usage"]["input_token_details"],
-        json!({"text_tokens": 0, "audio_tokens": 20})
-    );
-    let id = completed["item_id"].clone();
-    let events = bench.send(json!({"type": "conversation.item.retrieve", "item_id": id}));
-    let part = &events[0]["item"]["content"][0];
-    assert_eq!(part["transcript"], "2.0 seconds of speech.");
-    assert_eq!(
-        STANDARD
-            .decode(part["audio"].as_str().unwrap())
-            .unwrap()
-            .len(),
-        96_000
-    );
-}
-
-fn faulty(kind: FaultKind) -> Bench {
-    let mut bench = Bench::with(Shape::Ga, tone(2_000), |setup| {
-        setup.faults = vec![FaultRule::new(kind)]
-    });
-    bench.drain();
-    bench
-}
-
-#[test]
-fn transcription_faults() {
-    let transcripts = |kind| {
-        let mut bench = faulty(kind);
-        bench.update(json!({"type": "realtime", "audio": {"input": {
-            "turn_detection": null, "transcription": {"model": "whisper-1"}}}}));
-        let mut ids = Vec::new();
-        for _ in 0..2 {
-            bench.append(&square(&[(3_000, 200)]));
-            ids.push(
-                bench.send(json!({"type": "input_audio_buffer.commit"}))[0]["item_id"].clone(),
-            );
-        }
-        let events = bench.run(10_000);
-        let ends = events
-            .into_iter()
-            .filter(|event| !event["type"].as_str().unwrap().ends_with("delta"));
-        (ids, ends.collect::<Vec<_>>())
-    };
-    let (_, events) = transcripts(FaultKind::DuplicateTranscription);
-    assert_eq!(events.len(), 4);
-    let (ids, events) = transcripts(FaultKind::ReorderedTranscription);
-    assert_eq!(
-        (&events[0]["item_id"], &events[1]["item_id"]),
-        (&ids[1], &ids[0])
-    );
-    let (ids, events) = transcripts(FaultKind::FailedTranscription);
-    let failed = find(
-        &events,
-        "conversation.item.input_audio_transcription.failed",
-    );
-    let expected = format!(
-        "Input transcription failed for item '{}'.",
-        ids[0].as_str().unwrap()
-    );
-    assert!(
-        events
-            .iter()
-            .any(|event| event["error"]["message"] == expected)
-    );
-    assert_eq!(failed["error"]["type"], "server_error");
-}
-
-fn check_transcription_session(shape: Shape, update: Value, names: [&str; 2]) {
-    let config = SimulatorConfig::default();
-    let mut bench = Bench::with(shape, config, |setup| {
-        setup.kind = SessionKind::Transcription
-    });
-    assert_eq!(types(&bench.drain()), [names[0]]);
-    assert_eq!(types(&bench.send(update)), [names[1]]);
-    let mut events = bench.speak(&[(3_000, 640), (0, 320)]);
-    events.extend(bench.run(3_000));
-    assert!(types(&events).contains(&"conversation.item.input_audio_transcription.completed"));
-    assert!(
-        !types(&events)
-            .iter()
-            .any(|kind| kind.starts_with("response."))
-    );
-    assert_eq!(
-        bench.error_code(json!({"type": "response.create"})),
-        "invalid_event"
-    );
-}
-
-#[test]
-fn transcription_sessions_have_no_responses() {
-    let update = json!({"type": "transcription_session.update", "session": {
-        "input_audio_transcription": {"model": "whisper-1"}}});
-    let names = [
-        "transcription_session.created",
-        "transcription_session.updated",
-    ];
-    check_transcription_session(Shape::Preview, update, names);
-    let update = json!({"type": "session.update", "session": {"type": "transcription", "audio": {"input": {
-        "transcription": {"model": "gpt-4o-transcribe"}}}}});
-    check_transcription_session(Shape::Ga, update, ["session.created", "session.updated"]);
-}
-
-// Items and errors
-
-#[test]
-fn items_are_ordered_and_checked() {
-    let mut bench = Bench::started(Shape::Preview, SimulatorConfig::default());
-    let create = |id: &str, previous: Value| {
-        let content = json!([{"type": "input_text", "text": "x"}]);
-        json!({"type": "conversation.item.create", "previous_item_id": previous,
-               "item": {"id": id, "type": "message", "role": "user", "content": content}})
-    };
-    assert_eq!(
-        bench.send(create("a", Value::Null))[0]["previous_item_id"],
-        Value::Null
-    );
-    assert_eq!(
-        bench.send(create("b", "a".into()))[0]["previous_item_id"],
-        "a"
-    );
-    assert_eq!(
-        bench.send(create("c", "a".into()))[0]["previous_item_id"],
-        "a"
-    );
-    assert_eq!(
-        bench.send(create("d", "root".into()))[0]["previous_item_id"],
-        Value::Null
-    );
-    assert_eq!(
-        bench.send(create("e", Value::Null))[0]["previous_item_id"],
-        "b"
-    );
-    assert_eq!(
-        bench.error_code(create("a", Value::Null)),
-        "item_create_duplicate_item_id"
-    );
-    assert_eq!(
-        bench.error_code(create("f", "zz".into())),
-        "item_create_invalid_previous_item_id"
-    );
-}
-
-#[test]
-fn each_error_of_the_catalogue() {
-    let mut bench = Bench::started(Shape::Ga, tone(1_000));
-    let mut check =
-        |event: Value, code: &str| assert_eq!(bench.error_code(event.clone()), code, "{event}");
-    check(json!({"type": "nonsense"}), "invalid_event");
-    check(json!({"event_id": "x"}), "invalid_event");
-    check(json!([1]), "invalid_event");
-    check(
-        json!({"type": "input_audio_buffer.append"}),
-        "missing_required_parameter",
-    );
-    check(
-        json!({"type": "input_audio_buffer.append", "audio": "***"}),
-        "invalid_value",
-    );
-    check(
-        json!({"type": "input_audio_buffer.append", "audio": 7}),
-        "invalid_type",
-    );
-    check(
-        json!({"type": "input_audio_buffer.append", "audio": "A".repeat(21 << 20)}),
-        "invalid_value",
-    );
-    check(
-        json!({"type": "input_audio_buffer.commit", "x": 1}),
-        "unknown_parameter",
-    );
-    check(
-        json!({"type": "output_audio_buffer.clear"}),
-        "invalid_event",
-    );
-    check(
-        json!({"type": "conversation.item.create"}),
-        "missing_required_parameter",
-    );
-    check(
-        json!({"type": "conversation.item.delete", "item_id": "no"}),
-        "item_delete_invalid_item_id",
-    );
-    check(
-        json!({"type": "conversation.item.retrieve", "item_id": "no"}),
-        "item_retrieve_invalid_item_id",
-    );
-    check(
-        json!({"type": "conversation.item.truncate", "item_id": "no", "content_index": 0, "audio_end_ms": 1}),
-        "item_truncate_invalid_item_id",
-    );
-    check(
-        json!({"type": "conversation.item.truncate", "item_id": "no"}),
-        "missing_required_parameter",
-    );
-    let output = json!({"type": "function_call_output", "call_id": "call_no", "output": "x"});
-    check(
-        json!({"type": "conversation.item.create", "item": output}),
-        "invalid_tool_call_id",
-    );
-    let message = |content: Value| {
-        let item = json!({"type": "message", "role": "assistant", "content": [content]});
-        json!({"type": "conversation.item.create", "item": item})
-    };
-    check(
-        message(json!({"type": "output_audio", "audio": "AAAA"})),
-        "missing_required_parameter",
-    );
-    check(
-        message(json!({"type": "text", "text": "preview"})),
-        "invalid_value",
-    );
-    check(
-        json!({"type": "response.create", "response": {"modalities": ["text"]}}),
-        "unknown_parameter",
-    );
-    check(
-        json!({"type": "response.create", "response": {"metadata": {"k": "v".repeat(513)}}}),
-        "invalid_value",
-    );
-    check(
-        json!({"type": "response.cancel"}),
-        "response_cancel_not_active",
-    );
-    check(
-        json!({"type": "response.cancel", "response_id": "resp_no"}),
-        "response_cancel_not_active",
-    );
-    bench.respond(Value::Null);
-    let voice = json!({"type": "realtime", "audio": {"output": {"voice": "marin"}}});
-    assert_eq!(
-        bench.update(voice)[0]["error"]["code"],
-        "cannot_update_voice"
-    );
-    bench.session.handle_message("{nonsense", bench.now);
-    assert_eq!(bench.drain()[0]["error"]["code"], "invalid_event");
-    assert!(bench.session.record().lock().unwrap().errors.len() > 20);
-}
-
-#[test]
-fn leftovers_of_the_first_preview_are_ignored() {
-    let mut bench = Bench::started(Shape::Preview, tone(200));
-    let event = json!({"type": "response.create", "event_id": null, "response": {
-        "commit": true, "cancel_previous": true, "append_input_items": null}});
-    assert_eq!(types(&bench.send(event))[0], "response.created");
-}
-
-#[test]
-fn second_create_is_refused_and_out_of_band_runs_beside() {
-    let mut bench = Bench::started(Shape::Ga, tone(5_000));
-    let created = bench.send(json!({"type": "response.create"}));
-    let id = created[0]["response"]["id"].as_str().unwrap().to_owned();
-    let events = bench.send(json!({"type": "response.create", "event_id": "again"}));
-    let expected = format!(
-        "Conversation already has an active response in progress: {id}. Wait until the response is finished before \
-         creating a new one."
-    );
-    assert_eq!(events[0]["error"]["message"], expected);
-    assert_eq!(events[0]["error"]["event_id"], "again");
-    let mut events = bench.send(json!({"type": "response.create", "response": {
-        "conversation": "none", "metadata": {"k": "v"}, "output_modalities": ["text"], "input": [
-            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Sum up"}]}]}}));
-    assert_eq!(events[0]["response"]["conversation_id"], Value::Null);
-    let aside = events[0]["response"]["id"].clone();
-    events = bench.run(60_000);
-    let done: Vec<_> = events
-        .iter()
-        .filter(|event| event["type"] == "response.done")
-        .collect();
-    assert_eq!(done.len(), 2);
-    assert_eq!(
-        (
-            &done[0]["response"]["id"],
-            &done[0]["response"]["metadata"]["k"]
-        ),
-        (&aside, &json!("v"))
-    );
-    let added = events
-        .iter()
-        .filter(|event| event["type"] == "conversation.item.added");
-    assert_eq!(
-        added.count(),
-        1,
-        "only the default conversation has item events"
-    );
-    let refused = bench.send(json!({"type": "response.create", "response": {
-        "input": [{"type": "item_reference", "id": "no"}]}}));
-    assert_eq!(refused[0]["error"]["param"], "response.input[0].id");
-}
-
-// Usage, quota, context
-
-#[test]
-fn usage_follows_the_token_model() {
-    // Instructions of 400 characters are 102 tokens.
-    let config = SimulatorConfig {
-        instructions: "i".repeat(400),
-        ..script(vec![saying("12345678", 1_010)])
-    };
-    let mut bench = manual(Shape::Ga, config);
-    bench.append(&square(&[(3_000, 1_010)]));
-    bench.send(json!({"type": "input_audio_buffer.commit"}));
-    let events = bench.respond(Value::Null);
-    let usage = find(&events, "response.done")["response"]["usage"].clone();
-    // Audio in: 1,010 ms in tenths, rounded up. Out: eight characters and the frame; 1,010 ms in twentieths.
-    let expected = json!({
-        "total_tokens": 138, "input_tokens": 113, "output_tokens": 25,
-        "input_token_details": {"text_tokens": 102, "audio_tokens": 11, "image_tokens": 0, "cached_tokens": 0,
-            "cached_tokens_details": {"text_tokens": 0, "audio_tokens": 0, "image_tokens": 0}},
-        "output_token_details": {"text_tokens": 4, "audio_tokens": 21},
-    });
-    assert_eq!(usage, expected);
-    let item = find(&events, "response.output_item.done")["item"]["id"].clone();
-
-    let usage = find(&bench.respond(Value::Null), "response.done")["response"]["usage"].clone();
-    assert_eq!(usage["input_tokens"], 113 + 25);
-    assert_eq!(
-        usage["input_token_details"]["cached_tokens"], 64,
-        "113 in common, in blocks of 64"
-    );
-
-    let truncate = json!({"type": "conversation.item.truncate", "item_id": item, "content_index": 0,
-        "audio_end_ms": 500});
-    bench.send(truncate);
-    let usage = find(&bench.respond(Value::Null), "response.done")["response"]["usage"].clone();
-    // Ten tokens of audio stay of the first answer, no transcript; the second answer counts in full.
-    assert_eq!(usage["input_tokens"], 113 + 10 + 25);
-    assert_eq!(
-        usage["input_token_details"]["cached_tokens"], 64,
-        "the truncated item ends the common prefix"
-    );
-}
-
-#[test]
-fn preview_usage_has_its_own_shape() {
-    let mut bench = Bench::started(Shape::Preview, tone(200));
-    let usage = find(&bench.respond(Value::Null), "response.done")["response"]["usage"].clone();
-    assert!(usage["input_token_details"].get("image_tokens").is_none());
-    let mut bench = Bench::with(Shape::Preview, tone(200), |setup| {
-        setup.first_preview = true
-    });
-    let usage = find(&bench.respond(Value::Null), "response.done")["response"]["usage"].clone();
-    assert!(
-        usage["input_token_details"]
-            .get("cached_tokens_details")
-            .is_none()
-    );
-}
-
-#[test]
-fn output_cap_cuts_the_answer() {
-    let mut bench = Bench::started(Shape::Ga, script(vec![saying("12345678", 5_000)]));
-    let events = bench.respond(json!({"max_output_tokens": 24}));
-    let response = &find(&events, "response.done")["response"];
-    assert_eq!(
-        response["status_details"],
-        json!({"type": "incomplete", "reason": "max_output_tokens"})
-    );
-    assert_eq!(response["usage"]["output_tokens"], 24);
-    assert_eq!(audio_ms(&events, "response.output_audio.delta"), 1_000);
-}
-
-#[test]
-fn rate_limits_stand_where_they_are_told_to() {
-    for (position, expected) in [
-        (RateLimitsPosition::Start, Some(1)),
-        (RateLimitsPosition::End, None),
-        (RateLimitsPosition::Off, None),
-    ] {
-        let quota = QuotaConfig {
-            rate_limits: position,
-            ..QuotaConfig::default()
-        };
-        let mut bench = Bench::started(Shape::Ga, SimulatorConfig { quota, ..tone(300) });
-        let events = bench.respond(Value::Null);
-        let kinds = types(&events);
-        let at = kinds.iter().position(|&kind| kind == "rate_limits.updated");
-        match position {
-            RateLimitsPosition::End => assert_eq!(at, Some(kinds.len() - 1)),
-            RateLimitsPosition::Start | RateLimitsPosition::Off => assert_eq!(at, expected),
-        }
-    }
-}
-
-#[test]
-fn an_exhausted_quota_fails_the_response() {
-    let quota = QuotaConfig {
-        tokens_per_minute: 4_200,
-        enforce: Enforcement::Response,
-        ..QuotaConfig::default()
-    };
-    let config = SimulatorConfig {
-        quota,
-        instructions: String::new(),
-        ..tone(60_000)
-    };
-    let mut bench = Bench::started(Shape::Ga, config);
-    bench.send(json!({"type": "response.create"}));
-    bench.run(500);
-    let events =
-        bench.send(json!({"type": "response.create", "response": {"conversation": "none"}}));
-    assert_eq!(
-        folded(&events),
-        ["response.created", "rate_limits.updated", "response.done"]
-    );
-    let response = &events[2]["response"];
-    assert_eq!(response["status"], "failed");
-    let error = &response["status_details"]["error"];
-    assert_eq!(error["code"], "rate_limit_exceeded");
-    assert!(
-        error["message"]
-            .as_str()
-            .unwrap()
-            .contains("tokens per min (TPM): Limit 4200"),
-        "{error}"
-    );
-    assert_eq!(response["usage"]["total_tokens"], 0);
-}
-
-#[test]
-fn context_limit_drops_the_oldest_or_refuses() {
-    let config = SimulatorConfig {
-        context_tokens: Some(60),
-        instructions: String::new(),
-        ..tone(200)
-    };
-    let mut bench = Bench::started(Shape::Ga, config);
-    for _ in 0..3 {
-        bench.say(&"x".repeat(100));
-    }
-    let response = find(
-        &bench.respond(json!({"output_modalities": ["text"]})),
-        "response.done",
-    )
-    .clone();
-    // Two of 27 tokens, less than 60 with the frame of the instructions.
-    assert_eq!(response["response"]["usage"]["input_tokens"], 56);
-    bench.update(json!({"type": "realtime", "truncation": "disabled"}));
-    assert_eq!(
-        bench.error_code(json!({"type": "response.create"})),
-        "context_length_exceeded"
-    );
 }
 
 // Faults and determinism

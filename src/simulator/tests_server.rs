@@ -122,7 +122,11 @@ impl Net {
 
 /// The next event, or the close frame as `["CLOSE", code, reason]`.
 async fn next(socket: &mut WebSocketStream<DuplexStream>) -> Value {
-    match socket.next().await {
+    let mut message = socket.next().await;
+    while let Some(Ok(Message::Ping(_))) = message {
+        message = socket.next().await;
+    }
+    match message {
         Some(Ok(Message::Text(text))) => serde_json::from_str(&text).unwrap(),
         Some(Ok(Message::Close(Some(frame)))) => {
             json!(["CLOSE", u16::from(frame.code), frame.reason.as_str()])
@@ -610,4 +614,19 @@ async fn a_peer_that_does_not_read_is_still_heard() {
     assert_eq!(net.simulator.sessions()[0].cancels.len(), 1);
     let done = next_of(&mut socket, "response.done").await;
     assert_eq!(done["response"]["status"], "cancelled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_gone_is_found_out() {
+    let net = Net::new(SimulatorConfig::default());
+    let mut alive = net.socket(GA, &[KEY]).await;
+    // Never read again: its pongs do not come.
+    let _gone = net.socket(GA, &[KEY]).await;
+    next(&mut alive).await;
+    let reads = async { while next(&mut alive).await.is_object() {} };
+    let waited = tokio::time::timeout(Duration::from_secs(150), reads).await;
+    assert!(waited.is_err(), "the one that answers pings lives on");
+    let records = net.simulator.sessions();
+    assert!(records[0].closed.is_none());
+    assert_eq!(records[1].closed.as_ref().unwrap().code, 1006);
 }

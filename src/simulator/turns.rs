@@ -10,7 +10,9 @@ use super::codec::{Audio, WireFormat, convert};
 use super::config::{FaultKind, Shape};
 use super::conversation::{Body, Item, Part, Role, text_tokens, user_audio_tokens};
 use super::error::ApiError;
-use super::schema::{ResponseOptions, TurnDetection, TurnMode};
+use super::events::with;
+use super::options::ResponseOptions;
+use super::schema::{TurnDetection, TurnMode};
 use super::session::{Session, SessionKind};
 use super::vad::{TICKS_PER_MS, VadEvent, VadSettings};
 use crate::media::SampleRate;
@@ -470,9 +472,4 @@ impl Session {
             "input_token_details": {"text_tokens": 0, "audio_tokens": input},
         })
     }
-}
-
-fn with(mut fields: Value, name: &str, value: Value) -> Value {
-    fields[name] = value;
-    fields
 }

@@ -47,6 +47,7 @@ pub enum Kind {
     #[default]
     Azure,
     /// OpenAI.
+    #[serde(rename = "openai")]
     OpenAi,
 }
 
@@ -327,7 +328,7 @@ mod tests {
             "wss://r.openai.azure.com:443/openai/realtime?api-version=2025-04-01-preview&deployment=my%20dep",
         );
         check(
-            "url = 'wss://api.openai.com'\nmodel = 'gpt-realtime'\nkind = 'open_ai'",
+            "url = 'wss://api.openai.com'\nmodel = 'gpt-realtime'\nkind = 'openai'",
             false,
             "wss://api.openai.com:443/v1/realtime?model=gpt-realtime",
         );
@@ -365,7 +366,7 @@ mod tests {
         assert_eq!(azure.request(false).headers()["api-key"], "k-123");
         assert!(!format!("{azure:?}{:?}", azure.request(false)).contains("k-123"));
         let openai = deployment(
-            "url = 'wss://x'\nmodel = 'm'\napi_key = 'k-123'\nkind = 'open_ai'\nshape = 'preview'",
+            "url = 'wss://x'\nmodel = 'm'\napi_key = 'k-123'\nkind = 'openai'\nshape = 'preview'",
         )
         .expect("good");
         let request = openai.request(false);

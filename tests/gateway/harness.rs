@@ -50,6 +50,7 @@ const PIPE: usize = 256 * 1024;
 
 pub(crate) struct World {
     pub(crate) gateway: Arc<Gateway>,
+    #[allow(dead_code, reason = "not every subject asks the far end")]
     pub(crate) simulator: Arc<Simulator>,
     tasks: TaskTracker,
 }
@@ -134,6 +135,7 @@ impl World {
     }
 
     /// Sends a raw HTTP request and reads the answer to the end of its head and whatever else is there.
+    #[allow(dead_code, reason = "for refusals")]
     pub(crate) async fn http(&self, request: &str) -> String {
         let mut stream = self.connect();
         stream.write_all(request.as_bytes()).await.expect("written");
@@ -150,6 +152,7 @@ impl World {
     }
 
     /// The value of the metric whose line begins so; 0 if there is none.
+    #[allow(dead_code, reason = "for counts")]
     pub(crate) fn metric(&self, line: &str) -> f64 {
         let text = self.gateway.metrics().render().expect("metrics");
         text.lines()

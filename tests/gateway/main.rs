@@ -7,4 +7,5 @@ mod harness;
 mod refusals;
 mod relay;
 mod speech;
+mod tls;
 mod wire;

@@ -473,7 +473,7 @@ async fn whose_deployment_is_not_there() {
 /// OpenAI lets a bogus key through the upgrade and complains afterwards (protocol reference 1.5).
 #[tokio::test(start_paused = true)]
 async fn whose_gateway_has_a_bogus_key() {
-    let config = CONFIG.replacen("[deployments.ga]", "[deployments.ga]\nkind = 'open_ai'", 1);
+    let config = CONFIG.replacen("[deployments.ga]", "[deployments.ga]\nkind = 'openai'", 1);
     let world = World::with_config(&config, "api_keys = ['another']");
     for (target, is_openai) in [(GA, false), (OPENAI, true), ("/v1/audio/ga", true)] {
         let answer = upgrade(&world, target, "").await;

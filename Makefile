@@ -1,0 +1,19 @@
+# Two commands are all that a machine with a Rust toolchain needs; each first installs what is missing and says so.
+
+CARGO ?= cargo
+# Passed to `trunkline demo`, for example: make demo ARGS=--once
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test
+
+help: ## Say what can be made
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: ## Start the gateway on the built-in simulator, place two calls, keep serving
+	@tests/tools/setup.sh build
+	$(CARGO) run -- demo $(ARGS)
+
+test: ## Format, lints, documentation, all tests and the real SDKs, with a count at the end
+	@tests/tools/setup.sh test
+	@CARGO="$(CARGO)" python3 tests/tools/run_suites.py

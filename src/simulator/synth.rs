@@ -1,0 +1,121 @@
+//! Sound for replies that are no parrot's: a voice-like babble and a sine.
+//!
+//! Shorter stretches are beginnings of longer ones, so that all sessions share one sound per rate.
+
+use std::f64::consts::TAU;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::codec::Audio;
+use crate::media::SampleRate;
+
+/// What it sounds like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Sound {
+    /// The pitch, the harmonics and the syllables of a voice, at about -15 dBFS.
+    Babble,
+    /// A sine of so many Hz at about -13 dBFS.
+    Tone(f32),
+}
+
+/// Makes sounds and keeps the longest of each kind.
+#[derive(Debug, Default)]
+pub(super) struct Synthesiser {
+    made: Mutex<Vec<Made>>,
+}
+
+#[derive(Debug)]
+struct Made {
+    sound: Sound,
+    rate: SampleRate,
+    samples: Arc<[i16]>,
+}
+
+impl Synthesiser {
+    pub(super) fn sound(&self, sound: Sound, length: Duration, rate: SampleRate) -> Audio {
+        let n_samples = (length.as_micros() as u64 * u64::from(rate.hz()) / 1_000_000) as usize;
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(n) = made
+            .iter()
+            .position(|made| (made.sound, made.rate) == (sound, rate))
+        {
+            if made[n].samples.len() >= n_samples {
+                return Audio {
+                    samples: Arc::clone(&made[n].samples),
+                    n_samples,
+                    rate,
+                };
+            }
+            made.swap_remove(n);
+        }
+        // Whole seconds, so that replies of slowly growing length do not each make the sound anew.
+        let samples = sound.samples(n_samples.next_multiple_of(rate.hz() as usize), rate);
+        made.push(Made {
+            sound,
+            rate,
+            samples: Arc::clone(&samples),
+        });
+        Audio {
+            samples,
+            n_samples,
+            rate,
+        }
+    }
+}
+
+impl Sound {
+    fn samples(self, n_samples: usize, rate: SampleRate) -> Arc<[i16]> {
+        let step = 1.0 / f64::from(rate.hz());
+        let mut phase = 0.0f64;
+        (0..n_samples)
+            .map(|n| {
+                let t = n as f64 * step;
+                match self {
+                    Self::Tone(hz) => ((TAU * (f64::from(hz) * t).fract()).sin() * 10_000.0) as i16,
+                    Self::Babble => {
+                        phase = (phase + (125.0 + 20.0 * (TAU * 0.7 * t).sin()) * step).fract();
+                        // Four syllables a second that never fall silent, so that a detector hears one utterance.
+                        let envelope = 0.55 + 0.45 * (TAU * 4.0 * t).sin();
+                        let harmonics = (TAU * phase).sin()
+                            + 0.6 * (TAU * 3.0 * phase).sin()
+                            + 0.4 * (TAU * 7.0 * phase).sin();
+                        (envelope * harmonics * 6_000.0) as i16
+                    }
+                }
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sounds_are_shared_and_exact_in_length() {
+        let synthesiser = Synthesiser::default();
+        let make = |ms| {
+            synthesiser.sound(
+                Sound::Babble,
+                Duration::from_millis(ms),
+                SampleRate::HZ_24000,
+            )
+        };
+        let (long, short) = (make(1_500), make(250));
+        assert!(Arc::ptr_eq(&long.samples, &short.samples));
+        assert_eq!((short.ms(), short.heard().len()), (250, 6_000));
+        assert!(!Arc::ptr_eq(&make(2_500).samples, &long.samples));
+    }
+
+    #[test]
+    fn a_tone_has_its_frequency() {
+        let rate = SampleRate::HZ_8000;
+        let audio = Synthesiser::default().sound(Sound::Tone(440.0), Duration::from_secs(1), rate);
+        let crossings = audio
+            .heard()
+            .windows(2)
+            .filter(|pair| pair[0] < 0 && pair[1] >= 0)
+            .count();
+        assert!((439..=441).contains(&crossings), "{crossings}");
+    }
+}

@@ -1,0 +1,138 @@
+"""The program as its users start it: the demo, a configuration's mistakes, draining, the client of the README."""
+
+import http.client
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from stack import BINARY, ROOT, Process
+
+
+def test_the_demo_is_heard_both_ways_and_says_so_as_json():
+    demo = subprocess.run(
+        [BINARY, "demo", "--once", "--json", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    report = json.loads(demo.stdout)
+    assert report["heard_both_ways"] is True
+    dialects = [call["gateway"]["dialect"] for call in report["calls"]]
+    assert dialects == ["twilio", "realtime"]
+    for call in report["calls"]:
+        gateway = call["gateway"]
+        assert gateway["end_reason"] == "caller_hangup"
+        assert gateway["barge_ins"] == 1
+        assert len(gateway["turns"]) == 3
+        assert gateway["tokens"]["total"] > 0
+        assert gateway["frame_to_model_ms"]["frames"] > 100
+
+
+def test_the_example_configuration_is_good_and_mistakes_are_named():
+    good = subprocess.run(
+        [BINARY, "check", "deploy/trunkline.toml"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert good.returncode == 0, good.stderr
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write('[deployments.a]\nurl = "ws://10.0.0.1"\nmodel = "m"\n')
+        file.flush()
+        bad = subprocess.run([BINARY, "check", file.name], capture_output=True, text=True)
+    assert bad.returncode == 1
+    assert "line 1: deployments.a: url:" in bad.stderr
+    assert "auth.keys" in bad.stderr
+
+
+def test_sigterm_drains_lets_a_call_finish_and_ends_with_status_0():
+    with tempfile.TemporaryDirectory() as folder:
+        demo = Process(
+            ["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"], Path(folder) / "log"
+        )
+        try:
+            callers, metrics = how_to_call(demo)
+            caller = start_readme_client(callers, folder)
+            wait_for(lambda: "trunkline_calls_active{dialect=\"audio\"} 1" in get(metrics))
+            demo._process.send_signal(signal.SIGTERM)
+            wait_for(lambda: status(metrics.replace("/metrics", "/readyz")) == 503)
+            refused = upgrade_status(callers, "/v1/realtime?model=gpt-realtime")
+            assert refused == 503
+            output, _ = caller.communicate(timeout=60)
+            assert caller.returncode == 0, output
+            # The whole sentence came back although the process was told to go in the middle of it.
+            heard = float(re.search(r"heard ([\d.]+) s", output)[1])
+            assert heard > 1.5, output
+            assert demo._process.wait(timeout=30) == 0
+        finally:
+            demo.stop()
+
+
+def how_to_call(demo: Process) -> tuple[str, str]:
+    """The addresses of callers and metrics that a demo prints once its sample calls are over."""
+    wait_for(lambda: any("/metrics" in line for line in demo.lines), seconds=120)
+    text = "\n".join(demo.lines)
+    callers = re.search(r"gateway on ([\d.]+:\d+)", text)[1]
+    metrics = re.search(r"(http://[\d.]+:\d+/metrics)", text)[1]
+    return callers, metrics
+
+
+def start_readme_client(callers: str, folder: str) -> subprocess.Popen:
+    """Runs the Python client that the README shows, as it stands there."""
+    readme = (ROOT / "README.md").read_text()
+    client = next(
+        code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "import" in code
+    )
+    script = Path(folder) / "client.py"
+    script.write_text(client)
+    sound = next((ROOT / "src/simulator/speech").glob("hours*.wav"))
+    return subprocess.Popen(
+        [sys.executable, str(script), f"ws://{callers}/v1/audio/demo", str(sound)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(condition, seconds: float = 30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        threading.Event().wait(0.05)
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as reply:
+        return reply.read().decode()
+
+
+def status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return reply.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def upgrade_status(address: str, path: str) -> int:
+    """The status of the answer to a WebSocket's request."""
+    connection = http.client.HTTPConnection(address, timeout=5)
+    connection.request(
+        "GET",
+        path,
+        headers={
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+        },
+    )
+    with connection.getresponse() as reply:
+        return reply.status

@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""Runs every suite, lets it print as it likes, and ends with counts: `N passed, N failed` is the last line.
+
+A check without counts of its own (format, lints, documentation) counts as one. A suite that ends badly without
+having counted a failure (it did not compile, it was killed) counts as one failed. Status 0 only if nothing failed.
+Names on the command line choose suites; none means all.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+ROOT = Path(__file__).resolve().parents[2]
+CARGO = os.environ.get("CARGO") or "cargo"
+
+
+@dataclass
+class Counts:
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+
+@dataclass
+class Suite:
+    name: str
+    command: list[str]
+    # Adds to the counts what one line of output says; none for a check that counts as one.
+    count: Callable[[Counts, str], None] | None = None
+    env: dict[str, str] | None = None
+    folder: str = "."
+
+
+def count_cargo(counts: Counts, line: str) -> None:
+    """`test result: ok. 12 passed; 0 failed; 1 ignored; ...`, once for each test binary."""
+    found = re.match(r"test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", line)
+    if found:
+        counts.passed += int(found[1])
+        counts.failed += int(found[2])
+        counts.skipped += int(found[3])
+
+
+def count_pytest(counts: Counts, line: str) -> None:
+    """`== 40 passed, 1 failed, 2 skipped, 1 error in 12.3s ==`, with or without the rules at both ends."""
+    if not re.match(r"(=+ )?\d+ \w+(, \d+ \w+)* in [\d.]+s", line):
+        return
+    for number, word in re.findall(r"(\d+) (\w+)", line.split(" in ")[0]):
+        if word in ("passed", "xpassed"):
+            counts.passed += int(number)
+        elif word in ("failed", "error", "errors"):
+            counts.failed += int(number)
+        elif word in ("skipped", "xfailed", "deselected"):
+            counts.skipped += int(number)
+
+
+def count_node(counts: Counts, line: str) -> None:
+    """`# pass 12` from the TAP reporter, with another sign in front from the spec reporter."""
+    found = re.match(r"\S (pass|fail|cancelled|skipped|todo) (\d+)$", line)
+    if not found:
+        return
+    number = int(found[2])
+    if found[1] == "pass":
+        counts.passed += number
+    elif found[1] in ("fail", "cancelled"):
+        counts.failed += number
+    else:
+        counts.skipped += number
+
+
+def suites() -> list[Suite]:
+    node_tests = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/sdk/*.test.mjs"))
+    return [
+        Suite("format", [CARGO, "fmt", "--all", "--check"]),
+        Suite("lints", [CARGO, "clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        Suite(
+            "documentation",
+            [CARGO, "doc", "--no-deps", "--workspace"],
+            env={"RUSTDOCFLAGS": "-D warnings"},
+        ),
+        Suite("rust", [CARGO, "test", "--workspace", "--no-fail-fast"], count_cargo),
+        Suite("build", [CARGO, "build"]),
+        Suite("openai-python", [".venv/bin/python", "-m", "pytest", "tests/sdk"], count_pytest),
+        Suite("openai-node", ["node", "--test", "--test-reporter=tap", *node_tests], count_node),
+    ]
+
+
+def run(suite: Suite) -> Counts:
+    print(f"\n--- {suite.name}: {' '.join(suite.command)}", flush=True)
+    counts = Counts()
+    status = 1
+    try:
+        process = subprocess.Popen(
+            suite.command,
+            cwd=ROOT / suite.folder,
+            env={**os.environ, **(suite.env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if suite.count:
+                suite.count(counts, line.strip())
+        status = process.wait()
+    except OSError as error:
+        print(f"{suite.name}: {error}")
+    if suite.count is None and status == 0:
+        counts.passed = 1
+    if status != 0 and counts.failed == 0:
+        counts.failed = 1
+    # A suite that ran nothing has shown nothing.
+    if status == 0 and counts.passed == 0:
+        print(f"{suite.name}: no test ran")
+        counts.failed = 1
+    return counts
+
+
+def main() -> int:
+    chosen = [suite for suite in suites() if len(sys.argv) < 2 or suite.name in sys.argv[1:]]
+    rows = []
+    for suite in chosen:
+        started = time.monotonic()
+        rows.append((suite.name, run(suite), time.monotonic() - started))
+    print(f"\n{'suite':<16}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}")
+    for name, counts, seconds in rows:
+        print(f"{name:<16}{counts.passed:>8}{counts.failed:>8}{counts.skipped:>9}{seconds:>9.0f}")
+    passed = sum(counts.passed for _, counts, _ in rows)
+    failed = sum(counts.failed for _, counts, _ in rows)
+    print(f"{passed} passed, {failed} failed")
+    return 0 if failed == 0 and passed > 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

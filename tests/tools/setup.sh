@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Installs what the given command needs and is missing, and says so: `setup.sh build` or `setup.sh test`.
+#
+# System packages come from apt; elsewhere the missing tools are named and left to the reader. What the SDK tests
+# need goes into `.venv` and `tests/sdk/node_modules`, again only when the files that pin it have changed.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+say() { printf 'setup: %s\n' "$*"; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+missing=()
+# need PACKAGE CHECK...: notes the package unless the check succeeds.
+need() {
+    local package=$1
+    shift
+    "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+
+needed_to_build() {
+    need build-essential have cc
+    need pkg-config have pkg-config
+    # Without pkg-config the answer is not known; asking apt for what is there already changes nothing.
+    need libopus-dev pkg-config --exists opus
+}
+
+needed_to_test() {
+    need python3 have python3
+    # Debian ships `venv` without `ensurepip`, which is the part that is missing.
+    need python3-venv python3 -c 'import venv, ensurepip'
+    need nodejs have node
+    need npm have npm
+    need openssl have openssl
+}
+
+install_missing() {
+    [ ${#missing[@]} -gt 0 ] || return 0
+    if ! have apt-get; then
+        say "no apt-get here; these Debian packages, or their like, are needed: ${missing[*]}"
+        return 0
+    fi
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! have sudo; then
+            say "neither root nor sudo; install these packages first: ${missing[*]}"
+            return 1
+        fi
+        as_root=(sudo)
+    fi
+    say "installing with apt-get: ${missing[*]}"
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+}
+
+# fresh STAMP FILE...: whether STAMP was written for just these contents.
+fresh() {
+    local stamp=$1
+    shift
+    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(cat "$@" | cksum)" ]
+}
+
+install_python_sdks() {
+    local pins=tests/sdk/requirements.txt
+    fresh .venv/installed "$pins" && return 0
+    say "installing into .venv what $pins pins: $(sed -n 's/^\([a-z0-9_-]*==[^ ;]*\).*/\1/p' "$pins" | head -3 | xargs), ..."
+    python3 -m venv --clear .venv
+    .venv/bin/pip install --quiet --disable-pip-version-check --requirement "$pins"
+    cksum <"$pins" >.venv/installed
+}
+
+install_node_sdks() {
+    local pins=(tests/sdk/package.json tests/sdk/package-lock.json)
+    fresh tests/sdk/node_modules/.installed "${pins[@]}" && return 0
+    say "installing into tests/sdk/node_modules what tests/sdk/package.json pins"
+    (cd tests/sdk && npm ci --no-fund --no-audit --loglevel=error)
+    cat "${pins[@]}" | cksum >tests/sdk/node_modules/.installed
+}
+
+if ! have cargo; then
+    say "a Rust toolchain is needed and is not installed for you; see rust-version in Cargo.toml"
+    exit 1
+fi
+case "${1:-}" in
+build)
+    needed_to_build
+    install_missing
+    ;;
+test)
+    needed_to_build
+    needed_to_test
+    install_missing
+    install_python_sdks
+    install_node_sdks
+    ;;
+*)
+    echo "usage: $0 build|test" >&2
+    exit 2
+    ;;
+esac
