@@ -195,8 +195,7 @@ impl Heard {
     /// Whether anything was released that the far end may still hold: where it acknowledges at all, its
     /// queue is only known to be empty once the last mark came back.
     pub(super) fn may_be_buffered(&self, now: Instant) -> bool {
-        self.released > Duration::ZERO
-            && (self.awaits_mark() || !self.remaining(now).is_zero())
+        self.released > Duration::ZERO && (self.awaits_mark() || !self.remaining(now).is_zero())
     }
 
     /// Whether a far end that is known to acknowledge has yet to acknowledge what was released.

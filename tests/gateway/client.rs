@@ -135,10 +135,6 @@ impl Client {
         }
     }
 
-    pub(crate) fn count(&self, kind: &str) -> usize {
-        self.seen.iter().filter(|seen| seen.what.is(kind)).count()
-    }
-
     /// How much of the reply had sounded at `at`, if it began to sound when it came and runs in real
     /// time: of all audio between the last `clear` before index `until` and that index.
     pub(crate) fn played(&self, until: usize, at: Instant) -> Duration {
