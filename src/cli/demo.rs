@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::bridge::CallSummary;
 use crate::config::Config;
@@ -83,6 +84,7 @@ struct Demo {
     simulator: SocketAddr,
     stop_simulator: CancellationToken,
     simulator_task: TaskTracker,
+    _log: WorkerGuard,
 }
 
 impl Demo {
@@ -101,12 +103,13 @@ impl Demo {
             let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
             mistakes.join("; ")
         })?;
-        start_log(&config.log);
+        let log = start_log(&config.log);
         Ok(Self {
             process: Process::start(&config, routes).await?,
             simulator,
             stop_simulator,
             simulator_task,
+            _log: log,
         })
     }
 

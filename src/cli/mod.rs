@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 use crate::auth::hash_key;
 use crate::config::{Config, LogConfig, LogFormat, Mistake};
@@ -111,16 +112,26 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Logs go to standard error, so that what a command prints stays readable by programs.
-fn start_log(config: &LogConfig) {
+/// Lines that may wait for a slow reader of standard error; what comes then is lost, so that no call waits.
+const LOG_LINES: usize = 16 * 1024;
+
+/// Logs go to standard error, so that what a command prints stays readable by programs. They are written by a
+/// thread of their own; dropping the guard writes what still waits.
+#[must_use]
+fn start_log(config: &LogConfig) -> WorkerGuard {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LOG_LINES)
+        .lossy(true)
+        .finish(std::io::stderr());
     let filter = std::env::var("TRUNKLINE_LOG").unwrap_or_else(|_| config.filter.clone());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(std::io::stderr);
+        .with_writer(writer);
     match config.format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Text => builder.init(),
     }
+    guard
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {

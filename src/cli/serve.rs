@@ -9,7 +9,7 @@ use super::process::Process;
 use super::{failed, in_runtime, start_log};
 
 pub(super) fn serve(config: Config, routes: Routes) -> ExitCode {
-    start_log(&config.log);
+    let _log = start_log(&config.log);
     in_runtime(async move {
         let process = match Process::start(&config, routes).await {
             Ok(process) => process,

@@ -28,7 +28,7 @@ pub(super) struct SimulateArguments {
 }
 
 pub(super) async fn simulate(arguments: SimulateArguments) -> ExitCode {
-    start_log(&LogConfig::default());
+    let _log = start_log(&LogConfig::default());
     let config = match read_config(&arguments) {
         Ok(config) => config,
         Err(error) => return failed("bad simulator settings", &error),

@@ -175,10 +175,14 @@ class Stack:
     def _start(self, arguments: list[str], name: str, config: str) -> Process:
         path = Path(self._folder.name) / f"{name}.toml"
         path.write_text(config)
-        log = Path(self._folder.name) / f"{name}.log"
+        log = self.log(name)
         process = Process([*arguments, "--config", str(path)], log)
         self._processes.append(process)
         return process
+
+    def log(self, name: str) -> Path:
+        """What that process wrote to its standard error."""
+        return Path(self._folder.name) / f"{name}.log"
 
     def __exit__(self, *_):
         for process in reversed(self._processes):

@@ -13,7 +13,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from stack import BINARY, ROOT, Process
+from stack import BINARY, CALLER_KEY, DEPLOYMENT_KEY, ROOT, Process, Stack
+from websockets.sync.client import connect
 
 
 def test_the_demo_is_heard_both_ways_and_says_so_as_json():
@@ -35,6 +36,45 @@ def test_the_demo_is_heard_both_ways_and_says_so_as_json():
         assert len(gateway["turns"]) == 3
         assert gateway["tokens"]["total"] > 0
         assert gateway["frame_to_model_ms"]["frames"] > 100
+
+
+def test_make_demo_prints_one_json_object_and_nothing_else():
+    ports = "--listen 127.0.0.1:0 --admin 127.0.0.1:0"
+    demo = subprocess.run(
+        ["make", "demo", f"ARGS=--once --json {ports}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert len(demo.stdout.splitlines()) == 1, demo.stdout
+    assert json.loads(demo.stdout)["heard_both_ways"] is True
+
+
+def test_no_key_and_no_word_reaches_the_log_even_when_everything_is_logged(monkeypatch):
+    monkeypatch.setenv("TRUNKLINE_LOG", "trace")
+    words = "never-to-be-logged"
+    with Stack() as stack:
+        url = f"ws://{stack.gateway}/openai/v1/realtime?model=ga-parrot"
+        for target, headers, subprotocols in (
+            (url, {"api-key": CALLER_KEY}, None),
+            (url, {"Authorization": f"Bearer {CALLER_KEY}"}, None),
+            (f"{url}&api-key={CALLER_KEY}", {}, None),
+            (url, {}, ["realtime", f"openai-insecure-api-key.{CALLER_KEY}"]),
+        ):
+            with connect(target, additional_headers=headers, subprotocols=subprotocols) as socket:
+                assert json.loads(socket.recv(timeout=20))["type"] == "session.created"
+                session = {"type": "realtime", "instructions": words}
+                socket.send(json.dumps({"type": "session.update", "session": session}))
+                while json.loads(socket.recv(timeout=20))["type"] != "session.updated":
+                    pass
+        gateway = stack.log("gateway")
+        wait_for(lambda: gateway.read_text().count("call ended") == 4)
+        for name in ("gateway", "parrot"):
+            log = stack.log(name).read_text()
+            for secret in (CALLER_KEY, DEPLOYMENT_KEY, words):
+                assert secret not in log, f"in the log of {name}"
 
 
 def test_the_example_configuration_is_good_and_mistakes_are_named():
