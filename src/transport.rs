@@ -11,6 +11,20 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+/// The system's certificate authorities. There may be none: plain text on loopback works without.
+pub(crate) fn system_roots() -> rustls::RootCertStore {
+    let loaded = rustls_native_certs::load_native_certs();
+    for error in &loaded.errors {
+        tracing::warn!(%error, "cannot read certificate authorities");
+    }
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(loaded.certs);
+    if roots.is_empty() {
+        tracing::warn!("this system has no certificate authorities: no TLS connection can be made");
+    }
+    roots
+}
+
 /// A connected byte stream.
 #[derive(Debug)]
 pub enum Transport {

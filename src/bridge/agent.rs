@@ -145,19 +145,20 @@ impl Agent {
                 ));
             }
         }
+        check_limits(&config)?;
         let has_hang_up = config
             .session
             .tools
             .iter()
             .any(|tool| tool.name == HANG_UP_TOOL);
+        if has_hang_up && !config.may_hang_up {
+            return Err(AgentError::new(
+                format!("session.tools.{HANG_UP_TOOL}"),
+                "may_hang_up is false, so this tool cannot be there",
+            ));
+        }
         if config.may_hang_up && !has_hang_up {
             config.session.tools.push(hang_up_tool());
-        }
-        if config.playout.max < Duration::from_secs(1) {
-            return Err(AgentError::new(
-                "playout.max",
-                "less than a second of reply cannot work",
-            ));
         }
         Ok(Self {
             name: name.to_owned(),
@@ -185,6 +186,48 @@ impl Agent {
             timeouts: self.config.timeouts,
         }
     }
+}
+
+/// Two frames: less, and the caller's jitter buffer runs dry between two of them.
+const MIN_LEAD: Duration = Duration::from_millis(40);
+
+/// More, and who interrupts goes on hearing the reply wherever it cannot be cleared.
+const MAX_LEAD: Duration = Duration::from_secs(5);
+
+/// What a session has to do with nothing: sizes and times of the call itself.
+fn check_limits(config: &AgentConfig) -> Result<(), AgentError> {
+    config
+        .opus
+        .check()
+        .map_err(|error| AgentError::new("opus", error.to_string()))?;
+    let playout = &config.playout;
+    if playout.max < Duration::from_secs(1) {
+        return Err(AgentError::new(
+            "playout.max",
+            "less than a second of reply cannot work",
+        ));
+    }
+    if !(MIN_LEAD..=MAX_LEAD.min(playout.max)).contains(&playout.lead) {
+        return Err(AgentError::new(
+            "playout.lead",
+            "it must lie between 40ms and 5s, and not above playout.max",
+        ));
+    }
+    let timeouts = &config.timeouts;
+    for (name, timeout) in [
+        ("start", timeouts.start),
+        ("caller_media", timeouts.caller_media),
+        ("model_event", timeouts.model_event),
+        ("farewell", timeouts.farewell),
+    ] {
+        if timeout.is_zero() {
+            return Err(AgentError::new(
+                format!("timeouts.{name}"),
+                "a call could not live with zero; only max_duration may be zero, for none",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn turn_policy(detection: &mut TurnDetection) -> Result<TurnPolicy, AgentError> {
@@ -267,6 +310,21 @@ mod tests {
                 "session.tools.weather",
             ),
             ("deployment = 'd'\ngreting = 'Hi'", "greting"),
+            ("deployment = 'd'\n[opus]\nbitrate = 5", "opus: "),
+            ("deployment = 'd'\n[playout]\nlead = '39ms'", "playout.lead"),
+            (
+                "deployment = 'd'\n[playout]\nlead = '2s'\nmax = '1s'",
+                "playout.lead",
+            ),
+            ("deployment = 'd'\n[playout]\nlead = '6s'", "playout.lead"),
+            (
+                "deployment = 'd'\n[timeouts]\nmodel_event = '0s'",
+                "timeouts.model_event",
+            ),
+            (
+                "deployment = 'd'\nmay_hang_up = false\n[[session.tools]]\nname = 'hang_up'",
+                "session.tools.hang_up",
+            ),
         ] {
             let error = agent(text).expect_err(text);
             assert!(error.contains(expected), "{error}");

@@ -1,6 +1,7 @@
 //! Tools of an agent: each is a webhook that answers with a text.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
@@ -12,6 +13,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use tokio::task::JoinSet;
+
+use crate::transport::system_roots;
 
 /// The longest answer of a webhook; it becomes part of the conversation and is billed with every turn.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -54,6 +57,12 @@ pub struct ToolRunner {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
+impl Default for ToolRunner {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl fmt::Debug for ToolRunner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ToolRunner").finish_non_exhaustive()
@@ -94,20 +103,28 @@ enum ToolError {
 }
 
 impl ToolRunner {
-    /// A runner that trusts the system's certificate authorities.
+    /// A runner that trusts the system's certificate authorities. Where there are none, webhooks by `http` work
+    /// and the others fail one by one.
     ///
-    /// # Errors
+    /// # Panics
     ///
-    /// If there are none.
-    pub fn new() -> std::io::Result<Self> {
+    /// Never: ring supports the default protocol versions.
+    #[must_use]
+    pub fn new() -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring supports TLS 1.2 and 1.3")
+            .with_root_certificates(system_roots())
+            .with_no_client_auth();
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(rustls::crypto::ring::default_provider())?
+            .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
             .build();
-        Ok(Self {
+        Self {
             client: Client::builder(TokioExecutor::new()).build(connector),
-        })
+        }
     }
 
     /// Runs a tool among a call's running tools. What goes wrong is told to the model, which can then

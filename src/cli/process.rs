@@ -36,8 +36,7 @@ impl Process {
         let (admin_listener, admin) = bind(config.admin.address).await?;
         let metrics = Metrics::new();
         let dialer = Dialer::new(Arc::clone(&metrics));
-        let tools =
-            ToolRunner::new().map_err(|error| format!("no certificate authorities: {error}"))?;
+        let tools = ToolRunner::new();
         let gateway = Gateway::new(config.listener.clone(), routes, dialer, tools, metrics);
         let process = Self {
             gateway,

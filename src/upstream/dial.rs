@@ -21,7 +21,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::call::ModelEvent;
 use crate::telemetry::{Metrics, SetupPhase};
-use crate::transport::Transport;
+use crate::transport::{Transport, system_roots};
 
 use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
@@ -164,9 +164,7 @@ impl Dialer {
     /// A dialler that trusts the system's certificate authorities.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        Self::with_roots(metrics, roots)
+        Self::with_roots(metrics, system_roots())
     }
 
     /// A dialler that trusts these certificate authorities only.

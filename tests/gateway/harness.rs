@@ -120,7 +120,7 @@ impl World {
                 }
             });
         }
-        let tools = ToolRunner::new().expect("certificate authorities");
+        let tools = ToolRunner::new();
         let world = Self {
             gateway: Gateway::new(parsed.listener, routes, dialer, tools, metrics),
             simulator,
