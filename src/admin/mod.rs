@@ -2,6 +2,7 @@
 //! loopback unless said otherwise.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,9 +21,28 @@ use crate::listener::Gateway;
 /// How long a request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long open connections may take to end when the process goes away.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Answers operators until `shutdown`.
 pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, shutdown: CancellationToken) {
     let connections = TaskTracker::new();
+    accept(&gateway, &listener, &connections, &shutdown).await;
+    connections.close();
+    if tokio::time::timeout(CLOSE_PATIENCE, connections.wait())
+        .await
+        .is_err()
+    {
+        tracing::debug!("operators' connections were still open at the end");
+    }
+}
+
+async fn accept(
+    gateway: &Arc<Gateway>,
+    listener: &TcpListener,
+    connections: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -32,7 +52,8 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, shutdown: Cance
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let gateway = Arc::clone(&gateway);
+        let gateway = Arc::clone(gateway);
+        let shutdown = shutdown.clone();
         connections.spawn(async move {
             let service = service_fn(move |request| {
                 let answer = answer(&gateway, &request);
@@ -42,7 +63,15 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, shutdown: Cance
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = shutdown.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "an operator's connection broke");
             }
         });

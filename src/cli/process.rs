@@ -75,10 +75,11 @@ impl Process {
         Ok(())
     }
 
-    /// Closes the listeners.
+    /// Closes the listeners and what is still connected.
     pub(super) async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.gateway.close().await;
     }
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::auth::{AuthConfig, AuthMode, KeyRing};
 use crate::bridge::{Agent, AgentConfig};
-use crate::listener::{ListenerConfig, Routes, TwilioConfig};
+use crate::listener::{ListenerConfig, Routes, TwilioConfig, is_origin};
 use crate::upstream::{Deployment, DeploymentConfig};
 
 /// The whole file.
@@ -57,12 +57,15 @@ pub struct Config {
 pub struct AdminConfig {
     /// Address of `/livez`, `/readyz` and `/metrics`.
     pub address: SocketAddr,
+    /// Whether that may be another than a loopback address: nobody has to show a key there.
+    pub public: bool,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 9100)),
+            public: false,
         }
     }
 }
@@ -73,6 +76,8 @@ impl Default for AdminConfig {
 pub struct TenantConfig {
     /// Deployments that its SDK callers may use, by name or alias; empty for all.
     pub models: Vec<String>,
+    /// Agents that its phones and audio clients may reach; empty for all.
+    pub agents: Vec<String>,
 }
 
 /// The `[drain]` table.
@@ -187,6 +192,7 @@ impl Config {
         let agents = self.build_agents(&mut mistakes);
         let keys = self.build_keys(&mut mistakes);
         self.check_models(&mut mistakes);
+        self.check_listeners(&mut mistakes);
         if let Some(agent) = &self.twilio.agent
             && !self.agents.contains_key(agent)
         {
@@ -202,6 +208,11 @@ impl Config {
                     .tenants
                     .iter()
                     .map(|(name, tenant)| (name.clone(), tenant.models.clone()))
+                    .collect(),
+                allowed_agents: self
+                    .tenants
+                    .iter()
+                    .map(|(name, tenant)| (name.clone(), tenant.agents.clone()))
                     .collect(),
                 twilio: self.twilio.clone(),
             }),
@@ -268,6 +279,32 @@ impl Config {
             .ok()
     }
 
+    fn check_listeners(&self, mistakes: &mut Mistakes<'_>) {
+        let admin = &self.admin;
+        if !admin.address.ip().is_loopback() && !admin.public {
+            let problem = format!(
+                "metrics need no key, and {} is no loopback address; if only operators can reach it, say so by \
+                 public = true",
+                admin.address
+            );
+            mistakes.add(&["admin", "address"], problem);
+        }
+        for origin in &self.listener.allowed_origins {
+            if !is_origin(origin) {
+                let problem = format!(
+                    "{origin} is no origin as browsers write it, like https://app.example.com or http://localhost:3000"
+                );
+                mistakes.add(&["listener", "allowed_origins"], problem);
+            }
+        }
+        if self.listener.max_connections == Some(0) {
+            mistakes.add(
+                &["listener", "max_connections"],
+                "with none, nobody could call".to_owned(),
+            );
+        }
+    }
+
     fn check_models(&self, mistakes: &mut Mistakes<'_>) {
         for (alias, deployment) in &self.models {
             if !self.deployments.contains_key(deployment) {
@@ -283,6 +320,12 @@ impl Config {
                     let problem =
                         format!("{model} is neither a deployment nor an alias in [models]");
                     mistakes.add(&["tenants", name, "models"], problem);
+                }
+            }
+            for agent in &tenant.agents {
+                if !self.agents.contains_key(agent) {
+                    let problem = format!("there is no agent {agent}");
+                    mistakes.add(&["tenants", name, "agents"], problem);
                 }
             }
         }
@@ -365,6 +408,17 @@ deployment = "east"
         check(
             &GOOD.replace("ws://127.0.0.1:1", "ws://10.1.1.1:1"),
             &["line 4: deployments.east: url: plain text is for loopback only"],
+        );
+        let admin = format!("{GOOD}[admin]\naddress = \"0.0.0.0:9100\"\n");
+        check(&admin, &["line 12: admin.address: metrics need no key"]);
+        check(&format!("{admin}public = true\n"), &[]);
+        check(
+            &format!("{GOOD}[listener]\nallowed_origins = [\"https://a.example\", \"null\"]\n"),
+            &["line 12: listener.allowed_origins: null is no origin"],
+        );
+        check(
+            &format!("{GOOD}[tenants.acme]\nagents = [\"reception\", \"nobody\"]\n"),
+            &["line 12: tenants.acme.agents: there is no agent nobody"],
         );
     }
 }

@@ -53,8 +53,14 @@ impl Refusal {
         Self::new(
             403,
             "permission_denied",
-            "The credential does not give access to this model.",
+            "The credential does not give access to this model or agent.",
         )
+    }
+
+    /// 403: a web page that may not call.
+    #[must_use]
+    pub fn origin_refused() -> Self {
+        Self::new(403, "origin_refused", "Pages of this origin may not call.")
     }
 
     /// 404: no such path.

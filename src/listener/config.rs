@@ -15,7 +15,13 @@ pub struct ListenerConfig {
     pub public_url: Option<String>,
     /// Calls at a time.
     pub max_calls: u32,
-    /// How long a request's head may take.
+    /// Connections at a time, those of calls included; beyond it callers get a 503. Without, half of the file
+    /// descriptors that the process may have, because a call needs two: one to the caller, one to the deployment.
+    pub max_connections: Option<u32>,
+    /// Web pages that may call: scheme, host and port as browsers send them in `Origin`, like
+    /// `https://app.example.com`. Any other page is refused; callers that are no browser send no `Origin`.
+    pub allowed_origins: Vec<String>,
+    /// How long a request's head may take, and after it a webhook's form.
     #[serde(with = "humantime_serde")]
     pub head_timeout: Duration,
     /// Whether an `api-version` on Azure's GA path is overlooked; the vendor answers 401.
@@ -28,10 +34,61 @@ impl Default for ListenerConfig {
             address: SocketAddr::from(([127, 0, 0, 1], 8080)),
             public_url: None,
             max_calls: 1000,
+            max_connections: None,
+            allowed_origins: Vec::new(),
             head_timeout: Duration::from_secs(5),
             lenient_api_version: false,
         }
     }
+}
+
+/// Descriptors that are kept for anything but calls: listeners, logs, webhooks, operators.
+const SPARE_DESCRIPTORS: usize = 64;
+
+/// Where the system does not say how many descriptors there are.
+const USUAL_CONNECTIONS: usize = 1000;
+
+impl ListenerConfig {
+    /// Connections at a time: what was set, or what the process's descriptors allow.
+    #[must_use]
+    pub fn connection_limit(&self) -> usize {
+        match self.max_connections {
+            Some(limit) => limit as usize,
+            None => std::fs::read_to_string("/proc/self/limits")
+                .ok()
+                .and_then(|limits| open_files(&limits))
+                .map_or(USUAL_CONNECTIONS, |files| {
+                    (files.saturating_sub(SPARE_DESCRIPTORS) / 2).max(1)
+                }),
+        }
+    }
+}
+
+/// The soft limit on open files in the text of `/proc/self/limits` (proc(5)).
+fn open_files(limits: &str) -> Option<usize> {
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// Whether this is an origin as browsers write it (RFC 6454 section 6.2): scheme and host in lower case, the port
+/// only if it is not the scheme's own, and nothing after it.
+#[must_use]
+pub fn is_origin(text: &str) -> bool {
+    let Some((scheme, authority)) = text.split_once("://") else {
+        return false;
+    };
+    let default_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return false,
+    };
+    let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    let is_host = authority
+        .parse::<http::uri::Authority>()
+        .is_ok_and(|parsed| !parsed.host().is_empty() && parsed.as_str() == authority);
+    is_lower && is_host && !authority.contains('@') && !authority.ends_with(default_port)
 }
 
 /// The `[twilio]` table.
@@ -40,4 +97,47 @@ impl Default for ListenerConfig {
 pub struct TwilioConfig {
     /// Who answers `POST /twilio/voice`; `POST /twilio/voice/AGENT` names another.
     pub agent: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_on_files_is_read() {
+        let text = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                    Max processes             63229                63229                processes \n\
+                    Max open files            1024                 1048576              files     \n";
+        assert_eq!(open_files(text), Some(1024));
+        assert_eq!(
+            open_files("Max open files  unlimited  unlimited  files"),
+            None
+        );
+        assert_eq!(open_files(""), None);
+    }
+
+    #[test]
+    fn origins_are_written_as_browsers_send_them() {
+        for good in [
+            "https://app.example.com",
+            "https://app.example.com:8443",
+            "http://localhost:3000",
+            "http://[::1]:3000",
+        ] {
+            assert!(is_origin(good), "{good}");
+        }
+        for bad in [
+            "null",
+            "*",
+            "app.example.com",
+            "https://",
+            "https://app.example.com/",
+            "https://App.example.com",
+            "https://app.example.com:443",
+            "https://me@app.example.com",
+            "ftp://app.example.com",
+        ] {
+            assert!(!is_origin(bad), "{bad}");
+        }
+    }
 }

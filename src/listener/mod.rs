@@ -11,6 +11,7 @@ mod sdk;
 mod socket;
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,11 +21,12 @@ use hyper::body::Incoming as Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::bridge::{CallPermit, Calls, ToolRunner};
+use crate::ingress::upgrade::Upgrade;
 use crate::ingress::{ErrorStyle, FrontDoor, Refusal};
 use crate::telemetry::Metrics;
 use crate::transport::Transport;
@@ -32,7 +34,7 @@ use crate::upstream::{DialError, Dialer};
 
 use answer::{Answer, name, refuse, text};
 
-pub use config::{ListenerConfig, TwilioConfig};
+pub use config::{ListenerConfig, TwilioConfig, is_origin};
 pub use routes::Routes;
 
 /// Headers of one request (limits reference).
@@ -40,6 +42,9 @@ const MAX_HEADERS: usize = 64;
 
 /// How long to wait before accepting again when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long connections that are no call may take to end when the process goes away.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Everything that answers callers.
 #[derive(Debug)]
@@ -53,6 +58,8 @@ pub struct Gateway {
     calls: Calls,
     draining: AtomicBool,
     connections: TaskTracker,
+    /// Cancelled when connections are to end that are no call.
+    closing: CancellationToken,
 }
 
 impl Gateway {
@@ -77,6 +84,7 @@ impl Gateway {
             metrics,
             draining: AtomicBool::new(false),
             connections: TaskTracker::new(),
+            closing: CancellationToken::new(),
         })
     }
 
@@ -110,8 +118,27 @@ impl Gateway {
         self.calls.drain(grace).await;
     }
 
+    /// Ends the connections that are no call: idle ones at once, others after their answer, if that comes soon.
+    pub async fn close(&self) {
+        self.closing.cancel();
+        self.connections.close();
+        let left = tokio::time::timeout(CLOSE_PATIENCE, self.connections.wait()).await;
+        if left.is_err() {
+            let connections = self.connections.len();
+            tracing::warn!(connections, "connections were still open at the end");
+        }
+    }
+
     /// Accepts callers until `shutdown`.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
+        let limit = self.config.connection_limit();
+        if limit < self.config.max_calls as usize {
+            tracing::warn!(
+                max_calls = self.config.max_calls,
+                max_connections = limit,
+                "fewer connections than calls are allowed"
+            );
+        }
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -119,6 +146,12 @@ impl Gateway {
             };
             match accepted {
                 Ok((stream, _peer)) => {
+                    // An answered call is no longer among the connections.
+                    if self.connections.len() + self.calls.active() >= limit {
+                        self.metrics.refused("other", "too_many_connections");
+                        turn_away(&stream);
+                        continue;
+                    }
                     // Small frames must not wait for the peer's acknowledgement.
                     if stream.set_nodelay(true).is_ok() {
                         self.serve_connection(Transport::Tcp(stream));
@@ -135,6 +168,7 @@ impl Gateway {
     /// Answers one connection, as a task of its own.
     pub fn serve_connection(self: &Arc<Self>, transport: Transport) {
         let gateway = Arc::clone(self);
+        let closing = self.closing.clone();
         self.connections.spawn(async move {
             let timeout = gateway.config.head_timeout;
             let service = service_fn(move |request| {
@@ -148,7 +182,15 @@ impl Gateway {
                 .max_buf_size(16 * 1024)
                 .serve_connection(TokioIo::new(transport), service)
                 .with_upgrades();
-            if let Err(error) = connection.await {
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = closing.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "connection ended before a call");
             }
         });
@@ -196,6 +238,18 @@ impl Gateway {
             .ok_or_else(|| Refusal::unavailable(Duration::from_secs(5)))
     }
 
+    /// Whether a page of this origin may call; callers that are no browser send none. A key does not help: a page
+    /// that holds one could be anybody's, and where nobody needs a key, any page in a browser beside the gateway
+    /// would be let in.
+    fn check_origin(&self, upgrade: &Upgrade) -> Result<(), Refusal> {
+        match &upgrade.origin {
+            Some(origin) if !self.config.allowed_origins.contains(origin) => {
+                Err(Refusal::origin_refused())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn refused(&self, route: &'static str, refusal: &Refusal, style: ErrorStyle) -> Answer {
         self.metrics.refused(route, refusal.code);
         refuse(refusal, style)
@@ -214,6 +268,16 @@ enum Door<'a> {
 /// An id for logs and callers; not a secret.
 fn new_call_id() -> String {
     format!("call-{:016x}", fastrand::u64(..))
+}
+
+/// Answers and closes without waiting for a request: whoever floods the gateway costs no task. A new socket takes
+/// so few bytes at once; if it does not, the caller sees the connection closed.
+fn turn_away(stream: &TcpStream) {
+    let answer = b"HTTP/1.1 503 Service Unavailable\r\nx-trunkline-error: too_many_connections\r\n\
+        retry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    if let Err(error) = stream.try_write(answer) {
+        tracing::debug!(%error, "a caller was turned away without an answer");
+    }
 }
 
 /// What a caller is told when no session could be opened for it.

@@ -52,6 +52,9 @@ impl Gateway {
                 return refuse_upgrade(error, STYLE);
             }
         };
+        if let Err(refusal) = self.check_origin(&upgrade) {
+            return self.refused(name, &refusal, STYLE);
+        }
         let credential = Credential::find(request.uri().query(), request.headers());
         let prepared = match credential {
             Ok(credential) => {
@@ -89,14 +92,12 @@ impl Gateway {
         agent: &str,
         credential: Option<&Credential>,
     ) -> Result<ConductedCall, Refusal> {
-        self.routes
+        let tenant = self
+            .routes
             .keys
             .tenant(credential.map(Credential::secret))
             .ok_or_else(Refusal::unauthorized)?;
-        let (agent, deployment) = self
-            .routes
-            .for_agent(agent)
-            .ok_or_else(Refusal::not_found)?;
+        let (agent, deployment) = self.routes.for_agent(tenant, agent)?;
         let permit = self.admit()?;
         let model = self
             .dialer
@@ -130,9 +131,14 @@ impl Gateway {
             .get("host")
             .and_then(|host| host.to_str().ok())
             .map(str::to_owned);
-        let body = match Limited::new(request.into_body(), MAX_FORM).collect().await {
-            Ok(body) => body.to_bytes(),
+        let form = Limited::new(request.into_body(), MAX_FORM).collect();
+        let body = match tokio::time::timeout(self.config.head_timeout, form).await {
+            Ok(Ok(body)) => body.to_bytes(),
             Err(_) => {
+                let refusal = Refusal::new(408, "request_timeout", "The form came too slowly.");
+                return self.refused("twilio", &refusal, STYLE);
+            }
+            Ok(Err(_)) => {
                 return self.refused(
                     "twilio",
                     &bad_form("the form is too large or was cut off"),

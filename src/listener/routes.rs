@@ -23,6 +23,8 @@ pub struct Routes {
     pub keys: KeyRing,
     /// Deployments or aliases that a tenant's SDK callers may use; a tenant without any may use all.
     pub allowed_models: BTreeMap<String, Vec<String>>,
+    /// Agents that a tenant's phones may reach; a tenant without any may reach all.
+    pub allowed_agents: BTreeMap<String, Vec<String>>,
     /// How Twilio's numbers are answered.
     pub twilio: TwilioConfig,
 }
@@ -54,10 +56,24 @@ impl Routes {
             .ok_or_else(Refusal::model_not_found)
     }
 
-    /// The agent of that name and the deployment that serves it.
-    pub(super) fn for_agent(&self, name: &str) -> Option<(Arc<Agent>, Arc<Deployment>)> {
-        let agent = self.agents.get(name)?;
-        let deployment = self.deployments.get(agent.deployment())?;
-        Some((Arc::clone(agent), Arc::clone(deployment)))
+    /// The agent of that name, whom `tenant` wants to reach, and the deployment that serves it.
+    pub(super) fn for_agent(
+        &self,
+        tenant: &str,
+        name: &str,
+    ) -> Result<(Arc<Agent>, Arc<Deployment>), Refusal> {
+        let allowed = self.allowed_agents.get(tenant);
+        if allowed
+            .is_some_and(|allowed| !allowed.is_empty() && !allowed.iter().any(|it| it == name))
+        {
+            return Err(Refusal::forbidden());
+        }
+        self.agents
+            .get(name)
+            .and_then(|agent| {
+                let deployment = self.deployments.get(agent.deployment())?;
+                Some((Arc::clone(agent), Arc::clone(deployment)))
+            })
+            .ok_or_else(Refusal::not_found)
     }
 }

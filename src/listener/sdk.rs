@@ -48,6 +48,9 @@ impl Gateway {
                 return refuse_upgrade(error, style);
             }
         };
+        if let Err(refusal) = self.check_origin(&upgrade) {
+            return self.refused(REALTIME, &refusal, style);
+        }
         let (permit, deployment, model) = match self.prepare_sdk(call_id, &asked).await {
             Ok(prepared) => prepared,
             Err(refusal) => return self.refused(REALTIME, &refusal, style),
