@@ -223,7 +223,6 @@ enum Response {
 pub struct Call {
     policy: CallPolicy,
     phase: Phase,
-    began: Instant,
     answered: Option<Instant>,
     response: Response,
     /// A response to ask for as soon as none is active.
@@ -265,7 +264,6 @@ impl Call {
             gap: GapFiller::new(policy.gap),
             policy,
             phase: Phase::Connected,
-            began: now,
             answered: None,
             response: Response::None,
             wanted: None,
@@ -354,18 +352,6 @@ impl Call {
         .into_iter()
         .flatten()
         .min()
-    }
-
-    /// Whether the end was reached.
-    #[must_use]
-    pub fn has_ended(&self) -> bool {
-        self.phase == Phase::Ended
-    }
-
-    /// Since when the call exists.
-    #[must_use]
-    pub fn began(&self) -> Instant {
-        self.began
     }
 
     fn is_live(&self) -> bool {

@@ -59,12 +59,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::json::{self, Scalar};
-use super::{Capabilities, DialectError, HangUp, Ignored, Incoming, Marks, Outgoing, ignore};
+use super::{Capabilities, DialectError, Ignored, Incoming, Marks, Outgoing, ignore};
 use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
@@ -108,16 +107,7 @@ impl Audio {
     /// The contract above in figures.
     pub const CAPABILITIES: Capabilities = Capabilities {
         marks: Marks::EchoedWhenPlayed,
-        clear: true,
-        dtmf_in: true,
-        notices: true,
-        hang_up: HangUp::EndMessage,
-        idle_silence_required: false,
-        out_frame: Duration::from_millis(20),
-        out_align_bytes: 2,
-        default_lead: Duration::from_millis(100),
         max_message_bytes: MAX_MESSAGE_BYTES,
-        start_deadline: Duration::from_secs(5),
     };
 
     /// What was well formed and had no effect so far.

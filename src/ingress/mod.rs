@@ -19,8 +19,6 @@ mod twilio_scan;
 mod twilio_voice;
 pub mod upgrade;
 
-use std::time::Duration;
-
 use crate::call::{CallerCommand, CallerEvent};
 
 pub use audio::Audio;
@@ -133,33 +131,13 @@ dialects! {
     Audio(Audio),
 }
 
-/// What a dialect can express and what its callers like best.
-///
-/// Starting points: an operator may set another lead, and formats may ask for another alignment.
+/// What a dialect's callers can say and may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// Whether callers say what was played.
     pub marks: Marks,
-    /// Whether callers can be told to throw away what they have not played yet.
-    pub clear: bool,
-    /// Whether a keypad digit can come in.
-    pub dtmf_in: bool,
-    /// Whether words, errors and the end reason can be told on the socket.
-    pub notices: bool,
-    /// How the gateway hangs up.
-    pub hang_up: HangUp,
-    /// Whether silence has to be sent while there is nothing to say.
-    pub idle_silence_required: bool,
-    /// How much audio one outgoing message should hold.
-    pub out_frame: Duration,
-    /// Outgoing audio should be a multiple of so many bytes; 1 where it does not matter.
-    pub out_align_bytes: usize,
-    /// How far ahead of the ear audio is sent unless the operator says otherwise.
-    pub default_lead: Duration,
     /// The largest message a caller may send, in bytes. A good limit for the socket's reader too.
     pub max_message_bytes: usize,
-    /// How long a caller may take from the upgrade to the message that starts the call.
-    pub start_deadline: Duration,
 }
 
 /// Whether and when a caller echoes marks.
@@ -169,15 +147,6 @@ pub enum Marks {
     EchoedAlways,
     /// When played; those thrown away are not heard of again.
     EchoedWhenPlayed,
-}
-
-/// How a call is ended from our side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HangUp {
-    /// There is no message for it; the socket is closed.
-    CloseSocket,
-    /// [`CallerCommand::End`] goes first, then the socket is closed.
-    EndMessage,
 }
 
 /// Messages that were well formed and had no effect, counted by kind. They never end a call.
@@ -227,7 +196,6 @@ mod tests {
         for name in Dialect::NAMES {
             let dialect = Dialect::by_name(name).unwrap();
             assert_eq!(dialect.name(), *name);
-            assert!(dialect.capabilities().out_align_bytes > 0);
         }
         assert!(Dialect::by_name("smoke").is_none());
     }

@@ -15,19 +15,16 @@
 //! | audio of the `outbound` track | counted, no effect |
 //! | a mark that a clear threw away | reported like any other; its generation tells |
 //!
-//! It does not verify who is calling; the account that `start` names is [`Twilio::account_sid`].
+//! It does not verify who is calling, nor does it look at the account that `start` names.
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::json::{self, Scalar};
-use super::{
-    Capabilities, DialectError, HangUp, Ignored, Incoming, Marks, Outgoing, ignore, twilio_scan,
-};
+use super::{Capabilities, DialectError, Ignored, Incoming, Marks, Outgoing, ignore, twilio_scan};
 use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
 use crate::media::{AudioFormat, Codec, SampleRate};
 use crate::realtime::{decode_audio, encode_audio};
@@ -58,36 +55,17 @@ struct Stream {
     sid: String,
     /// [`Stream::sid`] as a JSON string, written into every message.
     sid_json: String,
-    account_sid: Option<String>,
 }
 
 impl Twilio {
     /// The dialect's name.
     pub const NAME: &'static str = "twilio";
 
-    /// Sources: telephony reference 1.4 (marks, clear), 1.5 (160 B multiples), 16.3 (lead 200-400 ms).
+    /// Source: telephony reference 1.4 (marks).
     pub const CAPABILITIES: Capabilities = Capabilities {
         marks: Marks::EchoedAlways,
-        clear: true,
-        dtmf_in: true,
-        notices: false,
-        hang_up: HangUp::CloseSocket,
-        idle_silence_required: false,
-        out_frame: Duration::from_millis(20),
-        out_align_bytes: 160,
-        default_lead: Duration::from_millis(200),
         max_message_bytes: MAX_MESSAGE_BYTES,
-        start_deadline: Duration::from_secs(5),
     };
-
-    /// The account that the stream says it belongs to; known while the stream runs, unverified.
-    #[must_use]
-    pub fn account_sid(&self) -> Option<&str> {
-        match &self.state {
-            State::Streaming(stream) => stream.account_sid.as_deref(),
-            State::Waiting | State::Stopped => None,
-        }
-    }
 
     /// What was well formed and had no effect so far.
     #[must_use]
@@ -179,7 +157,7 @@ impl Twilio {
             .media_format
             .as_ref()
             .map_or(Ok(AudioFormat::ULAW_8K), WireFormat::audio_format)?;
-        self.state = State::Streaming(Stream::new(stream_sid, text_of(body.account_sid.as_ref())));
+        self.state = State::Streaming(Stream::new(stream_sid));
         Ok(CallerEvent::Started(Box::new(CallInfo {
             provider_call_id: text_of(body.call_sid.as_ref()).map(str::to_owned),
             provider_stream_id: Some(stream_sid.to_owned()),
@@ -290,13 +268,12 @@ impl Twilio {
 }
 
 impl Stream {
-    fn new(sid: &str, account_sid: Option<&str>) -> Self {
+    fn new(sid: &str) -> Self {
         let mut sid_json = Vec::new();
         json::write_string(sid, &mut sid_json);
         Self {
             sid: sid.to_owned(),
             sid_json: String::from_utf8(sid_json).expect("a JSON string of a str is UTF-8"),
-            account_sid: account_sid.map(str::to_owned),
         }
     }
 
@@ -334,9 +311,6 @@ struct StartBody {
     #[serde(rename = "streamSid", alias = "StreamSid", alias = "streamSID")]
     #[serde(alias = "streamsid", alias = "stream_sid")]
     stream_sid: Option<Scalar>,
-    #[serde(rename = "accountSid", alias = "AccountSid", alias = "accountSID")]
-    #[serde(alias = "accountsid", alias = "account_sid")]
-    account_sid: Option<Scalar>,
     #[serde(rename = "callSid", alias = "CallSid", alias = "callSID")]
     #[serde(alias = "callsid", alias = "call_sid")]
     call_sid: Option<Scalar>,

@@ -100,14 +100,6 @@ impl FrameQueue {
         true
     }
 
-    /// Moves the frame to be played next to the end of `out`; `false` if there is none.
-    pub fn pop_into(&mut self, out: &mut Vec<u8>) -> bool {
-        if let Some(frame) = self.front() {
-            out.extend_from_slice(frame);
-        }
-        self.pop()
-    }
-
     /// Throws everything away and says how many frames that were.
     pub fn clear(&mut self) -> usize {
         let n_frames = self.len();
@@ -231,7 +223,10 @@ mod tests {
         assert!(queue.pop());
         assert!(queue.push(&[4; 160]));
         let mut out = Vec::new();
-        while queue.pop_into(&mut out) {}
+        while let Some(frame) = queue.front() {
+            out.extend_from_slice(frame);
+            queue.pop();
+        }
         assert_eq!(out, [[2; 160], [4; 160]].concat());
     }
 

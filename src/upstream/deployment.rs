@@ -167,12 +167,6 @@ impl Deployment {
         self.config.audio
     }
 
-    /// The model that sessions use.
-    #[must_use]
-    pub fn model(&self) -> &str {
-        &self.config.model
-    }
-
     /// The upgrade request, without the WebSocket headers.
     pub(super) fn request(&self, transcription: bool) -> http::Request<()> {
         let model = encode_query(&self.config.model);
