@@ -1,7 +1,7 @@
 # Two commands are all that a machine with a Rust toolchain needs; each first installs what is missing and says so.
 
 CARGO ?= cargo
-# Passed to `trunkline demo`, for example: make demo ARGS=--once
+# Passed to `trunkline demo`, for example: make demo ARGS=--once. Only what it says goes to standard output.
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -12,7 +12,8 @@ help: ## Say what can be made
 
 demo: ## Start the gateway on the built-in simulator, place two calls, keep serving
 	@tests/tools/setup.sh build
-	$(CARGO) run -- demo $(ARGS)
+	@$(CARGO) build --package trunkline
+	@$(CARGO) run --quiet -- demo $(ARGS)
 
 test: ## Format, lints, documentation, all tests and the real SDKs, with a count at the end
 	@tests/tools/setup.sh test

@@ -6,7 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-say() { printf 'setup: %s\n' "$*"; }
+# To standard error: what `make demo` prints may be read by a program.
+say() { printf 'setup: %s\n' "$*" >&2; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
 missing=()
@@ -52,6 +53,34 @@ install_missing() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
 }
 
+# What the format and lint suites run, and minimal toolchains leave out.
+install_rust_components() {
+    local components=()
+    cargo fmt --version >/dev/null 2>&1 || components+=(rustfmt)
+    cargo clippy --version >/dev/null 2>&1 || components+=(clippy)
+    [ ${#components[@]} -gt 0 ] || return 0
+    if ! have rustup; then
+        say "this Rust toolchain lacks ${components[*]}, and without rustup they cannot be added: install them first"
+        return 1
+    fi
+    say "adding to the Rust toolchain: ${components[*]}"
+    rustup component add "${components[@]}" >&2
+}
+
+# The oldest Node that the SDK tests run on.
+oldest_node=18
+
+check_node() {
+    have node || return 0 # install_missing has said so.
+    local major
+    major=$(node -p 'process.versions.node.split(".")[0]')
+    if [ "$major" -lt "$oldest_node" ]; then
+        say "Node $(node --version) is too old for the SDK tests: install Node $oldest_node or later, from https://nodejs.org" \
+            "or as the package nodejs of Debian 12, Ubuntu 24.04 or later"
+        return 1
+    fi
+}
+
 # fresh STAMP FILE...: whether STAMP was written for just these contents.
 fresh() {
     local stamp=$1
@@ -89,6 +118,8 @@ test)
     needed_to_build
     needed_to_test
     install_missing
+    install_rust_components
+    check_node
     install_python_sdks
     install_node_sdks
     ;;
