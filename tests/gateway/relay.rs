@@ -263,6 +263,33 @@ async fn a_deployment_that_reads_nothing_stops_the_caller() {
     world.assert_quiet().await;
 }
 
+/// Neither end of a pipe in memory tells that its owner was switched off; only the missing pong does.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_vanished_without_a_word_is_noticed() {
+    let world = World::new("");
+    let began = Instant::now();
+    let vanished = Wire::open(&world, GA).await;
+    let summary = world.ended(1).await;
+    assert_eq!(summary.end_reason, EndReason::CallerGone);
+    let noticed = began.elapsed();
+    assert!(
+        // Two seconds of it are the good-bye that nobody answers.
+        (Duration::from_secs(30)..Duration::from_secs(33)).contains(&noticed),
+        "{noticed:?}"
+    );
+    drop(vanished);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_caller_that_answers_pings_stays() {
+    let world = World::new("");
+    let mut wire = Wire::open(&world, GA).await;
+    assert!(matches!(wire.next().await, Heard::Text(_)));
+    let reading = tokio::time::timeout(Duration::from_secs(55), wire.next()).await;
+    assert!(reading.is_err(), "nothing is to be heard");
+    assert_eq!(world.gateway.calls().active(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn subprotocols_are_selected() {
     let world = World::new("");
