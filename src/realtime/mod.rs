@@ -40,8 +40,8 @@ pub use server::{
     TokenUsage, TranscriptionFailure,
 };
 pub use settings::{
-    Eagerness, Infinite, InvalidSetting, MaxOutputTokens, NoiseReduction, SessionSettings, Tool,
-    ToolChoice, Transcription, TurnDetection,
+    Eagerness, Infinite, InvalidSetting, MaxOutputTokens, NoiseReduction, ReasoningEffort,
+    SessionSettings, Tool, ToolChoice, Transcription, Truncation, TurnDetection,
 };
 pub use shape::Shape;
 pub use translate::{TranslateError, Translated, Translator};
