@@ -6,7 +6,8 @@
 //! one that plays ahead acknowledges earlier. And nothing that was acknowledged can become unheard.
 //!
 //! The delay that every acknowledgement shares is the network's round trip; it does not count as a
-//! stall, because a clear takes just as long to arrive as the audio before it did.
+//! stall, because a clear takes just as long to arrive as the audio before it did. Nor does the jitter of
+//! a single acknowledgement: a far end that stalled is late with all that follow.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -19,8 +20,17 @@ use super::event::Mark;
 /// finer marks bound the error when a far end stalls.
 const MARK_SPACING: Duration = Duration::from_millis(100);
 
-/// How much later than usual a mark may come back before the far end counts as stalled.
+/// How much later than usual a mark may come back before that says anything: jitter of both ways.
 const MARK_TOLERANCE: Duration = Duration::from_millis(40);
+
+/// A mark so late is not merely under way: TCP bunches frames by up to 200 ms (telephony reference 16.2).
+const MARK_LOST: Duration = Duration::from_millis(200);
+
+/// The least lag of so many acknowledgements tells a stall, which delays all of them, from jitter.
+const RECENT_MARKS: usize = 3;
+
+/// Marks that may be on their way; a far end that never echoes any must not make them pile up.
+const MAX_PENDING: usize = 64;
 
 /// The ledger of one call's reply audio since the last clear.
 #[derive(Debug)]
@@ -35,7 +45,9 @@ pub(super) struct Heard {
     marked: Duration,
     pending: VecDeque<PendingMark>,
     acked: Duration,
-    offsets: Option<Offsets>,
+    /// How far acknowledgements lag behind the playout clock, in microseconds; negative is ahead of it.
+    least_offset: Option<i64>,
+    recent_offsets: VecDeque<i64>,
 }
 
 /// Audio of one content part of one item.
@@ -56,13 +68,6 @@ struct PendingMark {
     mark: Mark,
     position: Duration,
     predicted: Instant,
-}
-
-/// How far acknowledgements lag behind the playout clock, in microseconds; negative is ahead of it.
-#[derive(Clone, Copy, Debug)]
-struct Offsets {
-    least: i64,
-    last: i64,
 }
 
 /// Frames that leave now, and the mark to put behind them.
@@ -100,7 +105,8 @@ impl Heard {
             marked: Duration::ZERO,
             pending: VecDeque::new(),
             acked: Duration::ZERO,
-            offsets: None,
+            least_offset: None,
+            recent_offsets: VecDeque::with_capacity(RECENT_MARKS),
         }
     }
 
@@ -178,23 +184,23 @@ impl Heard {
         };
         self.acked = self.acked.max(pending.position);
         let offset = micros_between(pending.predicted, now);
-        self.offsets = Some(Offsets {
-            least: self.offsets.map_or(offset, |known| known.least.min(offset)),
-            last: offset,
-        });
+        self.least_offset = Some(self.least_offset.map_or(offset, |least| least.min(offset)));
+        if self.recent_offsets.len() == RECENT_MARKS {
+            self.recent_offsets.pop_front();
+        }
+        self.recent_offsets.push_back(offset);
         true
     }
 
-    /// Whether anything was released that the far end may still hold: its queue is only known to be
-    /// empty once the last mark came back.
+    /// Whether anything was released that the far end may still hold: where it acknowledges at all, its
+    /// queue is only known to be empty once the last mark came back.
     pub(super) fn may_be_buffered(&self, now: Instant) -> bool {
-        self.released > Duration::ZERO
-            && (!self.pending.is_empty() || !self.remaining(now).is_zero())
+        self.released > Duration::ZERO && (self.awaits_mark() || !self.remaining(now).is_zero())
     }
 
     /// Whether a far end that is known to acknowledge has yet to acknowledge what was released.
     pub(super) fn awaits_mark(&self) -> bool {
-        self.offsets.is_some() && !self.pending.is_empty()
+        self.least_offset.is_some() && !self.pending.is_empty()
     }
 
     /// Until everything that was queued has been heard, by the playout clock.
@@ -241,20 +247,25 @@ impl Heard {
     /// The stream position that the caller's ear has reached.
     fn heard(&self, now: Instant) -> Duration {
         let clock = self.released.saturating_sub(self.pacer.unplayed(now));
-        let Some(offsets) = self.offsets else {
+        let Some(least) = self.least_offset else {
             return clock;
         };
-        let round_trip = offsets.least.max(0);
-        let stalled = offsets.last - round_trip;
-        let mut position = if stalled >= 0 {
-            clock.saturating_sub(Duration::from_micros(stalled.unsigned_abs()))
+        let round_trip = Duration::from_micros(least.max(0).unsigned_abs());
+        let lag = self.recent_offsets.iter().min().copied().unwrap_or(least) - least.max(0);
+        let shift = Duration::from_micros(lag.unsigned_abs());
+        let (mut position, stalled) = if lag >= 0 {
+            (clock.saturating_sub(shift), shift)
         } else {
-            clock + Duration::from_micros(stalled.unsigned_abs())
+            (clock + shift, Duration::ZERO)
         };
         if let Some(next) = self.pending.front() {
-            let usual = next.predicted + Duration::from_micros(round_trip.unsigned_abs());
-            if now > usual + MARK_TOLERANCE {
+            let usual = next.predicted + round_trip + stalled;
+            let overdue = now.saturating_duration_since(usual);
+            if overdue > MARK_LOST {
                 position = position.min(next.position);
+            } else if overdue > MARK_TOLERANCE {
+                // Played at the latest when its echo could not yet be here, and the ear went on since.
+                position = position.min(next.position + round_trip + MARK_TOLERANCE);
             }
         }
         position.clamp(self.acked, self.released)
@@ -262,9 +273,7 @@ impl Heard {
 
     /// A far end with nothing left to play has caught up.
     fn forget_stall(&mut self) {
-        if let Some(offsets) = &mut self.offsets {
-            offsets.last = offsets.least;
-        }
+        self.recent_offsets.clear();
     }
 
     fn waiting_frames(&self) -> usize {
@@ -282,6 +291,9 @@ impl Heard {
         };
         self.next_mark = self.next_mark.wrapping_add(1);
         self.marked = self.released;
+        if self.pending.len() == MAX_PENDING {
+            self.pending.pop_front();
+        }
         self.pending.push_back(PendingMark {
             mark,
             position: self.released,
@@ -430,6 +442,30 @@ mod tests {
         }
         let cut = heard.clear(false, start + ms(777)).remove(0);
         assert!(cut.heard.abs_diff(sent) <= FRAME, "{cut:?} of {sent:?}");
+    }
+
+    #[test]
+    fn one_late_acknowledgement_is_no_stall() {
+        let (start, round_trip, late) = (Instant::now(), ms(160), ms(60));
+        for cut_ms in 400..900 {
+            let mut heard = Heard::new(LEAD, true);
+            heard.queue("item", 0, ms(2_000), 100);
+            let mut acks = VecDeque::new();
+            for t in 0..cut_ms {
+                let now = start + ms(t);
+                if let Some(mark) = heard.release(now).and_then(|play| play.mark) {
+                    let jitter = if mark.index == 3 { late } else { ms(0) };
+                    acks.push_back((start + heard.released + round_trip + jitter, mark));
+                }
+                while let Some((_, mark)) = acks.front().filter(|(at, _)| *at <= now) {
+                    assert!(heard.mark_reached(*mark, now));
+                    acks.pop_front();
+                }
+            }
+            let cut = heard.clear(false, start + ms(cut_ms)).remove(0);
+            let off = cut.heard.abs_diff(ms(cut_ms));
+            assert!(off <= FRAME, "{cut:?} at {cut_ms} ms");
+        }
     }
 
     #[test]

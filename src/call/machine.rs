@@ -21,6 +21,9 @@ use super::turn::{TurnClock, TurnLatency};
 /// The name of the tool by which an agent hangs up.
 pub const HANG_UP_TOOL: &str = "hang_up";
 
+/// Keys that are told together at most: longer than any account or card number.
+const MAX_DIGITS: usize = 32;
+
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Input<'a> {
@@ -155,6 +158,7 @@ impl BenignRace {
         match code {
             "conversation_already_has_active_response" => Some(Self::ActiveResponse),
             "response_cancel_not_active" => Some(Self::NothingToCancel),
+            "invalid_value" if error.event_id.is_some() && !error.answers("truncate") => None,
             "unsupported_content_type"
             | "invalid_value"
             | "item_truncate_invalid_item_id"
@@ -205,8 +209,10 @@ enum Response {
         asked: Option<Wanted>,
         /// Its audio is no longer wanted.
         interrupted: bool,
-        /// The item whose audio came last.
+        /// The message that began last.
         item: Option<String>,
+        /// Whether any of its audio came.
+        item_has_audio: bool,
         /// It was heard or ran a tool: to ask for it again would repeat that.
         took_effect: bool,
     },
@@ -404,7 +410,7 @@ impl Call {
             self.interrupt(true, now);
         }
         self.digits.push(digit.as_char());
-        if self.policy.dtmf.completes(digit.as_char()) {
+        if self.policy.dtmf.completes(digit.as_char()) || self.digits.len() == MAX_DIGITS {
             self.tell_digits(now);
         } else {
             self.deadlines
@@ -448,6 +454,11 @@ impl Call {
                 response_id,
                 in_conversation: true,
             } => self.response_created(response_id),
+            ModelEvent::OutputItemAdded {
+                response_id,
+                item_id,
+                is_message: true,
+            } => self.message_begun(response_id, item_id),
             ModelEvent::AudioDelta {
                 response_id,
                 item_id,
@@ -522,10 +533,23 @@ impl Call {
             self.outputs.push_back(Output::Clear);
             self.observe(Observation::BargeIn { unheard });
         }
-        if let Response::Active { interrupted, .. } = &mut self.response {
+        if let Response::Active {
+            interrupted,
+            item,
+            item_has_audio,
+            ..
+        } = &mut self.response
+        {
             let was_interrupted = std::mem::replace(interrupted, true);
+            // A message without audio yet cannot be truncated, and nobody heard it.
+            let unheard = item
+                .clone()
+                .filter(|_| !*item_has_audio && !was_interrupted);
             if cancel && !was_interrupted {
                 self.tell_model(ModelCommand::CancelResponse);
+            }
+            if let Some(item_id) = unheard {
+                self.tell_model(ModelCommand::DeleteItem { item_id });
             }
         }
         let grows = std::mem::take(&mut self.reply_open);
@@ -562,6 +586,7 @@ impl Call {
             asked,
             interrupted: unwanted,
             item: None,
+            item_has_audio: false,
             took_effect: false,
         };
         if unwanted {
@@ -571,11 +596,33 @@ impl Call {
         }
     }
 
+    fn message_begun(&mut self, response_id: &str, item_id: &str) {
+        if let Response::Active {
+            id,
+            interrupted,
+            item,
+            item_has_audio,
+            ..
+        } = &mut self.response
+            && id == response_id
+        {
+            *item = Some(item_id.to_owned());
+            *item_has_audio = false;
+            if *interrupted {
+                // It was on its way when the reply was interrupted, and nobody will hear it.
+                self.tell_model(ModelCommand::DeleteItem {
+                    item_id: item_id.to_owned(),
+                });
+            }
+        }
+    }
+
     fn reply_audio(&mut self, response_id: &str, item_id: &str, now: Instant) {
         let Response::Active {
             id,
             interrupted,
             item,
+            item_has_audio,
             took_effect,
             ..
         } = &mut self.response
@@ -585,6 +632,7 @@ impl Call {
         if id != response_id {
             return;
         }
+        *item_has_audio = true;
         let is_new_item = item.as_deref() != Some(item_id);
         if is_new_item {
             *item = Some(item_id.to_owned());
@@ -612,7 +660,16 @@ impl Call {
     }
 
     fn function_call(&mut self, call_id: &str, name: &str, arguments: &str) {
-        if let Response::Active { took_effect, .. } = &mut self.response {
+        if let Response::Active {
+            interrupted,
+            took_effect,
+            ..
+        } = &mut self.response
+        {
+            if *interrupted {
+                // An interrupted response still completes its events, with arguments cut anywhere.
+                return;
+            }
             *took_effect = true;
         }
         if name == HANG_UP_TOOL {
@@ -693,12 +750,33 @@ impl Call {
             return self.end(EndReason::ModelRejectedSession);
         }
         let Some(race) = BenignRace::of(error) else {
-            return;
+            return self.response_not_begun(error, now);
         };
         self.observe(Observation::BenignRace(race));
         if race == BenignRace::ActiveResponse {
             self.response_refused(now);
         }
+    }
+
+    /// The deployment failed before it could begin a response that was due: it is asked once more, as after
+    /// one that failed later. If that fails too, the caller hears nothing and may speak again.
+    fn response_not_begun(&mut self, error: &ModelError<'_>, now: Instant) {
+        let lost = match &mut self.response {
+            Response::Requested(wanted) if error.answers("create") || error.is_fault() => {
+                std::mem::take(wanted)
+            }
+            // The answer to the caller's turn, which the deployment gives by itself.
+            Response::None if self.answer_due && error.is_fault() => Wanted::default(),
+            Response::Requested(_) | Response::None | Response::Active { .. } => return,
+        };
+        self.response = Response::None;
+        self.answer_due = false;
+        if error.is_fault() && !self.retried {
+            self.retried = true;
+            self.observe(Observation::ResponseRetried);
+            self.wanted.get_or_insert(lost);
+        }
+        self.ask_if_wanted(now);
     }
 
     /// A request lost against another response: it is made again after that one.

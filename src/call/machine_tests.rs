@@ -827,16 +827,16 @@ fn a_far_end_that_stalls_has_not_heard_what_it_did_not_acknowledge() {
         660 timer            => play 1
         680 timer            => play 1
         700 timer            => play 1 g0-2
-        890 speech           => clear; truncate b 200
-        891 mark g0-1        =>
-        892 mark g0-2        =>
-        893 done r2 cancelled =>
-        895 stopped          =>
-        900 created r3       =>
-        900 delta r3 c 200   => queue; play 10 g1-3
-        950 mark g0-1        =>
-        960 mark g7-9        =>
-        980 speech           => clear; truncate c 80
+        1010 speech          => clear; truncate b 200
+        1011 mark g0-1       =>
+        1012 mark g0-2       =>
+        1013 done r2 cancelled =>
+        1015 stopped         =>
+        1100 created r3      =>
+        1100 delta r3 c 200  => queue; play 10 g1-3
+        1150 mark g0-1       =>
+        1160 mark g7-9       =>
+        1180 speech          => clear; truncate c 80
         ",
     );
 }
@@ -853,7 +853,29 @@ fn what_is_not_acknowledged_is_cleared_even_if_the_clock_says_it_was_heard() {
         200 delta r1 a 100   => queue
         210 spoken a         =>
         220 done r1          =>
-        310 speech           => clear
+        300 mark g0-0        =>
+        400 created r2       =>
+        500 delta r2 b 100   => queue
+        510 spoken b         =>
+        520 done r2          =>
+        610 speech           => clear
+        ",
+    );
+}
+
+#[test]
+fn a_far_end_that_never_acknowledges_is_not_waited_for() {
+    check_talking(
+        CallPolicy {
+            uses_marks: true,
+            ..policy()
+        },
+        "
+        100 created r1       =>
+        200 delta r1 a 100   => queue
+        210 spoken a         =>
+        220 done r1          =>
+        310 speech           =>
         ",
     );
 }
