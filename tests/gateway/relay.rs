@@ -636,3 +636,43 @@ async fn events_of_the_wrong_shape_are_answered() {
         world.assert_quiet().await;
     }
 }
+
+/// openai-python's GA client on `AsyncAzureOpenAI` asks at the preview URL (openai/openai-python#2638).
+#[tokio::test(start_paused = true)]
+async fn an_operator_knows_better_than_the_url() {
+    let config = format!("{CONFIG}\n[tenants.default]\ncaller_shape = \"ga\"\n");
+    let (world, mut accepted) = World::scripted(&config, "", &["ga"]);
+    let created = session_created();
+    let (mut wire, mut deployment) = tokio::join!(
+        Wire::open(
+            &world,
+            "/openai/realtime?api-version=2025-04-01-preview&deployment=ga"
+        ),
+        Deployment::accept(&mut accepted[0], &created)
+    );
+    assert_eq!(wire.next().await, Heard::Text(created));
+    let update =
+        r#"{"type":"session.update","session":{"type":"realtime","output_modalities":["audio"]}}"#;
+    wire.text(update).await;
+    assert_eq!(deployment.text().await, update);
+    drop((wire, deployment));
+    world.assert_quiet().await;
+}
+
+/// What cannot be read ends nothing: the caller is told, and the session goes on.
+#[tokio::test(start_paused = true)]
+async fn events_that_cannot_be_read_are_answered_when_they_cross() {
+    let world = World::new("");
+    let mut wire = session(&world, Speaks::Preview, "ga").await;
+    wire.text(r#"{"type":"response.create","response":{},"response":{}}"#)
+        .await;
+    assert_eq!(wire.event().await["error"]["code"], "invalid_event");
+    wire.send(json!({"type": "session.update", "session": {"temperature": 3}}))
+        .await;
+    assert_eq!(wire.event().await["error"]["param"], "session.temperature");
+    wire.send(json!({"type": "session.update", "session": Speaks::Preview.session()}))
+        .await;
+    wire.until("session.updated").await;
+    drop(wire);
+    world.assert_quiet().await;
+}
