@@ -27,18 +27,15 @@ use crate::transport::Transport;
 use crate::upstream::{Decoder, Deployment, ModelLeg, SessionContext, encode};
 
 use super::agent::Agent;
-use super::leg::{Leg, LegEvent, SendError};
+use super::leg::{LegEvent, SendError};
+use super::legs::{End, Heard, Legs, Progress};
 use super::media_path::{MediaPath, session_format};
-use super::model_close_reason;
 use super::registry::{CallPermit, Calls};
 use super::summary::{CallSummary, Ledger};
 use super::tool::{ToolCall, ToolResult, ToolRunner};
 
-/// A caller that takes nothing for so long is given up (faults reference 35).
-const CALLER_STALL: Duration = Duration::from_secs(15);
-
-/// Messages read in a row before everything else gets its turn.
-const READ_BUDGET: u32 = 32;
+/// Reply audio is not sent on top of what a caller has not taken for so long (limits reference).
+const MAX_BEHIND: Duration = Duration::from_millis(500);
 
 /// What the listener hands over.
 #[derive(Debug)]
@@ -82,8 +79,7 @@ impl ConductedCall {
         let now = Instant::now();
         let task = Conduct {
             core: Call::new(agent.policy(dialect.capabilities()), now.into_std()),
-            caller: Leg::new(caller),
-            model: Leg::new(model.socket),
+            legs: Legs::free(caller, model.socket),
             dialect,
             deployment,
             agent,
@@ -94,9 +90,9 @@ impl ConductedCall {
             ledger,
             formats: None,
             n_commands: 0,
-            n_read: 0,
             configured_at: None,
-            stamps: Stamps::default(),
+            clearing: false,
+            first_frame_of: None,
             overrun: Duration::ZERO,
             audio: Vec::new(),
             wire: Vec::new(),
@@ -118,8 +114,7 @@ fn cancelled(token: CancellationToken) -> WaitForCancellationFutureOwned {
 
 struct Conduct {
     core: Call,
-    caller: Leg,
-    model: Leg,
+    legs: Legs,
     dialect: Dialect,
     deployment: Arc<Deployment>,
     agent: Arc<Agent>,
@@ -131,10 +126,11 @@ struct Conduct {
     running_tools: JoinSet<ToolResult>,
     ledger: Ledger,
     n_commands: u32,
-    /// Messages read since the legs were last flushed.
-    n_read: u32,
     configured_at: Option<Instant>,
-    stamps: Stamps,
+    /// A clear is among what is being written to the caller.
+    clearing: bool,
+    /// The turn whose first frame is among it.
+    first_frame_of: Option<TurnLatency>,
     overrun: Duration,
     /// Audio of the caller's current message.
     audio: Vec<u8>,
@@ -148,24 +144,6 @@ struct Conduct {
     began: Instant,
 }
 
-/// How the call ends, and what the caller is told by the close frame.
-#[derive(Clone, Copy, Debug)]
-struct End {
-    reason: EndReason,
-    close_code: u16,
-    close_reason: &'static str,
-}
-
-impl From<EndReason> for End {
-    fn from(reason: EndReason) -> Self {
-        Self {
-            reason,
-            close_code: reason.close_code(),
-            close_reason: reason.name(),
-        }
-    }
-}
-
 /// Audio formats of the session, both ways.
 #[derive(Clone, Copy, Debug)]
 struct SessionFormats {
@@ -173,19 +151,8 @@ struct SessionFormats {
     output: WireFormat,
 }
 
-/// When what is now being written was read or due; the metrics are told once it is written.
-#[derive(Debug, Default)]
-struct Stamps {
-    to_model: Option<Instant>,
-    to_caller: Option<Instant>,
-    clear: Option<Instant>,
-    /// The turn whose first frame is being written.
-    turn: Option<TurnLatency>,
-}
-
 enum Wake {
-    Caller(LegEvent),
-    Model(LegEvent),
+    Heard(Heard),
     Tool(ToolResult),
     Timer,
     EndNow,
@@ -205,99 +172,60 @@ impl Conduct {
             let wake = std::future::poll_fn(|cx| self.poll_wake(cx)).await;
             let now = Instant::now();
             match wake {
-                Wake::Caller(event) => self.caller_event(event, now),
-                Wake::Model(event) => self.model_message(event, now),
+                Wake::Heard(Heard::Caller(event)) => self.caller_event(event, now),
+                Wake::Heard(Heard::Model(event)) => self.model_message(event, now),
                 Wake::Tool(result) => self.tool_result(result, now),
                 Wake::Timer => self.timeout(now),
                 Wake::EndNow => self.input(Input::End(EndReason::Drained), Current::Other, now),
             }
-            if let Some(end) = self.ended {
-                return self.finish(end).await;
+            if let Some(end) = self.ended.take() {
+                return self.finish(&end).await;
             }
         }
     }
 
-    /// Waits for the next thing to happen. Legs are read before they are flushed, so that all that came
-    /// in together goes out together; a leg that never pauses is put behind the rest now and then.
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
-        if self.n_read < READ_BUDGET
-            && let Poll::Ready(wake) = self.poll_legs(cx)
-        {
-            self.n_read += 1;
-            return Poll::Ready(wake);
-        }
-        let was_busy = std::mem::take(&mut self.n_read) == READ_BUDGET;
-        self.poll_flush(cx);
-        if self.timer.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Wake::Timer);
-        }
-        if let Poll::Ready(Some(Ok(result))) = self.running_tools.poll_join_next(cx) {
-            return Poll::Ready(Wake::Tool(result));
-        }
-        if self.end_now.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Wake::EndNow);
-        }
-        if was_busy {
-            self.poll_legs(cx)
-        } else {
-            Poll::Pending
-        }
-    }
-
-    fn poll_legs(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
-        if self.n_read.is_multiple_of(2)
-            && let Poll::Ready(event) = self.model.poll_event(cx)
-        {
-            return Poll::Ready(Wake::Model(event));
-        }
-        if let Poll::Ready(event) = self.caller.poll_event(cx) {
-            return Poll::Ready(Wake::Caller(event));
-        }
-        self.model.poll_event(cx).map(Wake::Model)
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) {
-        if self.caller.poll_flush(cx).is_ready() {
-            if let Some(since) = self.stamps.clear.take() {
-                self.ledger.metrics.cleared(since.elapsed());
-            }
-            if let Some(since) = self.stamps.to_caller.take() {
-                let took = since.elapsed();
-                self.ledger.frame(Direction::ToCaller, took);
-                if let Some(turn) = self.stamps.turn.take() {
-                    self.ledger.turn(turn.written_after(took));
+        match self.legs.poll(cx, &mut self.ledger) {
+            Progress::Heard(heard) => return Poll::Ready(Wake::Heard(heard)),
+            Progress::Idle { wrote_to_caller } => {
+                if let Some(took) = wrote_to_caller {
+                    self.written(took);
                 }
             }
         }
-        if self.model.poll_flush(cx).is_ready()
-            && let Some(since) = self.stamps.to_model.take()
-        {
-            self.ledger.frame(Direction::ToModel, since.elapsed());
+        if self.timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Wake::Timer);
+        }
+        while let Poll::Ready(Some(finished)) = self.running_tools.poll_join_next(cx) {
+            if let Ok(result) = finished {
+                return Poll::Ready(Wake::Tool(result));
+            }
+        }
+        self.end_now.as_mut().poll(cx).map(|()| Wake::EndNow)
+    }
+
+    /// All that was for the caller left, the first of it so long after it was read or due.
+    fn written(&mut self, took: Duration) {
+        if std::mem::take(&mut self.clearing) {
+            self.ledger.metrics.cleared(took);
+        }
+        if let Some(turn) = self.first_frame_of.take() {
+            self.ledger.turn(turn.written_after(took));
         }
     }
 
     fn set_timer(&mut self) {
-        let now = Instant::now();
-        let core = self
-            .core
-            .poll_timeout(now.into_std())
-            .map(Instant::from_std);
-        let stall = self
-            .caller
-            .blocked_since()
-            .map(|since| since + CALLER_STALL);
-        let deadline = [core, stall].into_iter().flatten().min();
-        let deadline = deadline.unwrap_or(now + Duration::from_secs(3600));
+        let core = self.core.poll_timeout(Instant::now().into_std());
+        let watch = self.legs.watch_at();
+        let deadline = core.map_or(watch, |at| watch.min(Instant::from_std(at)));
         if self.timer.deadline() != deadline {
             self.timer.as_mut().reset(deadline);
         }
     }
 
     fn timeout(&mut self, now: Instant) {
-        let is_stalled = |since| now.duration_since(since) >= CALLER_STALL;
-        if self.caller.blocked_since().is_some_and(is_stalled) {
-            self.input(Input::End(EndReason::CallerTooSlow), Current::Other, now);
-            return;
+        if let Some(reason) = self.legs.watch(now) {
+            return self.input(Input::End(reason), Current::Other, now);
         }
         self.core.handle_timeout(now.into_std());
         self.do_outputs(Current::Other, now);
@@ -363,11 +291,7 @@ impl Conduct {
     /// have no other words for it.
     fn break_off(&mut self, name: &'static str, close_code: u16) {
         self.ledger.metrics.bad_input(name);
-        self.ended = Some(End {
-            reason: EndReason::CallerProtocol,
-            close_code,
-            close_reason: name,
-        });
+        self.ended = Some(End::bad_input(name, close_code));
     }
 
     fn caller_started(&mut self, info: &CallInfo, now: Instant) {
@@ -399,6 +323,8 @@ impl Conduct {
             return;
         };
         match media.take_caller_audio(&self.audio) {
+            // A lost packet is covered when the next one comes; a short one waits in the resampler.
+            Ok(Duration::ZERO) => {}
             Ok(duration) => {
                 self.ledger.metrics.audio(Direction::ToModel, duration);
                 self.input(Input::CallerAudio(duration), Current::Other, now);
@@ -414,14 +340,19 @@ impl Conduct {
     fn tell_caller(&mut self, command: CallerCommand<'_>) {
         let sent = match self.dialect.encode(command, &mut self.wire) {
             Outgoing::Nothing => Ok(()),
-            Outgoing::Binary => self.caller.send_binary(Bytes::copy_from_slice(&self.wire)),
+            Outgoing::Binary => {
+                let message = Bytes::copy_from_slice(&self.wire);
+                self.legs.caller.send_binary(message)
+            }
             Outgoing::Text => match Utf8Bytes::try_from(Bytes::copy_from_slice(&self.wire)) {
-                Ok(text) => self.caller.send_text(text),
+                Ok(text) => self.legs.caller.send_text(text),
                 Err(_) => Ok(()),
             },
         };
-        if sent == Err(SendError::Full) && matches!(command, CallerCommand::Audio(_)) {
-            self.ledger.metrics.dropped(FrameDrop::CallerSlow, FRAME);
+        if sent == Err(SendError::Full) {
+            // A clear or a mark that does not arrive would make what the model knows untrue.
+            self.ended
+                .get_or_insert_with(|| EndReason::CallerTooSlow.into());
         }
     }
 
@@ -432,8 +363,8 @@ impl Conduct {
             LegEvent::Text(text) => text,
             LegEvent::Binary(_) => return self.ledger.metrics.upstream_error("binary_message"),
             LegEvent::Closed(frame) => {
-                let reason = model_close_reason(frame.as_ref());
-                return self.input(Input::End(reason), Current::Other, now);
+                self.ended = Some(End::of_model(frame.as_ref()));
+                return;
             }
             LegEvent::Gone => {
                 return self.input(Input::End(EndReason::ModelGone), Current::Other, now);
@@ -493,7 +424,7 @@ impl Conduct {
 
     fn send_model(&mut self, text: Utf8Bytes) {
         // A leg that is gone says so when it is read.
-        if self.model.send_text(text) == Err(SendError::Full) {
+        if self.legs.model.send_text(text) == Err(SendError::Full) {
             self.ended = Some(EndReason::ModelStalled.into());
         }
     }
@@ -515,7 +446,7 @@ impl Conduct {
         match output {
             Output::ToModel(command) => self.tell_model(&command, now),
             Output::AppendAudio => {
-                self.stamps.to_model.get_or_insert(now);
+                self.legs.to_model.get_or_insert(now);
                 self.append(|media, out| media.append_event(out));
             }
             Output::AppendSilence(duration) => {
@@ -528,11 +459,12 @@ impl Conduct {
                 if let Some(mark) = mark {
                     self.tell_caller(CallerCommand::Mark(mark));
                 }
-                self.stamps.to_caller.get_or_insert(now);
+                self.legs.to_caller.get_or_insert(now);
             }
             Output::Clear => {
                 self.tell_caller(CallerCommand::Clear);
-                self.stamps.clear.get_or_insert(now);
+                self.legs.to_caller.get_or_insert(now);
+                self.clearing = true;
                 if let Some(media) = &mut self.media {
                     media.clear();
                 }
@@ -552,7 +484,7 @@ impl Conduct {
                 };
                 self.tools.start(&mut self.running_tools, webhook, call);
             }
-            Output::Observe(Observation::Turn(turn)) => self.stamps.turn = Some(turn),
+            Output::Observe(Observation::Turn(turn)) => self.first_frame_of = Some(turn),
             Output::Observe(observation) => self.ledger.observe(observation),
             Output::End(reason) => self.ended = Some(reason.into()),
         }
@@ -624,15 +556,23 @@ impl Conduct {
         let Some(mut media) = self.media.take() else {
             return;
         };
-        for _ in 0..frames {
-            if let Some(frame) = media.queue.front() {
-                self.tell_caller(CallerCommand::Audio(frame));
+        let duration = FRAME * u32::try_from(frames).unwrap_or(u32::MAX);
+        let is_late = |since: Instant| since.elapsed() >= MAX_BEHIND;
+        if self.legs.caller.blocked_since().is_some_and(is_late) {
+            self.ledger.metrics.dropped(FrameDrop::CallerSlow, duration);
+            for _ in 0..frames {
+                media.queue.pop();
             }
-            media.queue.pop();
+        } else {
+            for _ in 0..frames {
+                if let Some(frame) = media.queue.front() {
+                    self.tell_caller(CallerCommand::Audio(frame));
+                }
+                media.queue.pop();
+            }
+            self.ledger.metrics.audio(Direction::ToCaller, duration);
         }
         self.media = Some(media);
-        let duration = FRAME * u32::try_from(frames).unwrap_or(u32::MAX);
-        self.ledger.metrics.audio(Direction::ToCaller, duration);
     }
 
     fn transcript(&mut self, speaker: Speaker, current: Current<'_>) {
@@ -644,19 +584,16 @@ impl Conduct {
         }
     }
 
-    async fn finish(mut self, end: End) -> CallSummary {
+    async fn finish(mut self, end: &End) -> CallSummary {
+        self.running_tools.abort_all();
         self.tell_caller(CallerCommand::End {
             reason: end.reason.name(),
         });
         for (kind, n) in self.dialect.ignored().entries() {
             self.ledger.metrics.ignored(kind, n);
         }
-        let duration = self.began.elapsed();
-        let summary = self.ledger.end(end.reason, duration);
-        tokio::join!(
-            self.caller.close(end.close_code, end.close_reason),
-            self.model.close(1000, ""),
-        );
+        let summary = self.ledger.end(end.reason, self.began.elapsed());
+        self.legs.close(end).await;
         summary
     }
 }

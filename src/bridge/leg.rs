@@ -20,6 +20,9 @@ use crate::transport::Transport;
 /// How long a closing handshake and the last bytes may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A silent leg is pinged after so long, and gone after twice as long (threats reference 18).
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
 /// Something that came in on a leg.
 #[derive(Debug)]
 pub(super) enum LegEvent {
@@ -49,6 +52,9 @@ pub(super) struct Leg {
     socket: WebSocketStream<Transport>,
     unflushed: bool,
     blocked_since: Option<Instant>,
+    /// When anything came in, pongs included.
+    heard_at: Instant,
+    pinged: bool,
 }
 
 impl Leg {
@@ -57,13 +63,18 @@ impl Leg {
             socket,
             unflushed: false,
             blocked_since: None,
+            heard_at: Instant::now(),
+            pinged: false,
         }
     }
 
     /// The next message, pings and pongs left out: the library answers them.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LegEvent> {
         loop {
-            let event = match std::task::ready!(Pin::new(&mut self.socket).poll_next(cx)) {
+            let next = std::task::ready!(Pin::new(&mut self.socket).poll_next(cx));
+            self.heard_at = Instant::now();
+            self.pinged = false;
+            let event = match next {
                 Some(Ok(Message::Text(text))) => LegEvent::Text(text),
                 Some(Ok(Message::Binary(bytes))) => LegEvent::Binary(bytes),
                 Some(Ok(Message::Close(frame))) => LegEvent::Closed(frame),
@@ -109,6 +120,23 @@ impl Leg {
         self.unflushed = false;
         self.blocked_since = None;
         Poll::Ready(())
+    }
+
+    /// Pings a peer that has been silent. False if it has been silent for too long to be there.
+    pub(super) fn keep_alive(&mut self, now: Instant) -> bool {
+        let silent = now.saturating_duration_since(self.heard_at);
+        if silent >= KEEP_ALIVE && !self.pinged {
+            self.pinged = true;
+            // One that is gone says so when it is read.
+            let _ = self.send(Message::Ping(Bytes::new()));
+        }
+        silent < 2 * KEEP_ALIVE
+    }
+
+    /// When [`Leg::keep_alive`] wants to be called next.
+    pub(super) fn keep_alive_at(&self) -> Instant {
+        let pings = if self.pinged { 2 } else { 1 };
+        self.heard_at + pings * KEEP_ALIVE
     }
 
     /// Since when the peer takes nothing.

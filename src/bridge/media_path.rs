@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::media::{
     AudioFormat, CallerDecoder, CallerEncoder, Codec, FRAME, FrameQueue, MediaError, SampleRate,
+    silence_byte,
 };
 use crate::realtime::{WireFormat, append_bytes_into, append_pcm_into, decode_audio};
 use crate::upstream::ModelAudio;
@@ -22,6 +23,8 @@ pub(super) struct MediaPath {
     overflowed: bool,
     /// Audio of overflowed replies that never came to the queue.
     refused: Duration,
+    /// First byte of a sample that the deployment cut in two.
+    half_sample: Option<u8>,
     /// Caller audio of the current message, as the session wants it.
     pcm: Vec<i16>,
     bytes: Vec<u8>,
@@ -63,13 +66,9 @@ impl MediaPath {
             WireFormat::Pcm24k => {
                 ToCaller::Transcode(CallerEncoder::new(pcm, output, agent.config.opus)?)
             }
-            format @ (WireFormat::Ulaw | WireFormat::Alaw) => ToCaller::Pass {
+            WireFormat::Ulaw | WireFormat::Alaw => ToCaller::Pass {
                 begun: Vec::with_capacity(G711_FRAME),
-                silence: if format == WireFormat::Ulaw {
-                    0xFF
-                } else {
-                    0xD5
-                },
+                silence: silence_of(output),
             },
         };
         Ok(Self {
@@ -79,6 +78,7 @@ impl MediaPath {
             queue: FrameQueue::new(output, agent.config.playout.max),
             overflowed: false,
             refused: Duration::ZERO,
+            half_sample: None,
             pcm: Vec::new(),
             bytes: Vec::new(),
         })
@@ -127,13 +127,9 @@ impl MediaPath {
                 append_pcm_into(out, &self.pcm);
             }
             ToModel::Pass => {
-                let silence = if self.input.codec == Codec::Alaw {
-                    0xD5
-                } else {
-                    0xFF
-                };
                 self.bytes.clear();
-                self.bytes.resize(samples(self.input.rate), silence);
+                self.bytes
+                    .resize(samples(self.input.rate), silence_of(self.input));
                 append_bytes_into(out, &self.bytes);
             }
         }
@@ -168,7 +164,11 @@ impl MediaPath {
         match &mut self.to_caller {
             ToCaller::Transcode(encoder) => {
                 self.pcm.clear();
-                let (samples, _odd_byte) = self.bytes.as_chunks::<2>();
+                if let Some(half) = self.half_sample.take() {
+                    self.bytes.insert(0, half);
+                }
+                let (samples, rest) = self.bytes.as_chunks::<2>();
+                self.half_sample = rest.first().copied();
                 self.pcm
                     .extend(samples.iter().map(|bytes| i16::from_le_bytes(*bytes)));
                 let frames = encoder.encode(&self.pcm, &mut self.queue)?;
@@ -220,6 +220,7 @@ impl MediaPath {
     }
 
     fn forget_begun(&mut self) {
+        self.half_sample = None;
         match &mut self.to_caller {
             ToCaller::Transcode(encoder) => encoder.reset(),
             ToCaller::Pass { begun, .. } => begun.clear(),
@@ -239,6 +240,11 @@ pub(super) enum ReplyError {
     Base64,
     #[error(transparent)]
     Media(#[from] MediaError),
+}
+
+/// The byte of silence in G.711.
+fn silence_of(format: AudioFormat) -> u8 {
+    silence_byte(format.codec).unwrap_or_default()
 }
 
 /// The session's format for callers of this one.

@@ -6,15 +6,14 @@
 mod agent;
 mod conduct;
 mod leg;
+mod legs;
 mod media_path;
 mod registry;
 mod relay;
 mod summary;
 mod tool;
 
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-
-use crate::call::{EndReason, ModelEvent};
+use crate::call::ModelEvent;
 use crate::upstream::{Decoded, Decoder};
 
 pub use agent::{Agent, AgentConfig, AgentError, PlayoutConfig};
@@ -23,16 +22,6 @@ pub use registry::{CallPermit, Calls};
 pub use relay::{REALTIME, RelayedCall};
 pub use summary::{CallSummary, MAX_TURNS, Share};
 pub use tool::{ToolRunner, WebhookConfig};
-
-/// What a deployment's close frame means (protocol reference 1.6).
-fn model_close_reason(frame: Option<&CloseFrame>) -> EndReason {
-    match frame.map(|frame| u16::from(frame.code)) {
-        Some(1001) => EndReason::ModelSessionExpired,
-        Some(3000) => EndReason::ModelUnauthorized,
-        Some(4000) => EndReason::ModelRejectedSession,
-        _ => EndReason::ModelClosed,
-    }
-}
 
 /// The vendor's id of a session, from its first event; empty if it has none.
 fn session_id(session_created: &str) -> String {

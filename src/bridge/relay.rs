@@ -18,25 +18,24 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::call::{EndReason, ModelEvent, TurnLatency};
 use crate::realtime::{
-    ScanError, Shape, TranslateError, Translated, Translator, append_audio, check_depth, event_type,
+    ScanError, ServerEvent, Shape, TranslateError, Translated, Translator, WireFormat,
+    append_audio, check_depth, event_type,
 };
 use crate::telemetry::{CallMetrics, Direction};
 use crate::transport::Transport;
 use crate::upstream::{Decoder, Deployment, ModelLeg};
 
-use super::leg::{Leg, LegEvent, SendError};
+use super::leg::{LegEvent, SendError};
+use super::legs::{End, Heard, Legs, Progress};
 use super::registry::{CallPermit, Calls};
+use super::session_id;
 use super::summary::{CallSummary, Ledger};
-use super::{model_close_reason, session_id};
 
 /// The name of this way of calling, as routes and metric labels have it.
 pub const REALTIME: &str = "realtime";
 
-/// A side that takes nothing for so long is given up (faults reference 35).
-const STALL: Duration = Duration::from_secs(15);
-
-/// Messages read in a row before everything else gets its turn.
-const READ_BUDGET: u32 = 32;
+/// The format of a session that nobody has set.
+const PCM: WireFormat = WireFormat::Pcm24k;
 
 /// What the listener hands over.
 #[derive(Debug)]
@@ -70,18 +69,16 @@ impl RelayedCall {
             session,
         );
         let mut task = Relay {
-            caller: Leg::new(caller),
+            legs: Legs::gated(caller, self.model.socket),
             caller_shape: self.shape,
-            model: Leg::new(self.model.socket),
             model_shape: self.deployment.shape(),
             decoder: Decoder::new(),
             translator: Translator::new(),
             ledger,
             turn: Turn::default(),
-            stamps: Stamps::default(),
-            n_read: 0,
+            formats: (PCM, PCM),
             ended: None,
-            timer: Box::pin(tokio::time::sleep_until(now + STALL)),
+            timer: Box::pin(tokio::time::sleep_until(now)),
             end_now: Box::pin(self.calls.end_now().cancelled_owned()),
             began: now,
         };
@@ -93,45 +90,19 @@ impl RelayedCall {
 }
 
 struct Relay {
-    caller: Leg,
+    legs: Legs,
     caller_shape: Shape,
-    model: Leg,
     model_shape: Shape,
     decoder: Decoder,
     translator: Translator,
     ledger: Ledger,
     turn: Turn,
-    stamps: Stamps,
-    /// Messages read since the legs were last flushed.
-    n_read: u32,
+    /// Formats of the session's audio, the caller's and the reply's.
+    formats: (WireFormat, WireFormat),
     ended: Option<End>,
     timer: Pin<Box<Sleep>>,
     end_now: Pin<Box<WaitForCancellationFutureOwned>>,
     began: Instant,
-}
-
-/// How the call ends, and what the caller is told.
-struct End {
-    reason: EndReason,
-    close_code: u16,
-    close_reason: String,
-}
-
-impl From<EndReason> for End {
-    fn from(reason: EndReason) -> Self {
-        Self {
-            reason,
-            close_code: reason.close_code(),
-            close_reason: reason.name().to_owned(),
-        }
-    }
-}
-
-/// When what is now being written was read; the metrics are told once it is written.
-#[derive(Default)]
-struct Stamps {
-    to_model: Option<Instant>,
-    to_caller: Option<Instant>,
 }
 
 /// The answer that is being waited for.
@@ -143,8 +114,7 @@ struct Turn {
 }
 
 enum Wake {
-    Caller(LegEvent),
-    Model(LegEvent),
+    Heard(Heard),
     Timer,
     EndNow,
 }
@@ -152,91 +122,37 @@ enum Wake {
 impl Relay {
     async fn run(mut self) -> CallSummary {
         loop {
+            let watch_at = self.legs.watch_at();
+            if self.timer.deadline() != watch_at {
+                self.timer.as_mut().reset(watch_at);
+            }
             let wake = std::future::poll_fn(|cx| self.poll_wake(cx)).await;
             let now = Instant::now();
             match wake {
-                Wake::Caller(event) => self.caller_event(event, now),
-                Wake::Model(event) => self.model_event(event, now),
-                Wake::Timer => self.watch(now),
+                Wake::Heard(Heard::Caller(event)) => self.caller_event(event, now),
+                Wake::Heard(Heard::Model(event)) => self.model_event(event, now),
+                Wake::Timer => self.ended = self.legs.watch(now).map(End::from),
                 Wake::EndNow => self.end(EndReason::Drained),
             }
             if let Some(end) = self.ended.take() {
-                return self.finish(end).await;
+                return self.finish(&end).await;
             }
         }
     }
 
-    /// A leg is read only while the other one takes what comes of it, and legs that never pause are put
-    /// behind the rest now and then.
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
-        if self.n_read < READ_BUDGET
-            && let Poll::Ready(wake) = self.poll_legs(cx)
-        {
-            self.n_read += 1;
-            return Poll::Ready(wake);
+        match self.legs.poll(cx, &mut self.ledger) {
+            Progress::Heard(heard) => return Poll::Ready(Wake::Heard(heard)),
+            Progress::Idle { wrote_to_caller } => {
+                if wrote_to_caller.is_some() {
+                    self.turn_heard(Instant::now());
+                }
+            }
         }
-        let was_busy = std::mem::take(&mut self.n_read) == READ_BUDGET;
-        let was_blocked = self.is_blocked();
-        self.poll_flush(cx);
         if self.timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Wake::Timer);
         }
-        if self.end_now.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Wake::EndNow);
-        }
-        if was_busy || (was_blocked && !self.is_blocked()) {
-            return self.poll_legs(cx);
-        }
-        Poll::Pending
-    }
-
-    fn poll_legs(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
-        let model_first = self.n_read.is_multiple_of(2);
-        for model in [model_first, !model_first] {
-            if model && self.caller.blocked_since().is_none() {
-                if let Poll::Ready(event) = self.model.poll_event(cx) {
-                    return Poll::Ready(Wake::Model(event));
-                }
-            } else if !model
-                && self.model.blocked_since().is_none()
-                && let Poll::Ready(event) = self.caller.poll_event(cx)
-            {
-                return Poll::Ready(Wake::Caller(event));
-            }
-        }
-        Poll::Pending
-    }
-
-    fn is_blocked(&self) -> bool {
-        self.caller.blocked_since().is_some() || self.model.blocked_since().is_some()
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) {
-        if self.caller.poll_flush(cx).is_ready()
-            && let Some(since) = self.stamps.to_caller.take()
-        {
-            self.ledger.frame(Direction::ToCaller, since.elapsed());
-            self.turn_heard(Instant::now());
-        }
-        if self.model.poll_flush(cx).is_ready()
-            && let Some(since) = self.stamps.to_model.take()
-        {
-            self.ledger.frame(Direction::ToModel, since.elapsed());
-        }
-    }
-
-    /// Gives up on a side that takes nothing.
-    fn watch(&mut self, now: Instant) {
-        let stalled = |leg: &Leg| {
-            leg.blocked_since()
-                .is_some_and(|since| now.duration_since(since) >= STALL)
-        };
-        if stalled(&self.caller) {
-            self.end(EndReason::CallerTooSlow);
-        } else if stalled(&self.model) {
-            self.end(EndReason::ModelStalled);
-        }
-        self.timer.as_mut().reset(now + STALL / 3);
+        self.end_now.as_mut().poll(cx).map(|()| Wake::EndNow)
     }
 
     fn end(&mut self, reason: EndReason) {
@@ -255,17 +171,14 @@ impl Relay {
 
     fn bad_input(&mut self, name: &'static str, close_code: u16) {
         self.ledger.metrics.bad_input(name);
-        self.ended = Some(End {
-            reason: EndReason::CallerProtocol,
-            close_code,
-            close_reason: name.to_owned(),
-        });
+        self.ended = Some(End::bad_input(name, close_code));
     }
 
     fn relay_up(&mut self, text: Utf8Bytes, now: Instant) {
-        let is_audio = append_audio(&text).is_some();
-        if is_audio {
-            self.stamps.to_model.get_or_insert(now);
+        if let Some(audio) = append_audio(&text) {
+            let duration = duration_of(&audio, self.formats.0);
+            self.ledger.metrics.audio(Direction::ToModel, duration);
+            self.legs.to_model.get_or_insert(now);
         } else {
             match check_event(&text) {
                 // A client truncates what it stopped playing because its user spoke.
@@ -301,7 +214,7 @@ impl Relay {
             TranslateError::WrongShape { event } => {
                 self.ledger.metrics.bad_input("wrong_shape");
                 // A caller that is gone says so when it is read.
-                let _ = self.caller.send_text(event.as_str().into());
+                let _ = self.legs.caller.send_text(event.as_str().into());
             }
             TranslateError::Scan(_) | TranslateError::Json(_) => {
                 self.bad_input("malformed_event", 1007)
@@ -310,7 +223,7 @@ impl Relay {
     }
 
     fn send_model(&mut self, text: Utf8Bytes) {
-        if self.model.send_text(text) == Err(SendError::Full) {
+        if self.legs.model.send_text(text) == Err(SendError::Full) {
             self.end(EndReason::ModelStalled);
         }
     }
@@ -320,16 +233,13 @@ impl Relay {
             LegEvent::Text(text) => self.relay_down(text, now),
             LegEvent::Binary(_) => self.ledger.metrics.upstream_error("binary_message"),
             LegEvent::Closed(frame) => {
-                let reason = model_close_reason(frame.as_ref());
+                let mut end = End::of_model(frame.as_ref());
                 // The SDKs act on the deployment's own code and reason.
-                self.ended = Some(match frame {
-                    Some(frame) if is_sendable(frame.code.into()) => End {
-                        reason,
-                        close_code: frame.code.into(),
-                        close_reason: frame.reason.as_str().to_owned(),
-                    },
-                    _ => reason.into(),
-                });
+                if let Some(frame) = frame.filter(|frame| is_sendable(frame.code.into())) {
+                    end.close_code = frame.code.into();
+                    end.close_reason = Cow::Owned(frame.reason.as_str().to_owned());
+                }
+                self.ended = Some(end);
             }
             LegEvent::Gone => self.end(EndReason::ModelGone),
             LegEvent::Broken { .. } => self.end(EndReason::ModelProtocol),
@@ -339,12 +249,22 @@ impl Relay {
     fn relay_down(&mut self, text: Utf8Bytes, now: Instant) {
         match self.decoder.decode(&text) {
             Ok(decoded) => {
-                let event = decoded.event();
-                self.measure(&event, now);
+                if let ServerEvent::SessionCreated(session) | ServerEvent::SessionUpdated(session) =
+                    decoded.server_event()
+                {
+                    self.formats = (session.input.unwrap_or(PCM), session.output.unwrap_or(PCM));
+                }
+                self.measure(&decoded.event(), now);
             }
             Err(error) => {
                 tracing::debug!(%error, "unreadable event from the deployment");
-                return self.ledger.metrics.upstream_error("malformed_event");
+                self.ledger.metrics.upstream_error("malformed_event");
+                // A caller may make sense of what is JSON at least.
+                if self.caller_shape != self.model_shape
+                    || serde_json::from_str::<IgnoredAny>(&text).is_err()
+                {
+                    return;
+                }
             }
         }
         if self.caller_shape == self.model_shape {
@@ -373,7 +293,7 @@ impl Relay {
     }
 
     fn send_caller(&mut self, text: Utf8Bytes) {
-        if self.caller.send_text(text) == Err(SendError::Full) {
+        if self.legs.caller.send_text(text) == Err(SendError::Full) {
             self.end(EndReason::CallerTooSlow);
         }
     }
@@ -386,12 +306,19 @@ impl Relay {
                 self.turn.first_audio = None;
             }
             ModelEvent::SpeechStopped { .. } => self.turn.speech_stopped = Some(now),
-            ModelEvent::AudioDelta { .. } => {
+            ModelEvent::AudioDelta { audio, .. } => {
+                let duration = duration_of(audio, self.formats.1);
+                self.ledger.metrics.audio(Direction::ToCaller, duration);
                 self.turn.first_audio.get_or_insert(now);
-                self.stamps.to_caller.get_or_insert(now);
+                self.legs.to_caller.get_or_insert(now);
             }
-            ModelEvent::ResponseDone { .. } => {
-                self.turn.first_audio = None;
+            ModelEvent::ResponseCreated {
+                in_conversation: true,
+                ..
+            } => self.turn.first_audio = None,
+            // Without audio, this turn has no latency that could be heard.
+            ModelEvent::ResponseDone { .. } if self.legs.to_caller.is_none() => {
+                self.turn.speech_stopped = None;
             }
             _ => {}
         }
@@ -414,15 +341,17 @@ impl Relay {
         }
     }
 
-    async fn finish(self, end: End) -> CallSummary {
-        let duration = self.began.elapsed();
-        let summary = self.ledger.end(end.reason, duration);
-        tokio::join!(
-            self.caller.close(end.close_code, &end.close_reason),
-            self.model.close(1000, ""),
-        );
+    async fn finish(self, end: &End) -> CallSummary {
+        let summary = self.ledger.end(end.reason, self.began.elapsed());
+        self.legs.close(end).await;
         summary
     }
+}
+
+/// How long audio in base64 lasts, padding left out of account.
+fn duration_of(base64: &str, format: WireFormat) -> Duration {
+    let bytes = base64.len() as u64 * 3 / 4;
+    Duration::from_micros(bytes * 1_000 / format.bytes_per_ms() as u64)
 }
 
 /// Nesting that no client event needs (limits reference).

@@ -1,9 +1,11 @@
 //! Tools of an agent: each is a webhook that answers with a text.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::Request;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -147,12 +149,13 @@ impl ToolRunner {
         };
         let client = self.client.clone();
         running.spawn(async move {
-            let answer =
-                tokio::time::timeout(webhook.timeout, post(&client, &webhook, &call)).await;
-            let (output, outcome) = match answer {
-                Ok(Ok(answer)) => (answer, "ok"),
-                Ok(Err(error)) => (error_output(&error.to_string()), "failed"),
-                Err(_) => (error_output(&ToolError::Timeout.to_string()), "timeout"),
+            let answer = tokio::time::timeout(webhook.timeout, post(&client, &webhook, &call));
+            // A turn waits for all its tools: one that is lost would leave it silent for ever.
+            let (output, outcome) = match AssertUnwindSafe(answer).catch_unwind().await {
+                Ok(Ok(Ok(answer))) => (answer, "ok"),
+                Ok(Ok(Err(error))) => (error_output(&error.to_string()), "failed"),
+                Ok(Err(_)) => (error_output(&ToolError::Timeout.to_string()), "timeout"),
+                Err(_) => (error_output("the tool failed"), "panicked"),
             };
             ToolResult {
                 call_id: call.call_id,

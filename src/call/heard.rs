@@ -166,9 +166,14 @@ impl Heard {
         })
     }
 
+    /// Whether a whole frame waits to be released.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.waiting_frames() > 0
+    }
+
     /// When the next frame is due, if one waits.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        (self.waiting_frames() > 0).then(|| self.pacer.deadline(now))
+        self.has_waiting().then(|| self.pacer.deadline(now))
     }
 
     /// A mark came back. One of an older generation was thrown away by a clear and says nothing.

@@ -301,12 +301,14 @@ impl Call {
                 duration,
                 frames,
             } => {
+                let waited = self.heard.has_waiting();
                 self.heard.queue(item_id, content_index, duration, frames);
-                self.play(now);
+                self.play(waited, now);
             }
             Input::ReplyPadded(frames) => {
+                let waited = self.heard.has_waiting();
                 self.heard.complete(frames);
-                self.play(now);
+                self.play(waited, now);
             }
             Input::ToolFinished { call_id, output } => self.tool_finished(call_id, output, now),
             Input::End(reason) => self.end(reason),
@@ -324,7 +326,7 @@ impl Call {
         if self.phase == Phase::Ended {
             return;
         }
-        self.play(now);
+        self.play(true, now);
         if let Some(silence) = self.gap.fill(now) {
             self.turn.appended(silence, now);
             self.outputs.push_back(Output::AppendSilence(silence));
@@ -813,18 +815,20 @@ impl Call {
 
     // Playing.
 
-    fn play(&mut self, now: Instant) {
+    /// Releases what is due. Only a frame that `waited` can be late: one that has just come is late by the
+    /// model's doing.
+    fn play(&mut self, waited: bool, now: Instant) {
         if let Some(play) = self.heard.release(now) {
-            self.played(&play, now);
+            self.played(&play, waited, now);
         }
         self.end_if_said(now);
     }
 
-    fn played(&mut self, play: &Play, now: Instant) {
+    fn played(&mut self, play: &Play, waited: bool, now: Instant) {
         match play.lateness {
-            Some(late) => self.observe(Observation::FrameLate(late)),
+            Some(late) if waited => self.observe(Observation::FrameLate(late)),
             None if self.reply_playing => self.observe(Observation::Underrun),
-            None => {}
+            Some(_) | None => {}
         }
         self.reply_playing = self.reply_open;
         self.outputs.push_back(Output::Play {

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use crate::auth::{AuthConfig, AuthMode, KeyRing};
 use crate::bridge::{Agent, AgentConfig};
 use crate::listener::{ListenerConfig, Routes, TwilioConfig, is_origin};
+use crate::realtime::Shape;
 use crate::upstream::{Deployment, DeploymentConfig};
 
 /// The whole file.
@@ -78,6 +79,9 @@ pub struct TenantConfig {
     pub models: Vec<String>,
     /// Agents that its phones and audio clients may reach; empty for all.
     pub agents: Vec<String>,
+    /// Shape of events that its SDK callers speak, whatever their URL says. For clients that build the URL of one
+    /// shape and speak the other, as openai-python's GA client does on `AsyncAzureOpenAI` (openai-python#2638).
+    pub caller_shape: Option<Shape>,
 }
 
 /// The `[drain]` table.
@@ -213,6 +217,11 @@ impl Config {
                     .tenants
                     .iter()
                     .map(|(name, tenant)| (name.clone(), tenant.agents.clone()))
+                    .collect(),
+                caller_shapes: self
+                    .tenants
+                    .iter()
+                    .filter_map(|(name, tenant)| Some((name.clone(), tenant.caller_shape?)))
                     .collect(),
                 twilio: self.twilio.clone(),
             }),
@@ -383,6 +392,22 @@ deployment = "east"
     #[test]
     fn a_good_file_has_no_mistakes() {
         check(GOOD, &[]);
+    }
+
+    #[test]
+    fn a_tenant_may_pin_the_shape_of_its_callers() {
+        let text = format!(
+            "{GOOD}[tenants.old]\ncaller_shape = \"preview\"\n[tenants.new]\ncaller_shape = \"ga\"\n[tenants.any]\n"
+        );
+        let routes = Config::parse(&text).unwrap().build(&text).unwrap();
+        assert_eq!(routes.caller_shape("old", Shape::Ga), Shape::Preview);
+        assert_eq!(routes.caller_shape("new", Shape::Preview), Shape::Ga);
+        assert_eq!(routes.caller_shape("any", Shape::Preview), Shape::Preview);
+        assert_eq!(routes.caller_shape("any", Shape::Ga), Shape::Ga);
+        check(
+            &format!("{GOOD}[tenants.old]\ncaller_shape = \"beta\"\n"),
+            &["line 12: unknown variant `beta`"],
+        );
     }
 
     #[test]

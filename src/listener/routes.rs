@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::auth::KeyRing;
 use crate::bridge::Agent;
 use crate::ingress::Refusal;
+use crate::realtime::Shape;
 use crate::upstream::Deployment;
 
 use super::config::TwilioConfig;
@@ -25,6 +26,8 @@ pub struct Routes {
     pub allowed_models: BTreeMap<String, Vec<String>>,
     /// Agents that a tenant's phones may reach; a tenant without any may reach all.
     pub allowed_agents: BTreeMap<String, Vec<String>>,
+    /// The shape that a tenant's SDK callers speak whatever they say; without one, what they say.
+    pub caller_shapes: BTreeMap<String, Shape>,
     /// How Twilio's numbers are answered.
     pub twilio: TwilioConfig,
 }
@@ -54,6 +57,13 @@ impl Routes {
             .get(name)
             .cloned()
             .ok_or_else(Refusal::model_not_found)
+    }
+
+    /// The shape that an SDK caller of `tenant` speaks, who by its request speaks `asked`. What the operator says
+    /// wins (protocol reference 1.2, rule 4).
+    #[must_use]
+    pub fn caller_shape(&self, tenant: &str, asked: Shape) -> Shape {
+        self.caller_shapes.get(tenant).copied().unwrap_or(asked)
     }
 
     /// The agent of that name, whom `tenant` wants to reach, and the deployment that serves it.

@@ -7,7 +7,8 @@ use hyper::body::Incoming as Body;
 use tracing::Instrument;
 
 use crate::bridge::{CallPermit, REALTIME, RelayedCall};
-use crate::ingress::{FrontDoor, RealtimeRequest, Refusal, upgrade};
+use crate::ingress::{Credential, FrontDoor, RealtimeRequest, Refusal, upgrade};
+use crate::realtime::Shape;
 use crate::upstream::{Deployment, ModelLeg};
 
 use super::answer::{Answer, refuse_upgrade, switch};
@@ -56,6 +57,7 @@ impl Gateway {
             Err(refusal) => return self.refused(REALTIME, &refusal, style),
         };
         let on_upgrade = hyper::upgrade::on(&mut request);
+        let shape = self.caller_shape(&asked);
         let sizes = SocketSizes {
             max_message: MAX_MESSAGE,
             max_unsent: MAX_UNSENT,
@@ -73,7 +75,7 @@ impl Gateway {
                 };
                 let call = RelayedCall {
                     call_id,
-                    shape: asked.shape,
+                    shape,
                     model,
                     deployment,
                     metrics,
@@ -85,6 +87,14 @@ impl Gateway {
             .instrument(span),
         );
         answer
+    }
+
+    /// What the caller speaks, which for some tenants is not what its URL says.
+    fn caller_shape(&self, asked: &RealtimeRequest) -> Shape {
+        let key = asked.credential.as_ref().map(Credential::secret);
+        self.routes.keys.tenant(key).map_or(asked.shape, |tenant| {
+            self.routes.caller_shape(tenant, asked.shape)
+        })
     }
 
     async fn prepare_sdk(

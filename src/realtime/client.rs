@@ -120,6 +120,16 @@ fn ga_session(settings: &SessionSettings, input: WireFormat, output: WireFormat)
     session.raw("audio", &audio.end());
     push_tools(&mut session, settings);
     session.raw_if("max_output_tokens", max_output_tokens(settings));
+    session.raw_if(
+        "truncation",
+        settings.truncation.map(|truncation| truncation.json()),
+    );
+    if let Some(effort) = settings.reasoning_effort {
+        session.raw(
+            "reasoning",
+            &format!("{{\"effort\":\"{}\"}}", effort.name()),
+        );
+    }
     session.end()
 }
 
@@ -229,10 +239,12 @@ pub fn create_response(instructions: Option<&str>, event_id: &str) -> String {
     })
 }
 
-/// A `response.cancel` of the active response.
+/// A `response.cancel` of that response; without an id, of the conversation's active one, whichever that is by then.
 #[must_use]
-pub fn cancel_response(event_id: &str) -> String {
-    event("response.cancel", event_id, |_| ())
+pub fn cancel_response(response_id: Option<&str>, event_id: &str) -> String {
+    event("response.cancel", event_id, |members| {
+        members.text_if("response_id", response_id);
+    })
 }
 
 /// A `conversation.item.truncate`: `audio_end_ms` milliseconds of the content part were heard.
@@ -425,6 +437,33 @@ mod tests {
     }
 
     #[test]
+    fn ga_alone_knows_truncation_and_reasoning() {
+        let session = |text: &str, shape| {
+            let settings: SessionSettings = toml::from_str(text).unwrap();
+            let update = session_update(&settings, WireFormat::Ulaw, WireFormat::Ulaw, shape, "");
+            let update: Value = serde_json::from_str(&update).unwrap();
+            [
+                &update["session"]["truncation"],
+                &update["session"]["reasoning"],
+            ]
+            .map(Value::clone)
+        };
+        let text = "truncation = { retention_ratio = 0.8 }\nreasoning_effort = \"xhigh\"";
+        assert_eq!(
+            session(text, Shape::Ga),
+            [
+                json!({"type":"retention_ratio","retention_ratio":0.8}),
+                json!({"effort":"xhigh"})
+            ]
+        );
+        assert_eq!(session(text, Shape::Preview), [Value::Null, Value::Null]);
+        assert_eq!(
+            session("truncation = \"disabled\"", Shape::Ga),
+            [json!("disabled"), Value::Null]
+        );
+    }
+
+    #[test]
     fn turn_detection_variants() {
         let check = |text: &str, expected: &str| {
             let settings: SessionSettings = toml::from_str(text).unwrap();
@@ -462,8 +501,12 @@ mod tests {
             json!({"type":"response.create","event_id":"e","response":{"instructions":"Greet."}}),
         );
         check(
-            &cancel_response("e"),
+            &cancel_response(None, "e"),
             json!({"type":"response.cancel","event_id":"e"}),
+        );
+        check(
+            &cancel_response(Some("r"), "e"),
+            json!({"type":"response.cancel","event_id":"e","response_id":"r"}),
         );
         check(
             &truncate_item("i", 1, 1500, "e"),

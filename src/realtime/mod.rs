@@ -15,10 +15,13 @@ mod settings;
 mod shape;
 mod translate;
 mod translate_error;
+mod translate_fault;
+mod translate_first;
 #[cfg(test)]
 mod translate_golden;
 mod translate_response;
 mod translate_session;
+mod translate_temperature;
 
 pub use base64::{decode_audio, encode_audio};
 pub use client::{
@@ -37,8 +40,8 @@ pub use server::{
     TokenUsage, TranscriptionFailure,
 };
 pub use settings::{
-    Eagerness, Infinite, InvalidSetting, MaxOutputTokens, NoiseReduction, SessionSettings, Tool,
-    ToolChoice, Transcription, TurnDetection,
+    Eagerness, Infinite, InvalidSetting, MaxOutputTokens, NoiseReduction, ReasoningEffort,
+    SessionSettings, Tool, ToolChoice, Transcription, Truncation, TurnDetection,
 };
 pub use shape::Shape;
 pub use translate::{TranslateError, Translated, Translator};

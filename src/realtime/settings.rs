@@ -33,6 +33,10 @@ pub struct SessionSettings {
     pub temperature: Option<f64>,
     /// Cap of one reply, 1 to 4096 tokens or `"inf"`.
     pub max_output_tokens: Option<MaxOutputTokens>,
+    /// What happens when the conversation outgrows the model's context. GA only.
+    pub truncation: Option<Truncation>,
+    /// How long the model thinks before it speaks. GA only, and for models that reason.
+    pub reasoning_effort: Option<ReasoningEffort>,
 }
 
 /// How the end of the caller's turn is found. Durations are written as `"300ms"`.
@@ -197,6 +201,60 @@ pub enum Infinite {
     Inf,
 }
 
+/// What happens when the conversation outgrows the model's context.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Truncation {
+    /// The oldest items are left out.
+    Auto,
+    /// The response fails.
+    Disabled,
+    /// This share of the context is kept at each cut, 0 to 1: fewer cuts, so more of it comes from the cache.
+    /// Written as `{ retention_ratio = 0.8 }`.
+    RetentionRatio(f64),
+}
+
+impl Truncation {
+    /// The value in a session, as JSON text.
+    pub(super) fn json(self) -> String {
+        match self {
+            Self::Auto => "\"auto\"".to_owned(),
+            Self::Disabled => "\"disabled\"".to_owned(),
+            Self::RetentionRatio(ratio) => {
+                format!("{{\"type\":\"retention_ratio\",\"retention_ratio\":{ratio}}}")
+            }
+        }
+    }
+}
+
+/// How long a model that reasons thinks before it speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReasoningEffort {
+    /// Hardly.
+    Minimal,
+    /// The vendor's default.
+    Low,
+    /// Longer.
+    Medium,
+    /// Longer still.
+    High,
+    /// As long as it takes.
+    XHigh,
+}
+
+impl ReasoningEffort {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Minimal => "minimal",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::XHigh => "xhigh",
+        }
+    }
+}
+
 /// A setting outside of the vendor's range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]
@@ -218,6 +276,9 @@ impl SessionSettings {
         not_blank("voice", self.voice.as_deref())?;
         if let Some(MaxOutputTokens::Limit(n)) = self.max_output_tokens {
             within("max_output_tokens", Some(f64::from(n)), 1.0, 4096.0)?;
+        }
+        if let Some(Truncation::RetentionRatio(ratio)) = self.truncation {
+            within("truncation.retention_ratio", Some(ratio), 0.0, 1.0)?;
         }
         if let Some(turn_detection) = &self.turn_detection {
             turn_detection.validate()?;
@@ -374,6 +435,9 @@ mod tests {
             "turn_detection = { type = \"other\" }",
             "max_output_tokens = \"lots\"",
             "tool_choice = \"maybe\"",
+            "truncation = \"sometimes\"",
+            "truncation = { retention = 0.5 }",
+            "reasoning_effort = \"none\"",
         ] {
             assert!(toml::from_str::<SessionSettings>(text).is_err(), "{text}");
         }
@@ -398,6 +462,14 @@ mod tests {
         check(
             "turn_detection = { type = \"server_vad\", idle_timeout = \"1s\" }",
             "turn_detection.idle_timeout (s)",
+        );
+        check(
+            "truncation = { retention_ratio = 1.5 }",
+            "truncation.retention_ratio",
+        );
+        check(
+            "truncation = { retention_ratio = nan }",
+            "truncation.retention_ratio",
         );
         check("transcription = { model = \"\" }", "transcription.model");
         check("tool_choice = \"required\"", "tool_choice");

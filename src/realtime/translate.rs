@@ -4,19 +4,24 @@
 //! append passes as it is, a delta gets its type name replaced. All other events are taken apart one level at a time,
 //! and what has the same form in both shapes keeps its text.
 //!
-//! It does not check values; the deployment does that, and its error events come back with the client's own paths.
+//! It checks values only where translation would hide that they are wrong; all others the deployment checks, and its
+//! error events come back with the client's own paths.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
+
+use memchr::memmem;
 
 use super::json::{Object, quoted};
 use super::scan::{FoundType, ScanError, find_type};
 use super::shape::Shape;
 use super::translate_error::error_body;
+use super::translate_fault::{Fault, response_fault, session_fault};
+use super::translate_first;
 use super::translate_response::{complete_preview_response, item, response};
 use super::translate_session::{
     SessionKind, client_to_ga, client_to_preview, server_to_ga, server_to_preview,
 };
+use super::translate_temperature::Temperatures;
 
 /// Generated items that are remembered while they grow; a response has a handful.
 const MAX_OPEN_ITEMS: usize = 64;
@@ -37,25 +42,39 @@ pub enum Translated {
 /// Why an event could not be translated.
 #[derive(Debug, thiserror::Error)]
 pub enum TranslateError {
-    /// Not an event at all.
+    /// A deployment's message is not an event at all.
     #[error(transparent)]
     Scan(#[from] ScanError),
-    /// Not well formed, or a member is there twice.
+    /// A deployment's event is not well formed, or a member is there twice.
     #[error("malformed event: {0}")]
     Json(#[from] serde_json::Error),
-    /// A client speaks the other shape than its connection. The event must not be passed on.
-    #[error("the event has the other shape than its connection")]
+    /// A client's event is not of the shape that its connection speaks: it has members of the other one, values that
+    /// its own does not allow, or cannot be read. It must not be passed on, and harms nothing else.
+    #[error("the event does not have the shape that its connection speaks")]
     WrongShape {
         /// The `error` event with which a deployment would answer; to be sent to the client.
         event: String,
     },
 }
 
+impl TranslateError {
+    /// The `error` event with which a deployment would answer, to be sent to the client, whose connection goes on.
+    /// There is one for every error of [`Translator::client_event`].
+    #[must_use]
+    pub fn event_text(&self) -> Option<&str> {
+        match self {
+            Self::WrongShape { event } => Some(event),
+            Self::Scan(_) | Self::Json(_) => None,
+        }
+    }
+}
+
 /// Translates the events of one client connection.
 #[derive(Debug, Default)]
 pub struct Translator {
-    /// The temperature that a preview client set, as JSON text. GA has none, preview clients want to see theirs.
-    temperature: Option<String>,
+    /// Whether the client is of the first preview; then some events change between equal shapes too.
+    first_preview: bool,
+    temperatures: Temperatures,
     /// Items that responses are generating, oldest first.
     open_items: VecDeque<OpenItem>,
     /// A `conversation.item.created` that came before its `response.output_item.added`; item id and event.
@@ -81,27 +100,61 @@ impl Translator {
         Self::default()
     }
 
+    /// The same for a client of the first preview (api-version `2024-...`).
+    ///
+    /// What such clients send of their own is taken out towards any deployment, and what they cannot bear in sessions
+    /// is kept from them. So all events have to come this way, even if both sides speak the preview shape.
+    #[must_use]
+    pub fn for_first_preview() -> Self {
+        Self {
+            first_preview: true,
+            ..Self::default()
+        }
+    }
+
     /// Translates an event of a client that speaks `from` for a deployment that speaks `to`.
     ///
-    /// Equal shapes change nothing, but a `session.update` of the other shape is still refused.
+    /// Equal shapes change nothing (except [for the first preview](Self::for_first_preview)), but a `session.update`
+    /// of the other shape is still refused. An event without a type is passed on, for the deployment to answer.
     ///
     /// # Errors
-    /// See [`TranslateError`].
+    /// [`TranslateError::WrongShape`], with the answer for the client.
     pub fn client_event(
         &mut self,
         text: &str,
         from: Shape,
         to: Shape,
     ) -> Result<Translated, TranslateError> {
+        match self.translate_client(text, from, to) {
+            Err(TranslateError::Scan(ScanError::NoType | ScanError::TypeNotText)) => {
+                Ok(Translated::Unchanged)
+            }
+            Err(TranslateError::Scan(error)) => Err(self.malformed(&error.to_string())),
+            Err(TranslateError::Json(error)) => Err(self.malformed(&error.to_string())),
+            result => result,
+        }
+    }
+
+    fn translate_client(
+        &mut self,
+        text: &str,
+        from: Shape,
+        to: Shape,
+    ) -> Result<Translated, TranslateError> {
         let kind = find_type(text)?;
+        let changes = from != to || self.is_first_preview(from);
         match &*kind.name {
-            "input_audio_buffer.append" => Ok(Translated::Unchanged),
             "session.update" | "transcription_session.update" => {
                 self.client_session(text, &kind.name, from, to)
             }
-            _ if from == to => Ok(Translated::Unchanged),
+            _ if !changes => Ok(Translated::Unchanged),
+            // Base64 has no quotes, so this finds members only.
+            "input_audio_buffer.append" => match memmem::find(text.as_bytes(), b"\"event_id\"") {
+                Some(_) => without_null_id(text),
+                None => Ok(Translated::Unchanged),
+            },
             "response.create" => self.client_response(text, from, to),
-            "conversation.item.create" => {
+            "conversation.item.create" if from != to => {
                 let mut event = client_object(text)?;
                 edit_item(&mut event, to);
                 Ok(Translated::Replaced(event.write()))
@@ -119,15 +172,14 @@ impl Translator {
     ) -> Result<Translated, TranslateError> {
         let mut event = client_object(text)?;
         let session = event.get("session").and_then(Object::from_value);
-        if let Some(fault) = session_fault(kind, session.as_ref(), from) {
+        if let Some(fault) = session_fault(kind, session.as_ref(), from, from != to) {
             return Err(self.wrong_shape(&event, &fault));
         }
         let Some(session) = session else {
             return Ok(Translated::Unchanged);
         };
         if let (Shape::Preview, Some(temperature)) = (from, session.get("temperature")) {
-            let is_number = serde_json::from_str::<f64>(temperature).is_ok();
-            self.temperature = is_number.then(|| temperature.to_string());
+            self.temperatures.set_session(temperature);
         }
         match (from, to) {
             (Shape::Preview, Shape::Ga) => {
@@ -144,6 +196,9 @@ impl Translator {
                 }
                 event.set("session", client_to_preview(session).write());
             }
+            (Shape::Preview, Shape::Preview) if self.first_preview => {
+                event.set("session", translate_first::client_session(session).write());
+            }
             (Shape::Preview, Shape::Preview) | (Shape::Ga, Shape::Ga) => {
                 return Ok(Translated::Unchanged);
             }
@@ -158,13 +213,29 @@ impl Translator {
         to: Shape,
     ) -> Result<Translated, TranslateError> {
         let mut event = client_object(text)?;
-        if let Some(inner) = event.get("response").and_then(Object::from_value) {
-            if let Some(fault) = response_fault(&inner, from) {
-                return Err(self.wrong_shape(&event, &fault));
-            }
-            event.set("response", response(inner, to).write());
+        let inner = event.get("response").and_then(Object::from_value);
+        if let Some(inner) = &inner
+            && from != to
+            && let Some(fault) = response_fault(inner, from)
+        {
+            return Err(self.wrong_shape(&event, &fault));
+        }
+        if from == Shape::Preview && to == Shape::Ga {
+            self.temperatures.ask(&event, inner.as_ref());
+        }
+        if let Some(inner) = inner {
+            let inner = match from == to {
+                true => translate_first::client_response(inner),
+                false => response(inner, to),
+            };
+            event.set("response", inner.write());
         }
         Ok(Translated::Replaced(event.write()))
+    }
+
+    /// Whether it is so for a client of that shape: an operator may know better than the client's URL.
+    fn is_first_preview(&self, client: Shape) -> bool {
+        self.first_preview && client == Shape::Preview
     }
 
     /// Translates an event of a deployment that speaks `from` for a client that speaks `to`.
@@ -179,7 +250,12 @@ impl Translator {
     ) -> Result<Translated, TranslateError> {
         let kind = find_type(text)?;
         if from == to {
-            return Ok(Translated::Unchanged);
+            return match &*kind.name {
+                "session.created" | "session.updated" if self.is_first_preview(to) => {
+                    edit_member(text, "session", translate_first::server_session)
+                }
+                _ => Ok(Translated::Unchanged),
+            };
         }
         let translated = match to {
             Shape::Ga => self.server_to_ga(text, &kind)?,
@@ -225,7 +301,7 @@ impl Translator {
             "response.function_call_arguments.done" => self.arguments_done_to_ga(text),
             "conversation.item.input_audio_transcription.completed" => {
                 let mut event = Object::parse(text)?;
-                if event.contains("usage") {
+                if has_value(&event, "usage") {
                     return Ok(Translated::Unchanged);
                 }
                 // GA requires it, the older deployments do not count it.
@@ -254,7 +330,7 @@ impl Translator {
             .map_or("null", |previous| &**previous)
             .to_owned();
         let is_open = self.open_items.iter().any(|open| open.id == id);
-        if is_open || item.is("status", "in_progress") {
+        if is_open || is_generated(&item) {
             self.open_item(&id, &item).previous = Some(previous);
             return Ok(Translated::Replaced(event.write()));
         }
@@ -300,7 +376,7 @@ impl Translator {
     /// GA names the function here; the preview shape only when the item begins.
     fn arguments_done_to_ga(&self, text: &str) -> Result<Translated, TranslateError> {
         let mut event = Object::parse(text)?;
-        if event.contains("name") {
+        if has_value(&event, "name") {
             return Ok(Translated::Unchanged);
         }
         let id = event.text("item_id").unwrap_or_default();
@@ -321,7 +397,10 @@ impl Translator {
                 }
                 self.open_items.push_back(OpenItem {
                     id: id.to_owned(),
-                    function: item.get("name").map(|name| name.to_string()),
+                    function: item
+                        .get("name")
+                        .filter(|name| **name != "null")
+                        .map(|name| name.to_string()),
                     previous: None,
                 });
                 self.open_items.len() - 1
@@ -363,20 +442,33 @@ impl Translator {
         if let Some(name) = preview_name(&kind.name) {
             return Ok(Translated::Replaced(with_type(text, kind, name)));
         }
-        let temperature = self.temperature.clone().unwrap_or_else(|| "0.8".to_owned());
         match &*kind.name {
-            "error" => edit_member(text, "error", |error| error_body(error, Shape::Preview)),
+            "error" => edit_member(text, "error", |error| {
+                self.temperatures.refuse(&error);
+                error_body(error, Shape::Preview)
+            }),
             "session.created" | "session.updated" => {
                 let mut event = Object::parse(text)?;
+                if kind.name == "session.created" {
+                    self.temperatures.forget_asked();
+                }
                 if let Some(session) = event.get("session").and_then(Object::from_value) {
                     if SessionKind::of_ga(&session) == SessionKind::Transcription {
                         event.set("type", quoted(&format!("transcription_{}", kind.name)));
                     }
-                    event.set("session", server_to_preview(session, &temperature).write());
+                    let mut session = server_to_preview(session, self.temperatures.session());
+                    if self.first_preview {
+                        session = translate_first::server_session(session);
+                    }
+                    event.set("session", session.write());
                 }
                 Ok(Translated::Replaced(event.write()))
             }
             "response.created" | "response.done" => edit_member(text, "response", |inner| {
+                let temperature = match &*kind.name {
+                    "response.created" => self.temperatures.begin(&inner),
+                    _ => self.temperatures.finish(&inner),
+                };
                 let mut inner = response(inner, Shape::Preview);
                 complete_preview_response(&mut inner, &temperature);
                 inner
@@ -416,9 +508,7 @@ impl Translator {
             .and_then(Object::from_value)
             .unwrap_or_default();
         let id = item.text("id").unwrap_or_default();
-        let is_generated = item.is("status", "in_progress")
-            && (item.is("role", "assistant") || item.is("type", "function_call"));
-        if is_generated && !self.open_items.iter().any(|open| open.id == id) {
+        if is_generated(&item) && !self.open_items.iter().any(|open| open.id == id) {
             self.held = Some((id.into_owned(), event.write()));
             return Ok(Translated::Dropped);
         }
@@ -426,25 +516,14 @@ impl Translator {
     }
 
     fn wrong_shape(&mut self, event: &Object<'_>, fault: &Fault) -> TranslateError {
-        let mut error = Object::default();
-        error.set("type", "\"invalid_request_error\"");
-        error.set("code", quoted(fault.code));
-        error.set("message", quoted(&fault.message));
-        error.set("param", quoted(&fault.param));
-        error.set(
-            "event_id",
-            event
-                .get("event_id")
-                .cloned()
-                .unwrap_or(Cow::Borrowed("null")),
-        );
-        let mut answer = Object::default();
-        answer.set("type", "\"error\"");
-        answer.set("event_id", self.event_id());
-        answer.set("error", error.write());
+        let client_id = event.get("event_id").map_or("null", |id| &**id);
         TranslateError::WrongShape {
-            event: answer.write(),
+            event: fault.event(self.event_id(), client_id),
         }
+    }
+
+    fn malformed(&mut self, problem: &str) -> TranslateError {
+        self.wrong_shape(&Object::default(), &Fault::malformed(problem))
     }
 
     /// An id for an event that no deployment sent, as JSON text: the vendor's form, and unlike its random ones.
@@ -452,70 +531,6 @@ impl Translator {
         self.n_events += 1;
         format!("\"event_{:021}\"", self.n_events)
     }
-}
-
-/// A member that gives the wrong shape away.
-struct Fault {
-    code: &'static str,
-    message: String,
-    param: String,
-}
-
-impl Fault {
-    fn unknown(param: String) -> Self {
-        Self {
-            code: "unknown_parameter",
-            message: format!("Unknown parameter: '{param}'."),
-            param,
-        }
-    }
-}
-
-/// What a deployment of shape `shape` would say to this session, if it is of the other one.
-fn session_fault(kind: &str, session: Option<&Object<'_>>, shape: Shape) -> Option<Fault> {
-    const GA_ONLY: &[&str] = &["type", "output_modalities", "audio", "max_output_tokens"];
-    const PREVIEW_ONLY: &[&str] = &[
-        "modalities",
-        "voice",
-        "speed",
-        "input_audio_format",
-        "output_audio_format",
-        "input_audio_transcription",
-        "input_audio_noise_reduction",
-        "turn_detection",
-        "temperature",
-        "max_response_output_tokens",
-    ];
-    if shape == Shape::Ga && kind == "transcription_session.update" {
-        return Some(Fault {
-            code: "invalid_event",
-            message: format!("Unknown event type: '{kind}'."),
-            param: "type".to_owned(),
-        });
-    }
-    let session = session?;
-    let foreign = match shape {
-        Shape::Preview => GA_ONLY,
-        Shape::Ga if !session.contains("type") => {
-            return Some(Fault {
-                code: "missing_required_parameter",
-                message: "Missing required parameter: 'session.type'.".to_owned(),
-                param: "session.type".to_owned(),
-            });
-        }
-        Shape::Ga => PREVIEW_ONLY,
-    };
-    let name = session.names().find(|name| foreign.contains(name))?;
-    Some(Fault::unknown(format!("session.{name}")))
-}
-
-fn response_fault(response: &Object<'_>, shape: Shape) -> Option<Fault> {
-    let foreign: &[&str] = match shape {
-        Shape::Preview => &["output_modalities", "audio"],
-        Shape::Ga => &["modalities", "voice", "output_audio_format", "temperature"],
-    };
-    let name = response.names().find(|name| foreign.contains(name))?;
-    Some(Fault::unknown(format!("response.{name}")))
 }
 
 /// The GA name of a preview event that has another name and is alike otherwise.
@@ -585,6 +600,17 @@ fn without_null_id(text: &str) -> Result<Translated, TranslateError> {
         return Ok(Translated::Unchanged);
     }
     Ok(Translated::Replaced(client_object(text)?.write()))
+}
+
+/// Whether a member is there and not null.
+fn has_value(event: &Object<'_>, name: &str) -> bool {
+    event.get(name).is_some_and(|value| *value != "null")
+}
+
+/// Whether a response is at work on an item; those of clients are complete whatever their status says.
+fn is_generated(item: &Object<'_>) -> bool {
+    item.is("status", "in_progress")
+        && (item.is("role", "assistant") || item.is("type", "function_call"))
 }
 
 /// Whether the event's item has that id.

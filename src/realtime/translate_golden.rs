@@ -278,6 +278,252 @@ fn the_other_shape_gets_a_faithful_error() {
     );
 }
 
+#[test]
+fn values_that_would_be_lost_are_refused() {
+    let check = |from: Shape, event: &str, member: &str, expected: &str| {
+        let text = |place: &str| match (event, from) {
+            ("session.update", Shape::Ga) => {
+                format!(r#"{{"type":"session.update","session":{{"type":"realtime",{place}}}}}"#)
+            }
+            ("session.update", Shape::Preview) => {
+                format!(r#"{{"type":"session.update","session":{{{place}}}}}"#)
+            }
+            _ => format!(r#"{{"type":"response.create","response":{{{place}}}}}"#),
+        };
+        let to = match from {
+            Shape::Ga => Shape::Preview,
+            Shape::Preview => Shape::Ga,
+        };
+        let error = refusal(&text(member), from, to)["error"].take();
+        assert_eq!(
+            (error["code"].as_str(), error["param"].as_str()),
+            (Some("invalid_value"), Some(expected))
+        );
+        // The deployment of the same shape says so itself.
+        assert_eq!(
+            Translator::new()
+                .client_event(&text(member), from, from)
+                .unwrap(),
+            Translated::Unchanged
+        );
+    };
+    for (event, place) in [
+        ("session.update", "session"),
+        ("response.create", "response"),
+    ] {
+        for temperature in ["0.5", "1.21", "\"warm\""] {
+            let member = format!("\"temperature\":{temperature}");
+            let param = format!("{place}.temperature");
+            check(Shape::Preview, event, &member, &param);
+        }
+        let param = format!("{place}.modalities");
+        for modalities in [r#"["audio"]"#, r#"["video","text"]"#, "[]"] {
+            let member = format!("\"modalities\":{modalities}");
+            check(Shape::Preview, event, &member, &param);
+        }
+        let param = format!("{place}.output_modalities");
+        for modalities in [r#"["text","audio"]"#, r#"["audio","text"]"#] {
+            let member = format!("\"output_modalities\":{modalities}");
+            check(Shape::Ga, event, &member, &param);
+        }
+    }
+    let fine =
+        r#"{"type":"session.update","session":{"temperature":null,"modalities":["audio","text"]}}"#;
+    let sent = client(&[fine], Shape::Preview, Shape::Ga);
+    assert_eq!(sent[0]["session"]["output_modalities"], json!(["audio"]));
+}
+
+#[test]
+fn a_bad_event_is_answered_and_ends_nothing() {
+    let check = |text: &str| {
+        let error = Translator::new()
+            .client_event(text, Shape::Preview, Shape::Ga)
+            .unwrap_err();
+        let event = value(error.event_text().unwrap());
+        assert_eq!(event["type"], "error");
+        assert_eq!(event["error"]["type"], "invalid_request_error");
+        assert_eq!(event["error"]["code"], "invalid_event");
+    };
+    check("");
+    check("[]");
+    check("{\"type\":");
+    check(r#"{"type":"response.create","type":"response.cancel"}"#);
+    check(r#"{"type":"response.create","response":{},"response":{}}"#);
+    for text in ["{}", r#"{"type":null}"#, r#"{"type":5,"x":1}"#] {
+        let translated = Translator::new().client_event(text, Shape::Preview, Shape::Ga);
+        assert_eq!(translated.unwrap(), Translated::Unchanged, "{text}");
+    }
+    let error = Translator::new()
+        .server_event("{}", Shape::Ga, Shape::Preview)
+        .unwrap_err();
+    assert_eq!(error.event_text(), None);
+}
+
+#[test]
+fn null_counts_as_absent() {
+    let completed = r#"{"type":"conversation.item.input_audio_transcription.completed","event_id":"e","item_id":"i","content_index":0,"transcript":"x","usage":null}"#;
+    assert_eq!(
+        server(&[completed], Shape::Preview, Shape::Ga)[0]["usage"]["total_tokens"],
+        0
+    );
+    let mut arguments = value(ARGUMENTS);
+    arguments["name"] = Value::Null;
+    let events = server(
+        &[OUTPUT_ADDED, &arguments.to_string()],
+        Shape::Preview,
+        Shape::Ga,
+    );
+    assert_eq!(events[1]["name"], "weather");
+    let mut nameless = value(OUTPUT_ADDED);
+    nameless["item"]["name"] = Value::Null;
+    let events = server(
+        &[&nameless.to_string(), ARGUMENTS],
+        Shape::Preview,
+        Shape::Ga,
+    );
+    assert_eq!(events[1]["name"], "");
+    let append = r#"{"type":"input_audio_buffer.append","event_id":null,"audio":"AAAA"}"#;
+    assert_eq!(
+        client(&[append], Shape::Preview, Shape::Ga),
+        [json!({"type":"input_audio_buffer.append","audio":"AAAA"})]
+    );
+}
+
+#[test]
+fn only_what_a_response_is_at_work_on_is_kept_open() {
+    let check = |item: &str, expected: &[&str]| {
+        let created = format!(
+            r#"{{"type":"conversation.item.created","event_id":"e","previous_item_id":null,"item":{item}}}"#
+        );
+        let types: Vec<_> = server(&[&created], Shape::Preview, Shape::Ga)
+            .iter()
+            .map(|event| event["type"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(types, expected, "{item}");
+    };
+    let added = "conversation.item.added";
+    let done = "conversation.item.done";
+    check(
+        r#"{"id":"i","type":"message","role":"user","status":"in_progress"}"#,
+        &[added, done],
+    );
+    check(
+        r#"{"id":"i","type":"function_call_output","status":"in_progress"}"#,
+        &[added, done],
+    );
+    check(
+        r#"{"id":"i","type":"message","role":"assistant","status":"completed"}"#,
+        &[added, done],
+    );
+    check(
+        r#"{"id":"i","type":"message","role":"assistant","status":"in_progress"}"#,
+        &[added],
+    );
+    check(
+        r#"{"id":"i","type":"function_call","status":"in_progress"}"#,
+        &[added],
+    );
+}
+
+#[test]
+fn a_response_echoes_its_own_temperature() {
+    let mut translator = Translator::new();
+    let ask = |translator: &mut Translator, id: &str, response: &str| {
+        let text =
+            format!(r#"{{"type":"response.create","event_id":"{id}","response":{response}}}"#);
+        let sent = outcome(&[&text], |text| {
+            translator.client_event(text, Shape::Preview, Shape::Ga)
+        });
+        assert_eq!(sent[0]["response"].get("temperature"), None);
+    };
+    let told = |translator: &mut Translator, kind: &str, id: &str| {
+        let text = format!(r#"{{"type":"response.{kind}","response":{{"id":"{id}"}}}}"#);
+        let told = outcome(&[&text], |text| {
+            translator.server_event(text, Shape::Ga, Shape::Preview)
+        });
+        told[0]["response"]["temperature"].clone()
+    };
+    ask(&mut translator, "c1", "{}");
+    ask(&mut translator, "c2", r#"{"temperature":0.65}"#);
+    ask(&mut translator, "c3", r#"{"temperature":1.1}"#);
+    let refused = r#"{"type":"error","error":{"code":"x","event_id":"c2"}}"#;
+    translator
+        .server_event(refused, Shape::Ga, Shape::Preview)
+        .unwrap();
+    assert_eq!(told(&mut translator, "created", "r1"), json!(0.8));
+    assert_eq!(told(&mut translator, "created", "r3"), json!(1.1));
+    assert_eq!(told(&mut translator, "done", "r1"), json!(0.8));
+    assert_eq!(told(&mut translator, "done", "r3"), json!(1.1));
+    assert_eq!(told(&mut translator, "created", "r4"), json!(0.8));
+}
+
+#[test]
+fn the_first_preview_is_translated_between_equal_shapes_too() {
+    let check = |text: &str, expected: Value| {
+        for to in [Shape::Preview, Shape::Ga] {
+            let mut translator = Translator::for_first_preview();
+            let sent = outcome(&[text], |text| {
+                translator.client_event(text, Shape::Preview, to)
+            });
+            assert_eq!(sent, std::slice::from_ref(&expected), "{to}");
+        }
+    };
+    check(
+        r#"{"type":"response.create","event_id":null,"response":{"commit":true,"cancel_previous":true,"append_input_items":[],"input_items":[],"instructions":"x"}}"#,
+        json!({"type":"response.create","response":{"instructions":"x"}}),
+    );
+    check(
+        r#"{"type":"response.create","event_id":null}"#,
+        json!({"type":"response.create"}),
+    );
+    check(
+        r#"{"type":"input_audio_buffer.commit","event_id":null}"#,
+        json!({"type":"input_audio_buffer.commit"}),
+    );
+    check(
+        r#"{"type":"input_audio_buffer.append","audio":"AAAA","event_id":null}"#,
+        json!({"type":"input_audio_buffer.append","audio":"AAAA"}),
+    );
+    let mut translator = Translator::for_first_preview();
+    let sent = outcome(
+        &[
+            r#"{"type":"session.update","session":{"voice":"echo","turn_detection":{"type":"none"}}}"#,
+        ],
+        |text| translator.client_event(text, Shape::Preview, Shape::Preview),
+    );
+    assert_eq!(
+        sent,
+        [json!({"type":"session.update","session":{"voice":"echo","turn_detection":null}})]
+    );
+}
+
+#[test]
+fn the_first_preview_sees_only_what_it_knows() {
+    let check = |from: Shape, session: Value| {
+        let mut translator = Translator::for_first_preview();
+        let text = json!({"type":"session.updated","event_id":"e","session":session}).to_string();
+        let events = outcome(&[&text], |text| {
+            translator.server_event(text, from, Shape::Preview)
+        });
+        let session = &events[0]["session"];
+        assert_eq!(session["voice"], "alloy");
+        assert_eq!(session["turn_detection"], json!({"type":"none"}));
+    };
+    check(
+        Shape::Preview,
+        json!({"voice":"cedar","turn_detection":null}),
+    );
+    check(
+        Shape::Ga,
+        json!({"type":"realtime","audio":{"input":{"turn_detection":null},"output":{"voice":"marin"}}}),
+    );
+    // An operator may have found out that the client speaks GA.
+    let marin = r#"{"type":"session.updated","session":{"type":"realtime","audio":{"output":{"voice":"marin"}}}}"#;
+    let mut translator = Translator::for_first_preview();
+    let translated = translator.server_event(marin, Shape::Ga, Shape::Ga);
+    assert_eq!(translated.unwrap(), Translated::Unchanged);
+}
+
 /// GA sessions, with members that have no preview form among them.
 fn ga_session() -> impl Strategy<Value = Value> {
     let option = |values: Vec<Value>| prop::option::of(prop::sample::select(values));
@@ -359,9 +605,14 @@ proptest! {
     ) {
         let events: Vec<_> = samples::client_events().into_iter().chain(samples::server_events()).collect();
         let mutated = samples::mutated(events[index.index(events.len())], &edits);
-        let mut translator = Translator::new();
         for text in [&mutated, &noise] {
-            for (from, to) in SHAPES.into_iter().chain([(Shape::Ga, Shape::Ga)]) {
+            let equal = [(Shape::Ga, Shape::Ga), (Shape::Preview, Shape::Preview)];
+            let mut translator = Translator::for_first_preview();
+            for (from, to) in SHAPES.into_iter().chain(equal) {
+                if let Err(error) = translator.client_event(text, from, to) {
+                    let answer = error.event_text().map(serde_json::from_str::<Value>);
+                    prop_assert!(matches!(answer, Some(Ok(_))), "{:?}", error);
+                }
                 for translated in [translator.client_event(text, from, to), translator.server_event(text, from, to)] {
                     let Ok(Translated::Replaced(event)) = translated else { continue };
                     // What goes in as JSON comes out as JSON.

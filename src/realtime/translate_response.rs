@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use super::json::{Object, elements};
 use super::shape::Shape;
+use super::translate_first::is_leftover;
 use super::translate_session::{
     flatten_output, format_to_ga, modalities_to_ga, modalities_to_preview, tool_choice,
 };
@@ -30,8 +31,8 @@ fn response_to_ga(response: Object<'_>) -> Object<'_> {
             "output_audio_format" => output.set("format", format_to_ga(value)),
             "tool_choice" => out.set(name, tool_choice(value)),
             "input" | "output" => out.set(name, items(value, Shape::Ga)),
-            "temperature" | "commit" | "cancel_previous" | "append_input_items" | "input_items" => {
-            }
+            "temperature" => {}
+            name if is_leftover(name) => {}
             _ => out.set(name, value),
         }
     }

@@ -9,7 +9,7 @@ use super::format::WireFormat;
 use super::json::{Object, elements, quoted, unquoted};
 
 /// Turn detection of an untouched session (reference, protocol 4.2).
-const DEFAULT_TURN_DETECTION: &str = r#"{"type":"server_vad","threshold":0.5,"prefix_padding_ms":300,"silence_duration_ms":200,"create_response":true,"interrupt_response":true}"#;
+pub(super) const DEFAULT_TURN_DETECTION: &str = r#"{"type":"server_vad","threshold":0.5,"prefix_padding_ms":300,"silence_duration_ms":200,"create_response":true,"interrupt_response":true}"#;
 
 /// The kind of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,7 +263,7 @@ fn preview_name(format: &str) -> Option<String> {
 }
 
 /// `{"type":"none"}`, which Azure's previews know, is `null` elsewhere.
-fn none_to_null(value: Cow<'_, str>) -> Cow<'_, str> {
+pub(super) fn none_to_null(value: Cow<'_, str>) -> Cow<'_, str> {
     match Object::parse(&value) {
         Ok(detection) if detection.is("type", "none") => Cow::Borrowed("null"),
         _ => value,

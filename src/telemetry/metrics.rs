@@ -660,7 +660,7 @@ impl CallMetrics {
         self.all.benign_races.with_label_values(&[race]).inc();
     }
 
-    /// A tool returned, `ok`, `failed` or `timeout`.
+    /// A tool returned: `ok`, `failed`, `timeout`, `unknown` or `panicked`.
     pub fn tool(&self, outcome: &'static str) {
         self.all.tools.with_label_values(&[outcome]).inc();
     }

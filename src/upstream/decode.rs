@@ -171,37 +171,51 @@ fn response_done<'e>(response: &'e Response<'_>) -> ModelEvent<'e> {
             // A status that nobody knows is nothing to rely on.
             _ => ResponseStatus::Failed,
         },
-        error_code: error.and_then(|error| error.code.as_deref()),
+        error_code: error.and_then(error_name),
         usage: response.usage.as_ref().map(usage).unwrap_or_default(),
     }
 }
 
+/// The stable name of an error. Server faults often come with `code` null and nothing but a type (protocol 3.4).
+fn error_name<'e>(error: &'e ErrorBody<'_>) -> Option<&'e str> {
+    let code = error.code.as_deref().filter(|code| !code.is_empty());
+    code.or(Some(&*error.kind).filter(|kind| !kind.is_empty()))
+}
+
 /// Tokens by kind. Those of which the deployment does not tell the kind count as text, so that the total is right.
 fn usage(usage: &TokenUsage) -> Usage {
-    let mut ours = Usage::default();
-    match &usage.input_token_details {
-        Some(details) => {
-            ours.input_text = details.text_tokens.0;
-            ours.input_audio = details.audio_tokens.0;
-            ours.input_image = details.image_tokens.0;
-            match &details.cached_tokens_details {
-                Some(cached) => {
-                    ours.cached_text = cached.text_tokens.0;
-                    ours.cached_audio = cached.audio_tokens.0;
-                }
-                None => ours.cached_text = details.cached_tokens.0,
-            }
+    let input = usage.input_token_details.unwrap_or_default();
+    let output = usage.output_token_details.unwrap_or_default();
+    let mut ours = Usage {
+        input_text: input.text_tokens.0,
+        input_audio: input.audio_tokens.0,
+        input_image: input.image_tokens.0,
+        output_text: output.text_tokens.0,
+        output_audio: output.audio_tokens.0,
+        ..Usage::default()
+    };
+    let told = [ours.input_text, ours.input_audio, ours.input_image];
+    ours.input_text += untold(usage.input_tokens, &told);
+    ours.output_text += untold(usage.output_tokens, &[ours.output_text, ours.output_audio]);
+    match input.cached_tokens_details {
+        Some(cached) => {
+            ours.cached_text = cached.text_tokens.0;
+            ours.cached_audio = cached.audio_tokens.0;
         }
-        None => ours.input_text = usage.input_tokens.0,
-    }
-    match &usage.output_token_details {
-        Some(details) => {
-            ours.output_text = details.text_tokens.0;
-            ours.output_audio = details.audio_tokens.0;
+        // The instructions come first in every context, so text is what a cache holds first.
+        None => {
+            let cached = input.cached_tokens.0;
+            ours.cached_text = cached.min(ours.input_text);
+            ours.cached_audio = (cached - ours.cached_text).min(ours.input_audio);
         }
-        None => ours.output_text = usage.output_tokens.0,
     }
     ours
+}
+
+/// What is left of a total once the kinds are told.
+fn untold(Count(total): Count, told: &[u64]) -> u64 {
+    let told = told.iter().fold(0, |sum: u64, n| sum.saturating_add(*n));
+    total.saturating_sub(told)
 }
 
 fn rate_limits(entries: &[RateLimitEntry<'_>]) -> RateLimits {
@@ -364,6 +378,84 @@ mod tests {
                 },
             },
         );
+    }
+
+    #[test]
+    fn usage_adds_up_however_little_is_told() {
+        let check = |usage: &str, expected: Usage| {
+            check(
+                &format!(
+                    r#"{{"type":"response.done","response":{{"status":"completed","usage":{usage}}}}}"#
+                ),
+                ModelEvent::ResponseDone {
+                    response_id: "",
+                    status: ResponseStatus::Completed,
+                    error_code: None,
+                    usage: expected,
+                },
+            );
+        };
+        let cached = |cached: u64, cached_text: u64, cached_audio: u64| {
+            check(
+                &format!(
+                    r#"{{"input_tokens":50,"input_token_details":{{"text_tokens":20,"audio_tokens":30,"cached_tokens":{cached}}}}}"#
+                ),
+                Usage {
+                    input_text: 20,
+                    input_audio: 30,
+                    cached_text,
+                    cached_audio,
+                    ..Usage::default()
+                },
+            );
+        };
+        cached(0, 0, 0);
+        cached(15, 15, 0);
+        cached(44, 20, 24);
+        cached(64, 20, 30);
+        check(
+            r#"{"input_tokens":50,"output_tokens":9,"input_token_details":{"audio_tokens":30},"output_token_details":{"audio_tokens":4}}"#,
+            Usage {
+                input_text: 20,
+                input_audio: 30,
+                output_text: 5,
+                output_audio: 4,
+                ..Usage::default()
+            },
+        );
+        check(
+            r#"{"input_tokens":1,"input_token_details":{"text_tokens":18446744073709551615,"audio_tokens":2}}"#,
+            Usage {
+                input_text: u64::MAX,
+                input_audio: 2,
+                ..Usage::default()
+            },
+        );
+    }
+
+    #[test]
+    fn a_failure_without_a_code_is_named_by_its_type() {
+        let check = |error: &str, expected: Option<&str>| {
+            check(
+                &format!(
+                    r#"{{"type":"response.done","response":{{"status":"failed","status_details":{{"type":"failed","error":{error}}}}}}}"#
+                ),
+                ModelEvent::ResponseDone {
+                    response_id: "",
+                    status: ResponseStatus::Failed,
+                    error_code: expected,
+                    usage: Usage::default(),
+                },
+            );
+        };
+        check(
+            r#"{"type":"server_error","code":null}"#,
+            Some("server_error"),
+        );
+        check(r#"{"type":"server_error","code":""}"#, Some("server_error"));
+        check(r#"{"type":"server_error","code":"c"}"#, Some("c"));
+        check(r#"{"type":null}"#, None);
+        check("null", None);
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub struct DeploymentConfig {
     pub api_key_env: Option<String>,
     /// Path of the file that holds the key.
     pub api_key_file: Option<std::path::PathBuf>,
+    /// The organization that pays, where a key belongs to several. OpenAI only.
+    pub organization: Option<String>,
+    /// The project that pays. OpenAI only.
+    pub project: Option<String>,
     /// Format of the audio of phone calls.
     #[serde(default)]
     pub audio: ModelAudio,
@@ -120,6 +124,14 @@ pub enum DeploymentError {
     /// More than one of `api_key`, `api_key_env` and `api_key_file` is given.
     #[error("give only one of api_key, api_key_env and api_key_file")]
     AmbiguousKey,
+    /// A setting that goes into a header cannot be used.
+    #[error("{field}: {problem}")]
+    Header {
+        /// `organization` or `project`.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// The key cannot be had.
     #[error("{0}")]
     Key(String),
@@ -138,6 +150,8 @@ impl Deployment {
                 "plain text is for loopback only: use wss or https",
             ));
         }
+        check_payer("organization", config.organization.as_deref(), config.kind)?;
+        check_payer("project", config.project.as_deref(), config.kind)?;
         Ok(Self {
             name: name.to_owned(),
             host,
@@ -203,6 +217,17 @@ impl Deployment {
                 headers.insert(name, value);
             }
         }
+        let payers = [
+            ("openai-organization", &self.config.organization),
+            ("openai-project", &self.config.project),
+        ];
+        for (name, payer) in payers {
+            if let Some(payer) = payer
+                && let Ok(value) = HeaderValue::from_str(payer)
+            {
+                headers.insert(name, value);
+            }
+        }
         if self.config.shape == Shape::Preview {
             headers.insert("openai-beta", HeaderValue::from_static("realtime=v1"));
         }
@@ -229,6 +254,23 @@ fn parse_url(url: &str) -> Result<(bool, String, u16), DeploymentError> {
     let host = uri.host().ok_or(DeploymentError::Url("no host"))?;
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
     Ok((tls, host.trim_matches(['[', ']']).to_owned(), port))
+}
+
+/// Whether the name of an organization or project can be sent, and to somebody who knows what it is.
+fn check_payer(
+    field: &'static str,
+    payer: Option<&str>,
+    kind: Kind,
+) -> Result<(), DeploymentError> {
+    let problem = match payer {
+        None => return Ok(()),
+        Some(_) if kind != Kind::OpenAi => "is for kind openai only",
+        Some(payer) if payer.is_empty() || !payer.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            "is empty or has characters that no header can carry"
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(DeploymentError::Header { field, problem })
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -348,6 +390,14 @@ mod tests {
                 "NO_SUCH_VARIABLE",
             ),
             ("url = 'wss://x'\nmodel = 'm'\nshpe = 'ga'", "shpe"),
+            (
+                "url = 'wss://x'\nmodel = 'm'\nproject = 'p'",
+                "project: is for kind openai only",
+            ),
+            (
+                "url = 'wss://x'\nmodel = 'm'\nkind = 'openai'\norganization = ''",
+                "organization: is empty",
+            ),
         ] {
             let error = deployment(text).expect_err(text);
             assert!(error.contains(expected), "{error}");
@@ -360,11 +410,13 @@ mod tests {
         assert_eq!(azure.request(false).headers()["api-key"], "k-123");
         assert!(!format!("{azure:?}{:?}", azure.request(false)).contains("k-123"));
         let openai = deployment(
-            "url = 'wss://x'\nmodel = 'm'\napi_key = 'k-123'\nkind = 'openai'\nshape = 'preview'",
+            "url = 'wss://x'\nmodel = 'm'\napi_key = 'k-123'\nkind = 'openai'\nshape = 'preview'\norganization = 'org-1'\nproject = 'proj_1'",
         )
         .expect("good");
         let request = openai.request(false);
         assert_eq!(request.headers()["authorization"], "Bearer k-123");
         assert_eq!(request.headers()["openai-beta"], "realtime=v1");
+        assert_eq!(request.headers()["openai-organization"], "org-1");
+        assert_eq!(request.headers()["openai-project"], "proj_1");
     }
 }

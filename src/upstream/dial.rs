@@ -9,17 +9,19 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use serde::Deserialize;
 use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::call::ModelEvent;
+use crate::realtime::ErrorBody;
 use crate::telemetry::{Metrics, SetupPhase};
 use crate::transport::{Transport, system_roots};
 
@@ -64,12 +66,20 @@ pub enum DialError {
         source: io::Error,
     },
     /// It answered the upgrade with something other than 101.
-    #[error("deployment {deployment} refused the session with HTTP status {status}")]
+    #[error(
+        "deployment {deployment} refused the session with HTTP status {status}{}{}",
+        detail("code", .code.as_deref()),
+        detail("request", .request_id.as_deref())
+    )]
     Refused {
         /// Its name.
         deployment: String,
         /// The HTTP status.
         status: u16,
+        /// `error.code` of the body, for the log only.
+        code: Option<String>,
+        /// The vendor's id of the request, for the log and for asking the vendor.
+        request_id: Option<String>,
         /// When it wants to be asked again.
         retry_after: Option<Duration>,
     },
@@ -80,6 +90,17 @@ pub enum DialError {
         deployment: String,
         /// The error's code.
         code: String,
+    },
+    /// It took the connection and closed it before there was a session. Bad keys come as 3000 and dialects that
+    /// are no longer spoken as 4000, both with `TYPE.CODE` for a reason (protocol reference 1.6).
+    #[error("deployment {deployment} closed the session with code {code}{}", detail("reason", .reason.as_deref()))]
+    Closed {
+        /// Its name.
+        deployment: String,
+        /// The close code, 1005 if there was none.
+        code: u16,
+        /// What it said, without control characters; for the log only.
+        reason: Option<String>,
     },
     /// It broke the protocol or the connection.
     #[error("deployment {deployment} broke the handshake: {source}")]
@@ -114,7 +135,11 @@ impl DialError {
             Self::Refused { status: 404, .. } => "not_found",
             Self::Refused { status: 429, .. } => "rate_limited",
             Self::Refused { .. } => "refused",
-            Self::Rejected { .. } => "rejected",
+            Self::Rejected { .. }
+            | Self::Closed {
+                code: 3000 | 4000, ..
+            } => "rejected",
+            Self::Closed { .. } => "closed",
             Self::Handshake { .. } => "handshake",
             Self::Timeout { .. } => "timeout",
         }
@@ -142,9 +167,15 @@ impl DialError {
             Self::Tls { .. }
             | Self::Refused { .. }
             | Self::Rejected { .. }
+            | Self::Closed { .. }
             | Self::Handshake { .. } => (502, None),
         }
     }
+}
+
+/// A detail of a log message, if it is known.
+fn detail(name: &str, value: Option<&str>) -> String {
+    value.map_or_else(String::new, |value| format!(", {name} {value}"))
 }
 
 /// Opens sessions for all calls.
@@ -351,6 +382,8 @@ async fn upgrade(
         Err(WsError::Http(response)) => Err(DialError::Refused {
             deployment: deployment.name.clone(),
             status: response.status().as_u16(),
+            code: response.body().as_deref().and_then(body_code),
+            request_id: request_id(response.headers()),
             retry_after: retry_after(response.headers()),
         }),
         Err(source) => Err(handshake_error(deployment, source)),
@@ -372,6 +405,53 @@ fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
         .or_else(|| number("retry-after").map(|seconds| Duration::from_secs(seconds.into())))
 }
 
+/// `error.code` of a refusal's body, both vendors' forms (protocol reference 1.5). Only as much of the body is here
+/// as came together with the headers.
+fn body_code(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        error: ErrorBody<'a>,
+    }
+    // The body may be sent in chunks; the first one has a length before it.
+    let begin = body.iter().position(|byte| *byte == b'{')?;
+    let mut values = serde_json::Deserializer::from_slice(&body[begin..]).into_iter::<Body<'_>>();
+    let error = values.next()?.ok()?.error;
+    label(&error.code?)
+}
+
+/// The vendor's id of a refused request (protocol reference 1.4).
+fn request_id(headers: &http::HeaderMap) -> Option<String> {
+    let value = headers
+        .get("apim-request-id")
+        .or_else(|| headers.get("x-request-id"))?;
+    label(value.to_str().ok()?)
+}
+
+/// Longest code or request id that is kept; ids are UUIDs of 36 characters.
+const MAX_LABEL: usize = 64;
+
+/// Longest close reason (RFC 6455, 5.5).
+const MAX_REASON: usize = 123;
+
+/// The characters of a word that can do no harm in a log; `None` if there are none.
+fn label(text: &str) -> Option<String> {
+    let is_harmless = |c: &char| c.is_ascii_alphanumeric() || "_.-".contains(*c);
+    let kept: String = text.chars().filter(is_harmless).take(MAX_LABEL).collect();
+    (!kept.is_empty()).then_some(kept)
+}
+
+fn closed(deployment: &Deployment, frame: Option<&CloseFrame>) -> DialError {
+    let reason = frame.map_or("", |frame| frame.reason.as_str());
+    let mut reason: String = reason.chars().filter(|c| !c.is_control()).collect();
+    reason.truncate(reason.floor_char_boundary(MAX_REASON));
+    DialError::Closed {
+        deployment: deployment.name.clone(),
+        code: frame.map_or(1005, |frame| frame.code.into()),
+        reason: (!reason.is_empty()).then_some(reason),
+    }
+}
+
 async fn session_created(
     deployment: &Deployment,
     socket: &mut WebSocketStream<Transport>,
@@ -384,9 +464,7 @@ async fn session_created(
         };
         let text = match message {
             Message::Text(text) => text,
-            Message::Close(_) => {
-                return Err(handshake_error(deployment, WsError::ConnectionClosed));
-            }
+            Message::Close(frame) => return Err(closed(deployment, frame.as_ref())),
             Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {
                 continue;
             }
@@ -397,7 +475,7 @@ async fn session_created(
             Ok(ModelEvent::Error(error)) => {
                 return Err(DialError::Rejected {
                     deployment: deployment.name.clone(),
-                    code: error.code.unwrap_or(error.kind).to_owned(),
+                    code: label(error.code.unwrap_or(error.kind)).unwrap_or_default(),
                 });
             }
             Ok(_) | Err(_) => {}
@@ -407,7 +485,96 @@ async fn session_created(
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_tungstenite::accept_async;
+
     use super::*;
+
+    /// Dials a deployment in memory whose side of the connection is `serve`; why there was no session.
+    async fn fail<F: Future<Output = ()>>(serve: impl FnOnce(DuplexStream) -> F) -> DialError {
+        let config = toml::from_str("url = 'ws://127.0.0.1:1'\nmodel = 'm'").expect("good");
+        let deployment = Deployment::new("east", config).expect("good");
+        let (accept, mut accepted) = mpsc::channel(1);
+        let dialer = Dialer::with_roots(Metrics::new(), rustls::RootCertStore::empty())
+            .with_memory("east", accept);
+        let serve = async { serve(accepted.recv().await.expect("a connection")).await };
+        let (dialled, ()) = tokio::join!(dialer.dial(&deployment, false), serve);
+        dialled.expect_err("no session")
+    }
+
+    async fn refuse(answer: &str) -> DialError {
+        fail(async |mut stream: DuplexStream| {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.expect("a request"));
+            }
+            stream.write_all(answer.as_bytes()).await.expect("room");
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn refusals_keep_what_the_vendor_can_be_asked_about() {
+        let check = async |answer: &str, expected: &str| {
+            let error = refuse(answer).await;
+            assert_eq!(
+                error.to_string(),
+                format!("deployment east refused the session with HTTP status {expected}")
+            );
+        };
+        check(
+            "HTTP/1.1 404 Not Found\r\napim-request-id: 1-a\r\nx-request-id: 2\r\n\r\n{\"error\":{\"code\":\"DeploymentNotFound\",\"message\":\"m\"}}",
+            "404, code DeploymentNotFound, request 1-a",
+        )
+        .await;
+        check(
+            "HTTP/1.1 429 Too Many\r\nx-request-id: a b\\\"c\r\n\r\n1f\r\n{\"error\":{\"code\":\"x\\ny<z\"}}\r\n0\r\n",
+            "429, code xyz, request abc",
+        )
+        .await;
+        check("HTTP/1.1 500 No\r\n\r\n{\"error\":{\"co", "500").await;
+        check("HTTP/1.1 500 No\r\n\r\n{\"error\":{\"code\":null}}", "500").await;
+        check("HTTP/1.1 500 No\r\n\r\n", "500").await;
+    }
+
+    #[tokio::test]
+    async fn a_close_before_the_session_is_told_apart() {
+        let check = async |code: u16, reason: &str, name: &str, expected: &str| {
+            let error = fail(async |stream: DuplexStream| {
+                let mut socket = accept_async(stream).await.expect("an upgrade");
+                let frame = CloseFrame {
+                    code: code.into(),
+                    reason: reason.into(),
+                };
+                socket.close(Some(frame)).await.expect("room");
+                while let Some(Ok(_)) = socket.next().await {}
+            })
+            .await;
+            assert_eq!((error.name(), error.caller_status().0), (name, 502));
+            assert_eq!(
+                error.to_string(),
+                format!("deployment east closed the session with code {expected}")
+            );
+        };
+        check(
+            3000,
+            "invalid_request_error.invalid_api_key",
+            "rejected",
+            "3000, reason invalid_request_error.invalid_api_key",
+        )
+        .await;
+        check(4000, "", "rejected", "4000").await;
+        check(1013, "try\n\u{1b}later", "closed", "1013, reason trylater").await;
+    }
+
+    #[test]
+    fn codes_and_ids_are_bounded() {
+        assert_eq!(
+            label(&"a".repeat(200)).map(|label| label.len()),
+            Some(MAX_LABEL)
+        );
+        assert_eq!(label("\u{e4}\n"), None);
+    }
 
     #[test]
     fn milliseconds_are_preferred() {

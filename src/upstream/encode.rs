@@ -34,7 +34,7 @@ pub fn encode(command: &ModelCommand, context: &SessionContext<'_>, event_id: &s
         ModelCommand::CreateResponse { instructions } => {
             create_response(instructions.as_deref(), event_id)
         }
-        ModelCommand::CancelResponse => cancel_response(event_id),
+        ModelCommand::CancelResponse => cancel_response(None, event_id),
         ModelCommand::Truncate {
             item_id,
             content_index,

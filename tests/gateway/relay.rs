@@ -263,6 +263,33 @@ async fn a_deployment_that_reads_nothing_stops_the_caller() {
     world.assert_quiet().await;
 }
 
+/// Neither end of a pipe in memory tells that its owner was switched off; only the missing pong does.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_vanished_without_a_word_is_noticed() {
+    let world = World::new("");
+    let began = Instant::now();
+    let vanished = Wire::open(&world, GA).await;
+    let summary = world.ended(1).await;
+    assert_eq!(summary.end_reason, EndReason::CallerGone);
+    let noticed = began.elapsed();
+    assert!(
+        // Two seconds of it are the good-bye that nobody answers.
+        (Duration::from_secs(30)..Duration::from_secs(33)).contains(&noticed),
+        "{noticed:?}"
+    );
+    drop(vanished);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_caller_that_answers_pings_stays() {
+    let world = World::new("");
+    let mut wire = Wire::open(&world, GA).await;
+    assert!(matches!(wire.next().await, Heard::Text(_)));
+    let reading = tokio::time::timeout(Duration::from_secs(55), wire.next()).await;
+    assert!(reading.is_err(), "nothing is to be heard");
+    assert_eq!(world.gateway.calls().active(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn subprotocols_are_selected() {
     let world = World::new("");
@@ -608,4 +635,44 @@ async fn events_of_the_wrong_shape_are_answered() {
         drop(wire);
         world.assert_quiet().await;
     }
+}
+
+/// openai-python's GA client on `AsyncAzureOpenAI` asks at the preview URL (openai/openai-python#2638).
+#[tokio::test(start_paused = true)]
+async fn an_operator_knows_better_than_the_url() {
+    let config = format!("{CONFIG}\n[tenants.default]\ncaller_shape = \"ga\"\n");
+    let (world, mut accepted) = World::scripted(&config, "", &["ga"]);
+    let created = session_created();
+    let (mut wire, mut deployment) = tokio::join!(
+        Wire::open(
+            &world,
+            "/openai/realtime?api-version=2025-04-01-preview&deployment=ga"
+        ),
+        Deployment::accept(&mut accepted[0], &created)
+    );
+    assert_eq!(wire.next().await, Heard::Text(created));
+    let update =
+        r#"{"type":"session.update","session":{"type":"realtime","output_modalities":["audio"]}}"#;
+    wire.text(update).await;
+    assert_eq!(deployment.text().await, update);
+    drop((wire, deployment));
+    world.assert_quiet().await;
+}
+
+/// What cannot be read ends nothing: the caller is told, and the session goes on.
+#[tokio::test(start_paused = true)]
+async fn events_that_cannot_be_read_are_answered_when_they_cross() {
+    let world = World::new("");
+    let mut wire = session(&world, Speaks::Preview, "ga").await;
+    wire.text(r#"{"type":"response.create","response":{},"response":{}}"#)
+        .await;
+    assert_eq!(wire.event().await["error"]["code"], "invalid_event");
+    wire.send(json!({"type": "session.update", "session": {"temperature": 3}}))
+        .await;
+    assert_eq!(wire.event().await["error"]["param"], "session.temperature");
+    wire.send(json!({"type": "session.update", "session": Speaks::Preview.session()}))
+        .await;
+    wire.until("session.updated").await;
+    drop(wire);
+    world.assert_quiet().await;
 }

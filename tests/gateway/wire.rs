@@ -87,7 +87,16 @@ impl Wire {
         }
     }
 
+    /// The next frame but pings, which are answered as the protocol wants it.
     async fn read(&mut self) -> Option<Heard> {
+        loop {
+            if let Some(heard) = self.read_frame().await? {
+                return Some(heard);
+            }
+        }
+    }
+
+    async fn read_frame(&mut self) -> Option<Option<Heard>> {
         let first = self.stream.read_u8().await.ok()?;
         let length = match self.stream.read_u8().await.ok()? {
             126 => u64::from(self.stream.read_u16().await.ok()?),
@@ -96,7 +105,11 @@ impl Wire {
         };
         let mut payload = vec![0; usize::try_from(length).expect("fits")];
         self.stream.read_exact(&mut payload).await.ok()?;
-        Some(match first {
+        if first == 0x89 {
+            self.frame(0x8A, &payload).await;
+            return Some(None);
+        }
+        Some(Some(match first {
             0x81 => Heard::Text(String::from_utf8(payload).expect("UTF-8")),
             0x82 => Heard::Binary(payload),
             0x8A => Heard::Pong(payload),
@@ -108,7 +121,7 @@ impl Wire {
                 }
             }
             _ => panic!("the gateway sent a frame that begins with {first:#x}"),
-        })
+        }))
     }
 
     /// The close frame's code and reason, and all JSON texts before it.
