@@ -2028,7 +2028,7 @@ impl Laws {
 
     /// What the deployment owes is waited for, but not for ever.
     fn check_watch(&self) {
-        assert_eq!(self.ended, self.call.phase == Phase::Ended);
+        assert_eq!(self.ended, self.call.has_ended());
         let next = self.call.poll_timeout(self.now);
         if self.ended {
             assert_eq!(next, None);
