@@ -117,7 +117,6 @@ const LOG_LINES: usize = 16 * 1024;
 
 /// Logs go to standard error, so that what a command prints stays readable by programs. They are written by a
 /// thread of their own; dropping the guard writes what still waits.
-#[must_use]
 fn start_log(config: &LogConfig) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(LOG_LINES)
