@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::quirks::QuirksConfig;
+
 /// Settings of one [`Simulator`](super::Simulator). Durations are written as `250ms`, `30m`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -51,6 +53,8 @@ pub struct SimulatorConfig {
     /// Item audio kept per session for parrot and retrieve; older audio is forgotten, its length is not.
     #[serde(with = "humantime_serde")]
     pub retained_audio: Duration,
+    /// Answers to what the reference leaves open.
+    pub quirks: QuirksConfig,
     /// Quota of deployments that set none.
     pub quota: QuotaConfig,
     /// Faults, each for some sessions.
@@ -89,6 +93,7 @@ impl Default for SimulatorConfig {
             probe_after: Duration::from_secs(60),
             context_tokens: None,
             retained_audio: Duration::from_secs(120),
+            quirks: QuirksConfig::default(),
             quota: QuotaConfig::default(),
             faults: Vec::new(),
             allow_fault_header: false,

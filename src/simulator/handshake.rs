@@ -370,7 +370,7 @@ fn accept(
     };
     if access.bad_key {
         let error = ApiError::request("invalid_api_key", "Incorrect API key provided.");
-        accepted.fatal = Some((error, 3000));
+        accepted.fatal = Some((error, config.quirks.bad_key_close));
         return Ok(accepted);
     }
     if config.beta_sunset && provider == Provider::OpenAi && target.shape == Shape::Preview {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::codec::Audio;
 use super::conversation::{Body, Item, Part, Role, assistant_audio_tokens, text_tokens};
 use super::events::{audio_delta_text, with};
+use super::quirks::ItemDone;
 use super::reply::ReplyPart;
 use super::response::Response;
 use super::session::Session;
@@ -270,17 +271,22 @@ impl Session {
             item.status = status;
         }
         let rendered = response.outputs[n].item.render(self.facts.shape, None);
-        if !out_of_band && let Some(done) = names.item_done {
+        let place = self.config.quirks.item_done;
+        let done = names.item_done.filter(|_| !out_of_band).map(|done| {
             let previous = self.previous_of(&response.outputs[n].item.id);
-            self.emit(
-                done,
-                &json!({"previous_item_id": previous, "item": rendered}),
-            );
+            let fields = json!({"previous_item_id": previous, "item": rendered});
+            (done, fields)
+        });
+        if let Some((done, fields)) = done.as_ref().filter(|_| place == ItemDone::Before) {
+            self.emit(done, fields);
         }
         self.emit(
             "response.output_item.done",
             &json!({"response_id": response.id, "output_index": n, "item": rendered}),
         );
+        if let Some((done, fields)) = done.as_ref().filter(|_| place == ItemDone::After) {
+            self.emit(done, fields);
+        }
     }
 
     pub(super) fn previous_of(&self, id: &str) -> Option<String> {

@@ -1,5 +1,7 @@
 //! Ephemeral keys and the stubs of call control (reference chapters 1.7 to 1.9).
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::config::{Shape, SimulatorConfig};
@@ -23,7 +25,7 @@ pub(super) struct EphemeralKey {
 
 /// Answers a REST call: the body, and the key it made.
 pub(super) fn create_key(
-    config: &SimulatorConfig,
+    config: &Arc<SimulatorConfig>,
     provider: Provider,
     endpoint: Endpoint,
     body: &Value,
@@ -65,6 +67,8 @@ pub(super) fn create_key(
         },
         shape,
         expires_at: 0,
+        first_preview: false,
+        config: Arc::clone(config),
     };
     let settings = SessionConfig::new(shape, &config.instructions);
     let settings = settings.updated(&session, &facts, Locks::default())?;

@@ -432,6 +432,7 @@ impl Simulator {
             socket,
             session,
             lenient: self.config.lenient,
+            binary_close: self.config.quirks.binary_frame_close,
             probe: Probe::new(self.config.probe_after),
             unflushed: false,
             closing: false,
@@ -487,6 +488,7 @@ struct Connection<I> {
     socket: WebSocketStream<I>,
     session: Session,
     lenient: bool,
+    binary_close: u16,
     probe: Probe,
     unflushed: bool,
     /// Our close frame is out; what still comes is read and dropped.
@@ -526,7 +528,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
                 }
                 Event::Received(Message::Binary(bytes)) => match std::str::from_utf8(&bytes) {
                     Ok(text) if self.lenient => self.session.handle_message(text, now),
-                    _ => self.session.close(1003, "binary frames are not supported"),
+                    _ => self
+                        .session
+                        .close(self.binary_close, "binary frames are not supported"),
                 },
                 Event::Received(Message::Close(frame)) => self.note_close(frame),
                 Event::Received(_) => {}

@@ -16,6 +16,7 @@ use super::events::event_text;
 use super::fields::Fields;
 use super::ids::Source;
 use super::options::ResponseOptions;
+use super::quirks::OutputAudioClear;
 use super::quota::Quota;
 use super::record::{CancelRecord, CloseRecord, ErrorRecord, SessionRecord, TruncateRecord};
 use super::reply::Replier;
@@ -123,7 +124,6 @@ pub enum Output {
 pub struct Session {
     pub(super) config: Arc<SimulatorConfig>,
     pub(super) facts: SessionFacts,
-    pub(super) first_preview: bool,
     pub(super) settings: SessionConfig,
     pub(super) conversation: Conversation,
     pub(super) source: Source,
@@ -175,6 +175,8 @@ impl Session {
             kind: setup.kind,
             shape: setup.shape,
             expires_at: setup.epoch + cap.as_secs(),
+            first_preview: setup.first_preview,
+            config: Arc::clone(&config),
         };
         let drop = setup
             .faults
@@ -195,7 +197,6 @@ impl Session {
         );
         let quota = setup.quota.clone();
         let mut session = Self {
-            first_preview: setup.first_preview,
             settings: SessionConfig::new(setup.shape, &config.instructions),
             conversation: Conversation::new(source.id("conv_")),
             replier: Replier::new(Arc::clone(&config), Arc::clone(&setup.synthesiser)),
@@ -378,10 +379,7 @@ impl Session {
                 self.clear();
                 Ok(())
             }
-            "output_audio_buffer.clear" => {
-                let message = "output_audio_buffer.clear is only available over WebRTC and SIP.";
-                Err(ApiError::request("invalid_event", message).at("type"))
-            }
+            "output_audio_buffer.clear" => self.clear_output(),
             "conversation.item.create" => self.create_item(&fields),
             "conversation.item.retrieve" => self.retrieve_item(&fields),
             "conversation.item.truncate" => self.truncate_item(&fields, now),
@@ -403,6 +401,25 @@ impl Session {
             _ => {
                 let message = format!("Invalid value: '{kind}' is no event of this session.");
                 Err(ApiError::request("invalid_event", message).at("type"))
+            }
+        }
+    }
+
+    /// There is nothing to clear: the client plays the audio.
+    fn clear_output(&mut self) -> Result<(), ApiError> {
+        match self.config.quirks.output_audio_clear {
+            OutputAudioClear::Error => {
+                let message = "output_audio_buffer.clear is only available over WebRTC and SIP.";
+                Err(ApiError::request("invalid_event", message).at("type"))
+            }
+            OutputAudioClear::Ignore => Ok(()),
+            OutputAudioClear::Cleared => {
+                let response = self.active_response().map(|response| response.id.clone());
+                self.emit(
+                    "output_audio_buffer.cleared",
+                    &json!({ "response_id": response }),
+                );
+                Ok(())
             }
         }
     }
@@ -461,7 +478,7 @@ impl Session {
         fields.allow(&["type", "event_id", "item_id"])?;
         let id = fields.text("item_id")?;
         let Some(item) = self.conversation.get(id) else {
-            return Err(unknown_item("retrieve", id));
+            return Err(self.unknown_item("retrieve", id));
         };
         let format = self.settings.output_format;
         let rendered = item.render(self.facts.shape, Some(format));
@@ -473,7 +490,7 @@ impl Session {
         fields.allow(&["type", "event_id", "item_id"])?;
         let id = fields.text("item_id")?;
         if !self.conversation.remove(id) {
-            return Err(unknown_item("delete", id));
+            return Err(self.unknown_item("delete", id));
         }
         self.emit("conversation.item.deleted", &json!({ "item_id": id }));
         Ok(())
@@ -516,7 +533,7 @@ impl Session {
         audio_end_ms: u64,
     ) -> Result<(), ApiError> {
         let Some(item) = self.conversation.get_mut(item_id) else {
-            return Err(unknown_item("truncate", item_id));
+            return Err(self.unknown_item("truncate", item_id));
         };
         let index = usize::try_from(content_index).unwrap_or(usize::MAX);
         let Some((audio, transcript)) = item.assistant_audio(index) else {
@@ -527,7 +544,8 @@ impl Session {
         if audio_end_ms > have {
             let message =
                 format!("Audio content of {have}ms is already shorter than {audio_end_ms}ms");
-            return Err(ApiError::request("invalid_value", message).at("audio_end_ms"));
+            let code = &self.config.quirks.truncate_too_long_code;
+            return Err(ApiError::request(code, message).at("audio_end_ms"));
         }
         audio.truncate_ms(audio_end_ms);
         *transcript = None;
@@ -537,6 +555,12 @@ impl Session {
         let fields = json!({"item_id": item_id, "content_index": content_index, "audio_end_ms": audio_end_ms});
         self.emit("conversation.item.truncated", &fields);
         Ok(())
+    }
+
+    fn unknown_item(&self, verb: &str, id: &str) -> ApiError {
+        let message = format!("Error: the item with id '{id}' does not exist.");
+        let code = self.config.quirks.unknown_item_code.replace("{verb}", verb);
+        ApiError::request(&code, message).at("item_id")
     }
 
     fn cancel(&mut self, id: Option<&str>, now: Instant) -> Result<(), ApiError> {
@@ -642,9 +666,4 @@ fn required_integer(fields: &Fields<'_>, name: &str) -> Result<u64, ApiError> {
     fields
         .integer(name, 0, u64::MAX)?
         .ok_or_else(|| ApiError::missing(fields.path(name)))
-}
-
-fn unknown_item(verb: &str, id: &str) -> ApiError {
-    let message = format!("Error: the item with id '{id}' does not exist.");
-    ApiError::request(&format!("item_{verb}_invalid_item_id"), message).at("item_id")
 }
