@@ -50,6 +50,8 @@ pub mod wav;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_details;
+#[cfg(test)]
 mod tests_items;
 #[cfg(test)]
 mod tests_quirks;

@@ -200,7 +200,7 @@ impl SessionConfig {
             self.modalities = modalities.clone();
         }
         self.merge_common(fields, locks, "max_response_output_tokens")?;
-        self.merge_voice(fields, locks)?;
+        self.merge_voice(fields, facts, locks)?;
         if let Some(speed) = fields.number("speed", 0.25, 1.5)? {
             self.speed = speed;
         }
@@ -276,7 +276,7 @@ impl SessionConfig {
             if let Some(format) = output.get("format") {
                 self.output_format = ga_format(format, &output.path("format"))?;
             }
-            self.merge_voice(&output, locks)?;
+            self.merge_voice(&output, facts, locks)?;
             if let Some(speed) = output.number("speed", 0.25, 1.5)? {
                 self.speed = speed;
             }
@@ -321,7 +321,12 @@ impl SessionConfig {
         Ok(())
     }
 
-    fn merge_voice(&mut self, fields: &Fields<'_>, locks: Locks) -> Result<(), ApiError> {
+    fn merge_voice(
+        &mut self,
+        fields: &Fields<'_>,
+        facts: &SessionFacts,
+        locks: Locks,
+    ) -> Result<(), ApiError> {
         let Some(voice) = fields.get("voice") else {
             return Ok(());
         };
@@ -329,7 +334,8 @@ impl SessionConfig {
             let message = "Cannot update a conversation's voice if assistant audio is present.";
             return Err(ApiError::request("cannot_update_voice", message).at(fields.path("voice")));
         }
-        self.voice = checked_voice(voice, &fields.path("voice"))?;
+        let extra = &facts.config.quirks.extra_voices;
+        self.voice = checked_voice(voice, &fields.path("voice"), facts.shape, extra)?;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::config::{FaultKind, FaultRule, Shape, SimulatorConfig};
-use super::conversation::{Conversation, Item, Segment};
+use super::conversation::{AudioFormats, Conversation, Item, Segment};
 use super::error::ApiError;
 use super::events::event_text;
 use super::fields::Fields;
@@ -25,6 +25,9 @@ use super::schema::{Locks, SessionConfig, SessionFacts};
 use super::synth::Synthesiser;
 use super::turns::{InputBuffer, PendingTranscript, SpeechTurn};
 use super::vad::Vad;
+
+/// Characters of a client's `event_id` (reference chapter 2).
+const MAX_EVENT_ID: usize = 512;
 
 /// Whose endpoint the client connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +141,8 @@ pub struct Session {
     pub(super) transcripts: Vec<PendingTranscript>,
     pub(super) n_transcripts: u64,
     pub(super) idle: Option<Instant>,
+    /// When the turn that ended is answered.
+    pub(super) answer_at: Option<Instant>,
     pub(super) faults: Vec<FaultRule>,
     cap: Duration,
     cap_at: Instant,
@@ -154,6 +159,7 @@ enum Timer {
     Drop(u16),
     Cap,
     Transcript(usize),
+    Answer,
     Response(usize),
     Idle,
 }
@@ -210,6 +216,7 @@ impl Session {
             transcripts: Vec::new(),
             n_transcripts: 0,
             idle: None,
+            answer_at: None,
             faults: setup.faults.clone(),
             cap,
             cap_at: now + cap,
@@ -266,7 +273,10 @@ impl Session {
                 return self.emit_error(&error, None);
             }
         };
-        let event_id = event["event_id"].as_str();
+        let event_id = match checked_event_id(&event) {
+            Ok(event_id) => event_id,
+            Err(error) => return self.emit_error(&error, None),
+        };
         if let Err(error) = self.dispatch(&event, now) {
             self.emit_error(&error, event_id);
         }
@@ -302,6 +312,7 @@ impl Session {
                 Timer::Drop(code) => self.end_by_fault(code),
                 Timer::Transcript(index) => self.send_transcript(index),
                 Timer::Response(index) => self.run_step(index, at),
+                Timer::Answer => self.answer_pending(at),
                 Timer::Idle => self.idle_timeout(at),
             }
         }
@@ -338,6 +349,7 @@ impl Session {
                     Some((response.next_step_at()?, Timer::Response(n)))
                 }),
             )
+            .chain(self.answer_at.map(|at| (at, Timer::Answer)))
             .chain(self.idle.map(|at| (at, Timer::Idle)))
             .min_by_key(|(at, _)| *at)
     }
@@ -389,7 +401,7 @@ impl Session {
                 let options = ResponseOptions::read(
                     &event["response"],
                     &self.settings,
-                    self.facts.shape,
+                    &self.facts,
                     self.locks(),
                 )?;
                 self.start_response(options, now)
@@ -480,8 +492,11 @@ impl Session {
         let Some(item) = self.conversation.get(id) else {
             return Err(self.unknown_item("retrieve", id));
         };
-        let format = self.settings.output_format;
-        let rendered = item.render(self.facts.shape, Some(format));
+        let formats = AudioFormats {
+            input: self.settings.input_format,
+            output: self.settings.output_format,
+        };
+        let rendered = item.render(self.facts.shape, Some(formats));
         self.emit("conversation.item.retrieved", &json!({ "item": rendered }));
         Ok(())
     }
@@ -659,6 +674,19 @@ impl Session {
 
     pub(super) fn lock_quota(&self) -> MutexGuard<'_, Quota> {
         self.quota.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The client's name for its event; null counts as none, as Azure's own examples send it.
+fn checked_event_id(event: &Value) -> Result<Option<&str>, ApiError> {
+    match &event["event_id"] {
+        Value::Null => Ok(None),
+        Value::String(id) if id.chars().count() <= MAX_EVENT_ID => Ok(Some(id)),
+        Value::String(_) => Err(ApiError::invalid(
+            "event_id",
+            "expected at most 512 characters",
+        )),
+        other => Err(ApiError::wrong_type("event_id", "a string", other)),
     }
 }
 

@@ -255,6 +255,8 @@ impl Session {
     }
 
     fn speech_started(&mut self, onset: u64, now: Instant) {
+        // What a turn has already earned comes before what interrupts it.
+        self.answer_pending(now);
         self.idle = None;
         let start = onset.saturating_sub(self.prefix_ms() * TICKS_PER_MS);
         let item_id = self.source.id("item_");
@@ -277,7 +279,18 @@ impl Session {
         self.emit("input_audio_buffer.speech_stopped", &fields);
         let audio = self.input.take(turn.start, end);
         self.commit_item(turn.item_id, audio, now);
-        self.answer_turn(now);
+        let latency = &self.config.latency;
+        let wait = self
+            .source
+            .between(latency.created_min, latency.created_max);
+        self.answer_at = Some(now + wait);
+    }
+
+    /// Answers the turn that waits for it, if one does.
+    pub(super) fn answer_pending(&mut self, now: Instant) {
+        if self.answer_at.take().is_some() {
+            self.answer_turn(now);
+        }
     }
 
     fn answer_turn(&mut self, now: Instant) {
