@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use super::synth::Sound;
 use crate::media::{AudioFormat, Codec, Resampler, SampleRate};
 
 /// The three formats of the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum WireFormat {
     Pcm16,
     Ulaw,
@@ -74,6 +75,8 @@ pub(super) struct Audio {
     pub(super) samples: Arc<[i16]>,
     pub(super) n_samples: usize,
     pub(super) rate: SampleRate,
+    /// Set if every session has the same samples, whose encoding is shared then.
+    pub(super) shared: Option<Sound>,
 }
 
 impl Audio {
@@ -82,6 +85,7 @@ impl Audio {
             n_samples: samples.len(),
             samples: samples.into(),
             rate,
+            shared: None,
         }
     }
 

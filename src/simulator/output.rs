@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::codec::Audio;
@@ -189,19 +187,12 @@ impl Session {
         let Some(Part::Audio { audio, .. }) = parts.first_mut() else {
             return;
         };
-        let delta = format.encode(audio.samples.get(audio.n_samples..end).unwrap_or_default());
+        let delta = self.synthesiser.delta(audio, format, audio.n_samples..end);
         audio.n_samples = end;
         let audio_ms = audio.ms();
         let event_id = self.source.id("event_");
         let kind = self.facts.shape.names().audio_delta;
-        let text = audio_delta_text(
-            kind,
-            &event_id,
-            &response.id,
-            &output.item.id,
-            n,
-            &STANDARD.encode(delta),
-        );
+        let text = audio_delta_text(kind, &event_id, &response.id, &output.item.id, n, &delta);
         self.push_raw(text);
         if let Some(record) = self.lock_record().response(&response.id) {
             record.first_audio_at.get_or_insert(now);
