@@ -142,10 +142,28 @@ struct Conduct {
     wire: Vec<u8>,
     /// The append event being written.
     append: String,
-    ended: Option<(EndReason, u16)>,
+    ended: Option<End>,
     timer: Pin<Box<Sleep>>,
     end_now: Pin<Box<WaitForCancellationFutureOwned>>,
     began: Instant,
+}
+
+/// How the call ends, and what the caller is told by the close frame.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    reason: EndReason,
+    close_code: u16,
+    close_reason: &'static str,
+}
+
+impl From<EndReason> for End {
+    fn from(reason: EndReason) -> Self {
+        Self {
+            reason,
+            close_code: reason.close_code(),
+            close_reason: reason.name(),
+        }
+    }
 }
 
 /// Audio formats of the session, both ways.
@@ -193,8 +211,8 @@ impl Conduct {
                 Wake::Timer => self.timeout(now),
                 Wake::EndNow => self.input(Input::End(EndReason::Drained), Current::Other, now),
             }
-            if let Some((reason, close_code)) = self.ended {
-                return self.finish(reason, close_code).await;
+            if let Some(end) = self.ended {
+                return self.finish(end).await;
             }
         }
     }
@@ -309,9 +327,7 @@ impl Conduct {
                 return self.input(Input::End(EndReason::CallerGone), Current::Other, now);
             }
             LegEvent::Broken { close_code } => {
-                self.ledger.metrics.bad_input("websocket");
-                self.ended = Some((EndReason::CallerProtocol, *close_code));
-                return;
+                return self.break_off("websocket", *close_code);
             }
         };
         match decoded {
@@ -332,15 +348,26 @@ impl Conduct {
     }
 
     fn bad_input(&mut self, error: &DialectError) {
-        self.ledger.metrics.bad_input(error.name());
         tracing::debug!(error = error.name(), "bad message from the caller");
-        if error.ends_call() {
-            self.tell_caller(CallerCommand::Error {
-                code: error.name(),
-                message: &error.to_string(),
-            });
-            self.ended = Some((EndReason::CallerProtocol, error.close_code()));
+        if !error.ends_call() {
+            return self.ledger.metrics.bad_input(error.name());
         }
+        self.tell_caller(CallerCommand::Error {
+            code: error.name(),
+            message: &error.to_string(),
+        });
+        self.break_off(error.name(), error.close_code());
+    }
+
+    /// Ends the call because of what the caller sent. The close frame says what that was: most dialects
+    /// have no other words for it.
+    fn break_off(&mut self, name: &'static str, close_code: u16) {
+        self.ledger.metrics.bad_input(name);
+        self.ended = Some(End {
+            reason: EndReason::CallerProtocol,
+            close_code,
+            close_reason: name,
+        });
     }
 
     fn caller_started(&mut self, info: &CallInfo, now: Instant) {
@@ -456,17 +483,18 @@ impl Conduct {
             self.configured_at = Some(now);
         }
         self.n_commands += 1;
-        let event = encode(command, &session, &format!("trunkline-{}", self.n_commands));
+        let event = encode(
+            command,
+            &session,
+            &format!("{}-{}", command.name(), self.n_commands),
+        );
         self.send_model(Utf8Bytes::from(event));
     }
 
     fn send_model(&mut self, text: Utf8Bytes) {
         // A leg that is gone says so when it is read.
         if self.model.send_text(text) == Err(SendError::Full) {
-            self.ended = Some((
-                EndReason::ModelStalled,
-                EndReason::ModelStalled.close_code(),
-            ));
+            self.ended = Some(EndReason::ModelStalled.into());
         }
     }
 
@@ -526,7 +554,7 @@ impl Conduct {
             }
             Output::Observe(Observation::Turn(turn)) => self.stamps.turn = Some(turn),
             Output::Observe(observation) => self.ledger.observe(observation),
-            Output::End(reason) => self.ended = Some((reason, reason.close_code())),
+            Output::End(reason) => self.ended = Some(reason.into()),
         }
     }
 
@@ -616,14 +644,17 @@ impl Conduct {
         }
     }
 
-    async fn finish(mut self, reason: EndReason, close_code: u16) -> CallSummary {
+    async fn finish(mut self, end: End) -> CallSummary {
         self.tell_caller(CallerCommand::End {
-            reason: reason.name(),
+            reason: end.reason.name(),
         });
+        for (kind, n) in self.dialect.ignored().entries() {
+            self.ledger.metrics.ignored(kind, n);
+        }
         let duration = self.began.elapsed();
-        let summary = self.ledger.end(reason, duration);
+        let summary = self.ledger.end(end.reason, duration);
         tokio::join!(
-            self.caller.close(close_code, reason.name()),
+            self.caller.close(end.close_code, end.close_reason),
             self.model.close(1000, ""),
         );
         summary

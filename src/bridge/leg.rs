@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Sink, Stream};
+use futures_util::{Sink, SinkExt, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
@@ -124,8 +124,9 @@ impl Leg {
             reason: Utf8Bytes::from(reason),
         };
         let closing = async {
-            // Errors mean that there is nobody left to say good-bye to.
-            if self.socket.close(Some(frame)).await.is_err() {
+            // Where the peer was first, the library refuses ours: its own answer only has to be written out.
+            // Further errors mean that there is nobody left to say good-bye to.
+            if self.socket.close(Some(frame)).await.is_err() && self.socket.flush().await.is_err() {
                 return;
             }
             let transport = self.socket.get_mut();

@@ -17,6 +17,11 @@ pub(super) struct MediaPath {
     to_model: ToModel,
     to_caller: ToCaller,
     pub(super) queue: FrameQueue,
+    /// The queue could not take all of the current reply: its rest is not wanted, because words out of
+    /// the middle of it would be noise.
+    overflowed: bool,
+    /// Audio of overflowed replies that never came to the queue.
+    refused: Duration,
     /// Caller audio of the current message, as the session wants it.
     pcm: Vec<i16>,
     bytes: Vec<u8>,
@@ -72,6 +77,8 @@ impl MediaPath {
             to_model,
             to_caller,
             queue: FrameQueue::new(output, agent.config.playout.max),
+            overflowed: false,
+            refused: Duration::ZERO,
             pcm: Vec::new(),
             bytes: Vec::new(),
         })
@@ -143,6 +150,21 @@ impl MediaPath {
         if !decode_audio(base64, &mut self.bytes) {
             return Err(ReplyError::Base64);
         }
+        if self.overflowed {
+            let duration = match &self.to_caller {
+                ToCaller::Transcode(_) => SampleRate::HZ_24000.duration_of(self.bytes.len() / 2),
+                ToCaller::Pass { .. } => SampleRate::HZ_8000.duration_of(self.bytes.len()),
+            };
+            self.refused += duration;
+            return Ok((duration, 0));
+        }
+        let refused_before = self.queue.overrun_frames();
+        let queued = self.encode_reply();
+        self.overflowed = self.queue.overrun_frames() > refused_before;
+        queued
+    }
+
+    fn encode_reply(&mut self) -> Result<(Duration, usize), ReplyError> {
         match &mut self.to_caller {
             ToCaller::Transcode(encoder) => {
                 self.pcm.clear();
@@ -172,6 +194,10 @@ impl MediaPath {
     ///
     /// If the audio cannot be encoded.
     pub(super) fn pad_reply(&mut self) -> Result<usize, ReplyError> {
+        if std::mem::take(&mut self.overflowed) {
+            self.forget_begun();
+            return Ok(0);
+        }
         match &mut self.to_caller {
             ToCaller::Transcode(encoder) => Ok(encoder.flush(&mut self.queue)?),
             ToCaller::Pass { begun, silence } => {
@@ -189,6 +215,11 @@ impl MediaPath {
     /// Throws away what was not played.
     pub(super) fn clear(&mut self) {
         self.queue.clear();
+        self.overflowed = false;
+        self.forget_begun();
+    }
+
+    fn forget_begun(&mut self) {
         match &mut self.to_caller {
             ToCaller::Transcode(encoder) => encoder.reset(),
             ToCaller::Pass { begun, .. } => begun.clear(),
@@ -197,7 +228,7 @@ impl MediaPath {
 
     /// Audio that the full queue refused so far.
     pub(super) fn overrun(&self) -> Duration {
-        FRAME * u32::try_from(self.queue.overrun_frames()).unwrap_or(u32::MAX)
+        self.refused + FRAME * u32::try_from(self.queue.overrun_frames()).unwrap_or(u32::MAX)
     }
 }
 

@@ -79,14 +79,17 @@ impl Calls {
 
     /// Lets the calls finish for at most `grace`, then ends what is left; returns when none is.
     pub async fn drain(&self, grace: Duration) {
-        self.0.tasks.close();
-        if tokio::time::timeout(grace, self.0.tasks.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(grace, self.all_ended()).await.is_err() {
             self.0.end_now.cancel();
-            self.0.tasks.wait().await;
+            self.all_ended().await;
         }
+    }
+
+    async fn all_ended(&self) {
+        // A call that is still being connected has a permit and no task yet.
+        let _all = self.0.permits.acquire_many(self.0.limit).await;
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
     }
 
     /// Remembers an ended call.

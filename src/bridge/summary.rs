@@ -75,10 +75,14 @@ pub(super) struct Ledger {
 }
 
 impl Drop for Ledger {
-    /// Only a panic drops a call that has not ended.
+    /// Only a panic, or the end of the whole process, drops a call that has not ended.
     fn drop(&mut self) {
-        if !self.closed {
-            self.metrics.ended(EndReason::Internal.name());
+        if self.closed {
+            return;
+        }
+        self.metrics.ended(EndReason::Internal.name());
+        if std::thread::panicking() {
+            self.metrics.panicked();
         }
     }
 }
@@ -238,5 +242,26 @@ impl Ledger {
             "call ended"
         );
         summary.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+
+    #[test]
+    fn a_panic_is_counted_and_leaves_no_active_call() {
+        let metrics = Metrics::new();
+        let call = metrics.call("audio", "east");
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _ledger = Ledger::new(call, "c".to_owned(), "audio", "east", String::new());
+            panic!("a fault of the gateway");
+        }));
+        assert!(result.is_err());
+        let text = metrics.render().expect("renders");
+        assert!(text.contains("trunkline_panics_total 1"));
+        assert!(text.contains(r#"trunkline_calls_active{dialect="audio"} 0"#));
+        assert!(text.contains(r#"end_reason="internal"} 1"#));
     }
 }

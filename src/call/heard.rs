@@ -6,7 +6,8 @@
 //! one that plays ahead acknowledges earlier. And nothing that was acknowledged can become unheard.
 //!
 //! The delay that every acknowledgement shares is the network's round trip; it does not count as a
-//! stall, because a clear takes just as long to arrive as the audio before it did.
+//! stall, because a clear takes just as long to arrive as the audio before it did. Nor does the jitter of
+//! a single acknowledgement: a far end that stalled is late with all that follow.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -19,8 +20,17 @@ use super::event::Mark;
 /// finer marks bound the error when a far end stalls.
 const MARK_SPACING: Duration = Duration::from_millis(100);
 
-/// How much later than usual a mark may come back before the far end counts as stalled.
+/// How much later than usual a mark may come back before that says anything: jitter of both ways.
 const MARK_TOLERANCE: Duration = Duration::from_millis(40);
+
+/// A mark so late is not merely under way: TCP bunches frames by up to 200 ms (telephony reference 16.2).
+const MARK_LOST: Duration = Duration::from_millis(200);
+
+/// The least lag of so many acknowledgements tells a stall, which delays all of them, from jitter.
+const RECENT_MARKS: usize = 3;
+
+/// Marks that may be on their way; a far end that never echoes any must not make them pile up.
+const MAX_PENDING: usize = 64;
 
 /// The ledger of one call's reply audio since the last clear.
 #[derive(Debug)]
@@ -35,7 +45,9 @@ pub(super) struct Heard {
     marked: Duration,
     pending: VecDeque<PendingMark>,
     acked: Duration,
-    offsets: Option<Offsets>,
+    /// How far acknowledgements lag behind the playout clock, in microseconds; negative is ahead of it.
+    least_offset: Option<i64>,
+    recent_offsets: VecDeque<i64>,
 }
 
 /// Audio of one content part of one item.
@@ -44,7 +56,11 @@ struct Segment {
     item_id: String,
     content_index: u32,
     start: Duration,
+    /// How much of the content part came before.
+    offset: Duration,
     received: Duration,
+    /// Its last frame was completed with silence: what follows does not follow without a gap.
+    complete: bool,
 }
 
 #[derive(Debug)]
@@ -52,13 +68,6 @@ struct PendingMark {
     mark: Mark,
     position: Duration,
     predicted: Instant,
-}
-
-/// How far acknowledgements lag behind the playout clock, in microseconds; negative is ahead of it.
-#[derive(Clone, Copy, Debug)]
-struct Offsets {
-    least: i64,
-    last: i64,
 }
 
 /// Frames that leave now, and the mark to put behind them.
@@ -77,6 +86,12 @@ pub(super) struct Cut {
     pub(super) heard: Duration,
 }
 
+impl Segment {
+    fn is_of(&self, item_id: &str, content_index: u32) -> bool {
+        self.item_id == item_id && self.content_index == content_index
+    }
+}
+
 impl Heard {
     pub(super) fn new(lead: Duration, uses_marks: bool) -> Self {
         Self {
@@ -90,7 +105,8 @@ impl Heard {
             marked: Duration::ZERO,
             pending: VecDeque::new(),
             acked: Duration::ZERO,
-            offsets: None,
+            least_offset: None,
+            recent_offsets: VecDeque::with_capacity(RECENT_MARKS),
         }
     }
 
@@ -103,22 +119,36 @@ impl Heard {
         frames: usize,
     ) {
         match self.segments.back_mut() {
-            Some(last) if last.item_id == item_id && last.content_index == content_index => {
+            Some(last) if last.is_of(item_id, content_index) && !last.complete => {
                 last.received += received;
             }
-            _ => self.segments.push_back(Segment {
-                item_id: item_id.to_owned(),
-                content_index,
-                start: self.queued,
-                received,
-            }),
+            _ => self.begin_segment(item_id, content_index, received),
         }
-        self.pad(frames);
+        self.queued += FRAME * frames as u32;
+    }
+
+    fn begin_segment(&mut self, item_id: &str, content_index: u32, received: Duration) {
+        let before = self
+            .segments
+            .iter()
+            .rfind(|segment| segment.is_of(item_id, content_index));
+        let segment = Segment {
+            item_id: item_id.to_owned(),
+            content_index,
+            start: self.queued,
+            offset: before.map_or(Duration::ZERO, |segment| segment.offset + segment.received),
+            received,
+            complete: false,
+        };
+        self.segments.push_back(segment);
     }
 
     /// The playout queue was lengthened by `frames` that complete what was received before.
-    pub(super) fn pad(&mut self, frames: usize) {
+    pub(super) fn complete(&mut self, frames: usize) {
         self.queued += FRAME * frames as u32;
+        if let Some(last) = self.segments.back_mut() {
+            last.complete |= frames > 0;
+        }
     }
 
     /// Lets go of the frames that are due.
@@ -154,18 +184,23 @@ impl Heard {
         };
         self.acked = self.acked.max(pending.position);
         let offset = micros_between(pending.predicted, now);
-        self.offsets = Some(Offsets {
-            least: self.offsets.map_or(offset, |known| known.least.min(offset)),
-            last: offset,
-        });
+        self.least_offset = Some(self.least_offset.map_or(offset, |least| least.min(offset)));
+        if self.recent_offsets.len() == RECENT_MARKS {
+            self.recent_offsets.pop_front();
+        }
+        self.recent_offsets.push_back(offset);
         true
     }
 
-    /// Whether anything was released that the far end may still hold: its queue is only known to be
-    /// empty once the last mark came back.
+    /// Whether anything was released that the far end may still hold: where it acknowledges at all, its
+    /// queue is only known to be empty once the last mark came back.
     pub(super) fn may_be_buffered(&self, now: Instant) -> bool {
-        self.released > Duration::ZERO
-            && (!self.pending.is_empty() || !self.remaining(now).is_zero())
+        self.released > Duration::ZERO && (self.awaits_mark() || !self.remaining(now).is_zero())
+    }
+
+    /// Whether a far end that is known to acknowledge has yet to acknowledge what was released.
+    pub(super) fn awaits_mark(&self) -> bool {
+        self.least_offset.is_some() && !self.pending.is_empty()
     }
 
     /// Until everything that was queued has been heard, by the playout clock.
@@ -174,19 +209,30 @@ impl Heard {
     }
 
     /// Throws away what was not heard and says which items that cuts short, in the order of playing.
-    pub(super) fn clear(&mut self, now: Instant) -> Vec<Cut> {
+    /// `grows` says that more of the last item was to come: then it is cut even if what came was heard.
+    pub(super) fn clear(&mut self, grows: bool, now: Instant) -> Vec<Cut> {
         let heard = self.heard(now);
-        let cuts = self
-            .segments
-            .drain(..)
-            .map(|segment| (heard.saturating_sub(segment.start), segment))
-            .filter(|(heard, segment)| *heard < segment.received)
-            .map(|(heard, segment)| Cut {
-                item_id: segment.item_id,
-                content_index: segment.content_index,
-                heard,
-            })
-            .collect();
+        let mut cuts: Vec<Cut> = Vec::new();
+        while let Some(segment) = self.segments.pop_front() {
+            // What is played after the next one began is not this one's, however much of this one was
+            // received and found no room. A frame may hold the end of one and the beginning of the next.
+            let next = self.segments.front().map_or(self.queued, |next| next.start);
+            let part = heard
+                .min(next + FRAME)
+                .saturating_sub(segment.start)
+                .min(segment.received);
+            let is_cut = part < segment.received || (grows && self.segments.is_empty());
+            let is_known = cuts
+                .iter()
+                .any(|cut| segment.is_of(&cut.item_id, cut.content_index));
+            if is_cut && !is_known {
+                cuts.push(Cut {
+                    item_id: segment.item_id,
+                    content_index: segment.content_index,
+                    heard: segment.offset + part,
+                });
+            }
+        }
         self.pacer.clear();
         self.pending.clear();
         self.generation += 1;
@@ -201,20 +247,25 @@ impl Heard {
     /// The stream position that the caller's ear has reached.
     fn heard(&self, now: Instant) -> Duration {
         let clock = self.released.saturating_sub(self.pacer.unplayed(now));
-        let Some(offsets) = self.offsets else {
+        let Some(least) = self.least_offset else {
             return clock;
         };
-        let round_trip = offsets.least.max(0);
-        let stalled = offsets.last - round_trip;
-        let mut position = if stalled >= 0 {
-            clock.saturating_sub(Duration::from_micros(stalled.unsigned_abs()))
+        let round_trip = Duration::from_micros(least.max(0).unsigned_abs());
+        let lag = self.recent_offsets.iter().min().copied().unwrap_or(least) - least.max(0);
+        let shift = Duration::from_micros(lag.unsigned_abs());
+        let (mut position, stalled) = if lag >= 0 {
+            (clock.saturating_sub(shift), shift)
         } else {
-            clock + Duration::from_micros(stalled.unsigned_abs())
+            (clock + shift, Duration::ZERO)
         };
         if let Some(next) = self.pending.front() {
-            let usual = next.predicted + Duration::from_micros(round_trip.unsigned_abs());
-            if now > usual + MARK_TOLERANCE {
+            let usual = next.predicted + round_trip + stalled;
+            let overdue = now.saturating_duration_since(usual);
+            if overdue > MARK_LOST {
                 position = position.min(next.position);
+            } else if overdue > MARK_TOLERANCE {
+                // Played at the latest when its echo could not yet be here, and the ear went on since.
+                position = position.min(next.position + round_trip + MARK_TOLERANCE);
             }
         }
         position.clamp(self.acked, self.released)
@@ -222,9 +273,7 @@ impl Heard {
 
     /// A far end with nothing left to play has caught up.
     fn forget_stall(&mut self) {
-        if let Some(offsets) = &mut self.offsets {
-            offsets.last = offsets.least;
-        }
+        self.recent_offsets.clear();
     }
 
     fn waiting_frames(&self) -> usize {
@@ -242,6 +291,9 @@ impl Heard {
         };
         self.next_mark = self.next_mark.wrapping_add(1);
         self.marked = self.released;
+        if self.pending.len() == MAX_PENDING {
+            self.pending.pop_front();
+        }
         self.pending.push_back(PendingMark {
             mark,
             position: self.released,
@@ -253,7 +305,10 @@ impl Heard {
     /// Items heard to their end can no longer be cut, unless they may still grow.
     fn forget_heard(&mut self, now: Instant) {
         let heard = self.heard(now);
-        while self.segments.len() > 1 && self.segments[1].start <= heard {
+        while let (Some(first), Some(next)) = (self.segments.front(), self.segments.get(1))
+            && next.start <= heard
+            && first.start + first.received <= next.start + FRAME
+        {
             self.segments.pop_front();
         }
     }
@@ -342,7 +397,7 @@ mod tests {
         }
         let now = start + ms(cut_ms);
         let said = heard
-            .clear(now)
+            .clear(false, now)
             .first()
             .map_or(ms(reply_ms), |cut| cut.heard);
         (said, far.played_at(now + far.delay))
@@ -385,8 +440,32 @@ mod tests {
                 }
             }
         }
-        let cut = heard.clear(start + ms(777)).remove(0);
+        let cut = heard.clear(false, start + ms(777)).remove(0);
         assert!(cut.heard.abs_diff(sent) <= FRAME, "{cut:?} of {sent:?}");
+    }
+
+    #[test]
+    fn one_late_acknowledgement_is_no_stall() {
+        let (start, round_trip, late) = (Instant::now(), ms(160), ms(60));
+        for cut_ms in 400..900 {
+            let mut heard = Heard::new(LEAD, true);
+            heard.queue("item", 0, ms(2_000), 100);
+            let mut acks = VecDeque::new();
+            for t in 0..cut_ms {
+                let now = start + ms(t);
+                if let Some(mark) = heard.release(now).and_then(|play| play.mark) {
+                    let jitter = if mark.index == 3 { late } else { ms(0) };
+                    acks.push_back((start + heard.released + round_trip + jitter, mark));
+                }
+                while let Some((_, mark)) = acks.front().filter(|(at, _)| *at <= now) {
+                    assert!(heard.mark_reached(*mark, now));
+                    acks.pop_front();
+                }
+            }
+            let cut = heard.clear(false, start + ms(cut_ms)).remove(0);
+            let off = cut.heard.abs_diff(ms(cut_ms));
+            assert!(off <= FRAME, "{cut:?} at {cut_ms} ms");
+        }
     }
 
     #[test]
@@ -413,7 +492,7 @@ mod tests {
                 marks.pop_front();
             }
         }
-        let cut = heard.clear(start + ms(1_500)).remove(0);
+        let cut = heard.clear(false, start + ms(1_500)).remove(0);
         assert!(
             cut.heard >= last_ack && cut.heard <= last_ack + MARK_SPACING,
             "{cut:?} after {last_ack:?}"
@@ -429,11 +508,11 @@ mod tests {
             .release(start)
             .and_then(|play| play.mark)
             .expect("a mark");
-        assert_eq!(heard.clear(start).len(), 1);
+        assert_eq!(heard.clear(false, start).len(), 1);
         heard.queue("b", 0, ms(100), 5);
         heard.release(start + ms(1));
         assert!(!heard.mark_reached(old, start + ms(2)));
-        assert_eq!(heard.clear(start + ms(2))[0].heard, ms(1));
+        assert_eq!(heard.clear(false, start + ms(2))[0].heard, ms(1));
     }
 
     #[test]
@@ -453,7 +532,7 @@ mod tests {
             heard: ms(heard),
         };
         assert_eq!(
-            heard.clear(start + ms(150)),
+            heard.clear(false, start + ms(150)),
             [cut("b", 0, 50), cut("b", 1, 0), cut("c", 0, 0)]
         );
     }
@@ -463,8 +542,54 @@ mod tests {
         let start = Instant::now();
         let mut heard = Heard::new(LEAD, false);
         heard.queue("a", 0, ms(30), 1);
-        heard.pad(1);
+        heard.complete(1);
         heard.release(start);
-        assert_eq!(heard.clear(start + ms(35)), []);
+        assert_eq!(heard.clear(false, start + ms(35)), []);
+    }
+
+    #[test]
+    fn an_item_that_goes_on_after_its_padding_keeps_its_own_count() {
+        let start = Instant::now();
+        let mut heard = Heard::new(LEAD, false);
+        heard.queue("a", 0, ms(30), 1);
+        heard.complete(1);
+        heard.queue("a", 0, ms(200), 10);
+        for t in 0..100 {
+            heard.release(start + ms(t));
+        }
+        // 100 ms were played, of which 10 ms were padding.
+        let cut = Cut {
+            item_id: "a".to_owned(),
+            content_index: 0,
+            heard: ms(90),
+        };
+        assert_eq!(heard.clear(false, start + ms(100)), [cut]);
+    }
+
+    #[test]
+    fn an_item_of_which_more_was_to_come_is_cut_at_its_end() {
+        let start = Instant::now();
+        for (grows, expected) in [(true, vec![ms(40)]), (false, vec![])] {
+            let mut heard = Heard::new(LEAD, false);
+            heard.queue("a", 0, ms(40), 2);
+            heard.release(start);
+            let cuts = heard.clear(grows, start + ms(500));
+            let heard: Vec<_> = cuts.iter().map(|cut| cut.heard).collect();
+            assert_eq!(heard, expected);
+        }
+    }
+
+    #[test]
+    fn what_found_no_room_in_the_queue_was_not_heard() {
+        let start = Instant::now();
+        let mut heard = Heard::new(LEAD, false);
+        heard.queue("a", 0, ms(500), 2);
+        heard.queue("b", 0, ms(200), 10);
+        for t in 0..100 {
+            heard.release(start + ms(t));
+        }
+        let cuts = heard.clear(false, start + ms(100));
+        let heard: Vec<_> = cuts.iter().map(|cut| (&*cut.item_id, cut.heard)).collect();
+        assert_eq!(heard, [("a", ms(60)), ("b", ms(60))]);
     }
 }

@@ -13,13 +13,16 @@ use crate::media::GapFiller;
 use super::deadline::{Deadlines, Timer};
 use super::end_reason::EndReason;
 use super::event::{Digit, Mark, Speaker};
-use super::heard::Heard;
+use super::heard::{Heard, Play};
 use super::model::{ModelCommand, ModelError, ModelEvent, ResponseStatus};
 use super::policy::CallPolicy;
 use super::turn::{TurnClock, TurnLatency};
 
 /// The name of the tool by which an agent hangs up.
 pub const HANG_UP_TOOL: &str = "hang_up";
+
+/// Keys that are told together at most: longer than any account or card number.
+const MAX_DIGITS: usize = 32;
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -132,6 +135,8 @@ pub enum BenignRace {
     NothingToCancel,
     /// The item to be truncated or deleted was gone, had no audio yet, or less than we had.
     StaleTruncate,
+    /// A commit crossed the deployment's own.
+    EmptyCommit,
 }
 
 impl BenignRace {
@@ -142,19 +147,37 @@ impl BenignRace {
             Self::ActiveResponse => "active_response",
             Self::NothingToCancel => "nothing_to_cancel",
             Self::StaleTruncate => "stale_truncate",
+            Self::EmptyCommit => "empty_commit",
         }
     }
 
-    fn of(code: &str) -> Option<Self> {
+    fn of(error: &ModelError<'_>) -> Option<Self> {
+        let Some(code) = error.code else {
+            return Self::of_message(error.message);
+        };
         match code {
             "conversation_already_has_active_response" => Some(Self::ActiveResponse),
             "response_cancel_not_active" => Some(Self::NothingToCancel),
+            "invalid_value" if error.event_id.is_some() && !error.answers("truncate") => None,
             "unsupported_content_type"
             | "invalid_value"
             | "item_truncate_invalid_item_id"
             | "item_delete_invalid_item_id" => Some(Self::StaleTruncate),
+            "input_audio_buffer_commit_empty" => Some(Self::EmptyCommit),
             _ => None,
         }
+    }
+
+    /// Deployments of 2024 send these errors without a code (protocol reference 3.4).
+    fn of_message(message: &str) -> Option<Self> {
+        const MESSAGES: [(&str, BenignRace); 4] = [
+            ("already has an active response", BenignRace::ActiveResponse),
+            ("no active response found", BenignRace::NothingToCancel),
+            ("Only model output audio", BenignRace::StaleTruncate),
+            ("is already shorter than", BenignRace::StaleTruncate),
+        ];
+        let known = |(part, _): &&(&str, Self)| message.contains(part);
+        MESSAGES.iter().find(known).map(|(_, race)| *race)
     }
 }
 
@@ -182,8 +205,16 @@ enum Response {
     /// The deployment is writing one.
     Active {
         id: String,
+        /// What we had asked for when it began, if anything.
+        asked: Option<Wanted>,
         /// Its audio is no longer wanted.
         interrupted: bool,
+        /// The message that began last.
+        item: Option<String>,
+        /// Whether any of its audio came.
+        item_has_audio: bool,
+        /// It was heard or ran a tool: to ask for it again would repeat that.
+        took_effect: bool,
     },
 }
 
@@ -199,6 +230,8 @@ pub struct Call {
     wanted: Option<Wanted>,
     retried: bool,
     caller_speaks: bool,
+    /// The caller's turn is over and the deployment has not begun to answer it by itself.
+    answer_due: bool,
     heard: Heard,
     /// The playout queue still grows.
     reply_open: bool,
@@ -238,6 +271,7 @@ impl Call {
             wanted: None,
             retried: false,
             caller_speaks: false,
+            answer_due: false,
             reply_open: false,
             reply_playing: false,
             turn: TurnClock::default(),
@@ -260,6 +294,7 @@ impl Call {
             Input::CallerDtmf(digit) => self.caller_dtmf(digit, now),
             Input::CallerMark(mark) => {
                 self.heard.mark_reached(mark, now);
+                self.end_if_said(now);
             }
             Input::Model(event) => self.model_event(event, now),
             Input::ReplyQueued {
@@ -272,7 +307,7 @@ impl Call {
                 self.play(now);
             }
             Input::ReplyPadded(frames) => {
-                self.heard.pad(frames);
+                self.heard.complete(frames);
                 self.play(now);
             }
             Input::ToolFinished { call_id, output } => self.tool_finished(call_id, output, now),
@@ -283,7 +318,9 @@ impl Call {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(timer) = self.deadlines.expired(now) {
+        while self.phase != Phase::Ended
+            && let Some(timer) = self.deadlines.expired(now)
+        {
             self.timer_expired(timer, now);
         }
         if self.phase == Phase::Ended {
@@ -373,7 +410,7 @@ impl Call {
             self.interrupt(true, now);
         }
         self.digits.push(digit.as_char());
-        if self.policy.dtmf.completes(digit.as_char()) {
+        if self.policy.dtmf.completes(digit.as_char()) || self.digits.len() == MAX_DIGITS {
             self.tell_digits(now);
         } else {
             self.deadlines
@@ -391,16 +428,16 @@ impl Call {
         self.tell_model(ModelCommand::AddUserText {
             text: format!("[The caller pressed these keys:{spaced}]"),
         });
-        self.want_response(None, now);
+        self.want_response(now);
     }
 
     // The model leg.
 
     fn model_event(&mut self, event: &ModelEvent<'_>, now: Instant) {
-        if self.deadlines.is_set(Timer::ModelEvent) {
-            self.expect_model_event(now);
-        }
         match event {
+            ModelEvent::Error(error) => self.model_error(error, now),
+            // Nothing was asked of the model yet.
+            _ if self.phase == Phase::Connected => {}
             ModelEvent::SessionUpdated => self.session_updated(now),
             ModelEvent::SpeechStarted { .. } => self.speech_started(now),
             ModelEvent::SpeechStopped { audio_end_ms } => {
@@ -416,8 +453,17 @@ impl Call {
             ModelEvent::ResponseCreated {
                 response_id,
                 in_conversation: true,
-            } => self.response_created(response_id, now),
-            ModelEvent::AudioDelta { response_id, .. } => self.reply_audio(response_id, now),
+            } => self.response_created(response_id),
+            ModelEvent::OutputItemAdded {
+                response_id,
+                item_id,
+                is_message: true,
+            } => self.message_begun(response_id, item_id),
+            ModelEvent::AudioDelta {
+                response_id,
+                item_id,
+                ..
+            } => self.reply_audio(response_id, item_id, now),
             ModelEvent::AudioDone { .. } => self.close_reply(),
             ModelEvent::FunctionCall {
                 call_id,
@@ -430,7 +476,6 @@ impl Call {
                 error_code,
                 ..
             } => self.response_done(response_id, *status, *error_code, now),
-            ModelEvent::Error(error) => self.model_error(error, now),
             ModelEvent::SessionCreated { .. }
             | ModelEvent::Committed { .. }
             | ModelEvent::OutputItemAdded { .. }
@@ -438,6 +483,7 @@ impl Call {
             | ModelEvent::RateLimits(_)
             | ModelEvent::Other => {}
         }
+        self.watch_model(now);
     }
 
     fn session_updated(&mut self, now: Instant) {
@@ -445,18 +491,21 @@ impl Call {
             return;
         }
         self.phase = Phase::Talking;
-        self.deadlines.stop(Timer::ModelEvent);
         if let Some(greeting) = self.policy.greeting.take() {
-            self.want_response(Some(greeting), now);
+            self.wanted = Some(Wanted {
+                instructions: Some(greeting),
+            });
         }
+        self.ask_if_wanted(now);
     }
 
     fn speech_started(&mut self, now: Instant) {
         self.caller_speaks = true;
+        self.answer_due = false;
+        // This turn will be answered anyway, and who speaks first is not greeted.
+        self.wanted = None;
+        self.policy.greeting = None;
         self.turn.speech_started();
-        if self.response == Response::None {
-            self.deadlines.stop(Timer::ModelEvent);
-        }
         let cancel = !self.policy.turns.interrupts_response;
         self.interrupt(cancel, now);
     }
@@ -467,9 +516,9 @@ impl Call {
         self.turn
             .speech_stopped(audio_end, self.policy.turns.silence, now);
         if self.policy.turns.creates_response {
-            self.expect_model_event(now);
+            self.answer_due = true;
         } else {
-            self.want_response(None, now);
+            self.want_response(now);
         }
     }
 
@@ -479,19 +528,33 @@ impl Call {
             return;
         }
         let unheard = self.heard.remaining(now);
-        if self.heard.may_be_buffered(now) || !unheard.is_zero() {
+        // A reply that still grows may have begun a frame, even if all whole ones were heard.
+        if self.heard.may_be_buffered(now) || !unheard.is_zero() || self.reply_open {
             self.outputs.push_back(Output::Clear);
             self.observe(Observation::BargeIn { unheard });
         }
-        if let Response::Active { interrupted, .. } = &mut self.response {
+        if let Response::Active {
+            interrupted,
+            item,
+            item_has_audio,
+            ..
+        } = &mut self.response
+        {
             let was_interrupted = std::mem::replace(interrupted, true);
+            // A message without audio yet cannot be truncated, and nobody heard it.
+            let unheard = item
+                .clone()
+                .filter(|_| !*item_has_audio && !was_interrupted);
             if cancel && !was_interrupted {
                 self.tell_model(ModelCommand::CancelResponse);
             }
+            if let Some(item_id) = unheard {
+                self.tell_model(ModelCommand::DeleteItem { item_id });
+            }
         }
-        self.reply_open = false;
+        let grows = std::mem::take(&mut self.reply_open);
         self.reply_playing = false;
-        for cut in self.heard.clear(now) {
+        for cut in self.heard.clear(grows, now) {
             let audio_end_ms = cut.heard.as_millis() as u64;
             if audio_end_ms > 0 {
                 self.tell_model(ModelCommand::Truncate {
@@ -508,30 +571,82 @@ impl Call {
         }
     }
 
-    fn response_created(&mut self, response_id: &str, now: Instant) {
-        // Ours crossed the caller's next words, whose turn the deployment answers by itself.
-        let crossed = matches!(self.response, Response::Requested(_))
-            && self.caller_speaks
-            && self.policy.turns.creates_response;
+    fn response_created(&mut self, response_id: &str) {
+        let asked = match std::mem::replace(&mut self.response, Response::None) {
+            Response::Requested(wanted) => Some(wanted),
+            Response::None | Response::Active { .. } => None,
+        };
+        self.answer_due = false;
+        // Ours crossed the caller's next words, whose turn will be answered; after the farewell nothing
+        // is said.
+        let unwanted =
+            (asked.is_some() && self.caller_speaks) || matches!(self.phase, Phase::Farewell { .. });
         self.response = Response::Active {
             id: response_id.to_owned(),
-            interrupted: crossed,
+            asked,
+            interrupted: unwanted,
+            item: None,
+            item_has_audio: false,
+            took_effect: false,
         };
-        if crossed {
+        if unwanted {
+            // Nothing grows any more, should the deployment have begun it without ending the one before.
+            self.close_reply();
             self.tell_model(ModelCommand::CancelResponse);
         }
-        self.expect_model_event(now);
     }
 
-    fn reply_audio(&mut self, response_id: &str, now: Instant) {
-        let wanted = match &self.response {
-            Response::Active { id, interrupted } => id == response_id && !interrupted,
-            Response::None | Response::Requested(_) => false,
+    fn message_begun(&mut self, response_id: &str, item_id: &str) {
+        if let Response::Active {
+            id,
+            interrupted,
+            item,
+            item_has_audio,
+            ..
+        } = &mut self.response
+            && id == response_id
+        {
+            *item = Some(item_id.to_owned());
+            *item_has_audio = false;
+            if *interrupted {
+                // It was on its way when the reply was interrupted, and nobody will hear it.
+                self.tell_model(ModelCommand::DeleteItem {
+                    item_id: item_id.to_owned(),
+                });
+            }
+        }
+    }
+
+    fn reply_audio(&mut self, response_id: &str, item_id: &str, now: Instant) {
+        let Response::Active {
+            id,
+            interrupted,
+            item,
+            item_has_audio,
+            took_effect,
+            ..
+        } = &mut self.response
+        else {
+            return;
         };
-        if wanted {
+        if id != response_id {
+            return;
+        }
+        *item_has_audio = true;
+        let is_new_item = item.as_deref() != Some(item_id);
+        if is_new_item {
+            *item = Some(item_id.to_owned());
+        }
+        if !*interrupted {
+            *took_effect = true;
             self.reply_open = true;
             self.turn.reply_arrived(now);
             self.outputs.push_back(Output::QueueReply);
+        } else if is_new_item {
+            // It was on its way when the reply was interrupted, and nobody will hear it.
+            self.tell_model(ModelCommand::DeleteItem {
+                item_id: item_id.to_owned(),
+            });
         }
     }
 
@@ -545,6 +660,18 @@ impl Call {
     }
 
     fn function_call(&mut self, call_id: &str, name: &str, arguments: &str) {
+        if let Response::Active {
+            interrupted,
+            took_effect,
+            ..
+        } = &mut self.response
+        {
+            if *interrupted {
+                // An interrupted response still completes its events, with arguments cut anywhere.
+                return;
+            }
+            *took_effect = true;
+        }
         if name == HANG_UP_TOOL {
             self.hang_up_call = true;
             return;
@@ -561,7 +688,7 @@ impl Call {
         self.running_tools = self.running_tools.saturating_sub(1);
         self.tell_model(ModelCommand::AddFunctionOutput { call_id, output });
         if self.running_tools == 0 && !self.hang_up_call {
-            self.want_response(None, now);
+            self.want_response(now);
         }
     }
 
@@ -572,43 +699,58 @@ impl Call {
         error_code: Option<&str>,
         now: Instant,
     ) {
-        match &self.response {
-            Response::Active { id, .. } if id == response_id => {}
-            // An out-of-band response, or one that we never saw begin.
-            _ => return,
+        let is_ours = matches!(&self.response, Response::Active { id, .. } if id == response_id);
+        if !is_ours {
+            // An out-of-band response, or one that we never saw begin: ours may have lost against that.
+            return self.ask_if_wanted(now);
         }
-        self.response = Response::None;
-        self.deadlines.stop(Timer::ModelEvent);
+        let response = std::mem::replace(&mut self.response, Response::None);
         self.close_reply();
-        if self.hang_up_call {
-            self.say_farewell(now);
-            return;
+        if !self.policy.turns.interrupts_response {
+            // The deployment's answer may have failed to start while this one ran (protocol reference 4.4).
+            self.answer_due = false;
         }
-        let may_retry = status == ResponseStatus::Failed
+        if self.hang_up_call {
+            return self.say_farewell(now);
+        }
+        if status == ResponseStatus::Failed {
+            self.retry(response, error_code);
+        } else {
+            self.retried = false;
+        }
+        self.ask_if_wanted(now);
+    }
+
+    /// Vendor faults are mostly transient (protocol reference 8, row 36): asks once more for what failed
+    /// without a trace.
+    fn retry(&mut self, failed: Response, error_code: Option<&str>) {
+        if let Response::Active {
+            asked,
+            interrupted: false,
+            took_effect: false,
+            ..
+        } = failed
             && error_code != Some("rate_limit_exceeded")
-            && !self.retried;
-        if may_retry {
-            // Vendor faults are mostly transient (protocol reference 8, row 36): ask once more.
+            && !self.retried
+            && !self.caller_speaks
+        {
             self.retried = true;
             self.observe(Observation::ResponseRetried);
-            self.want_response(None, now);
-        } else {
-            self.ask_if_wanted(now);
+            self.wanted.get_or_insert(asked.unwrap_or_default());
         }
     }
 
     fn model_error(&mut self, error: &ModelError<'_>, now: Instant) {
-        let code = error.code.unwrap_or_default();
-        match code {
-            "session_expired" => return self.end(EndReason::ModelSessionExpired),
-            "invalid_api_key" => return self.end(EndReason::ModelUnauthorized),
+        match error.code {
+            Some("session_expired") => return self.end(EndReason::ModelSessionExpired),
+            Some("invalid_api_key") => return self.end(EndReason::ModelUnauthorized),
             _ => {}
         }
         if self.phase == Phase::Configuring {
             return self.end(EndReason::ModelRejectedSession);
         }
-        let Some(race) = BenignRace::of(code) else {
-            return;
+        let Some(race) = BenignRace::of(error) else {
+            return self.response_not_begun(error, now);
         };
         self.observe(Observation::BenignRace(race));
         if race == BenignRace::ActiveResponse {
@@ -616,39 +758,62 @@ impl Call {
         }
     }
 
-    /// Our request lost against a response of the deployment's own: it is made again after that one.
-    fn response_refused(&mut self, now: Instant) {
-        match std::mem::replace(&mut self.response, Response::None) {
-            Response::Requested(wanted) => {
-                // The other response is about to be heard of.
-                self.wanted = Some(wanted);
-                self.expect_model_event(now);
+    /// The deployment failed before it could begin a response that was due: it is asked once more, as after
+    /// one that failed later. If that fails too, the caller hears nothing and may speak again.
+    fn response_not_begun(&mut self, error: &ModelError<'_>, now: Instant) {
+        let lost = match &mut self.response {
+            Response::Requested(wanted) if error.answers("create") || error.is_fault() => {
+                std::mem::take(wanted)
             }
-            active @ Response::Active { .. } => {
-                self.wanted.get_or_insert_default();
-                self.response = active;
-            }
-            Response::None => {
-                // It has ended meanwhile, and nothing else would make us ask again.
-                self.wanted.get_or_insert_default();
-                self.ask_if_wanted(now);
-            }
+            // The answer to the caller's turn, which the deployment gives by itself.
+            Response::None if self.answer_due && error.is_fault() => Wanted::default(),
+            Response::Requested(_) | Response::None | Response::Active { .. } => return,
+        };
+        self.response = Response::None;
+        self.answer_due = false;
+        if error.is_fault() && !self.retried {
+            self.retried = true;
+            self.observe(Observation::ResponseRetried);
+            self.wanted.get_or_insert(lost);
         }
-    }
-
-    fn want_response(&mut self, instructions: Option<String>, now: Instant) {
-        self.wanted = Some(Wanted { instructions });
         self.ask_if_wanted(now);
     }
 
-    /// Asks for the wanted response unless one is active or the caller is speaking, whose turn will be
-    /// answered anyway.
-    fn ask_if_wanted(&mut self, now: Instant) {
-        if self.response != Response::None || self.phase != Phase::Talking {
+    /// A request lost against another response: it is made again after that one.
+    fn response_refused(&mut self, now: Instant) {
+        if self.phase != Phase::Talking {
             return;
         }
-        if self.caller_speaks && self.policy.turns.creates_response {
+        let lost = match &mut self.response {
+            // The other response is about to be heard of, or ends without our having seen it begin.
+            Response::Requested(wanted) => {
+                let lost = std::mem::take(wanted);
+                self.response = Response::None;
+                self.wanted = (!self.caller_speaks).then_some(lost);
+                return;
+            }
+            // It was taken for ours; or the deployment's own answer could not start.
+            Response::Active { asked, .. } => asked.take(),
+            // It has ended meanwhile, and nothing else would make us ask again.
+            Response::None => None,
+        };
+        self.answer_due = false;
+        self.wanted.get_or_insert(lost.unwrap_or_default());
+        self.ask_if_wanted(now);
+    }
+
+    fn want_response(&mut self, now: Instant) {
+        self.wanted.get_or_insert_default();
+        self.ask_if_wanted(now);
+    }
+
+    /// Asks for the wanted response unless another one is there or due. While the caller is speaking
+    /// nothing is asked for: that turn will be answered anyway.
+    fn ask_if_wanted(&mut self, now: Instant) {
+        if self.caller_speaks {
             self.wanted = None;
+        }
+        if self.response != Response::None || self.answer_due || self.phase != Phase::Talking {
             return;
         }
         if let Some(wanted) = self.wanted.take() {
@@ -663,10 +828,13 @@ impl Call {
     // Playing.
 
     fn play(&mut self, now: Instant) {
-        let Some(play) = self.heard.release(now) else {
-            self.end_if_said(now);
-            return;
-        };
+        if let Some(play) = self.heard.release(now) {
+            self.played(&play, now);
+        }
+        self.end_if_said(now);
+    }
+
+    fn played(&mut self, play: &Play, now: Instant) {
         match play.lateness {
             Some(late) => self.observe(Observation::FrameLate(late)),
             None if self.reply_playing => self.observe(Observation::Underrun),
@@ -688,8 +856,13 @@ impl Call {
     }
 
     fn say_farewell(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Farewell { .. }) {
+            return;
+        }
         let until = now + self.policy.timeouts.farewell;
         self.phase = Phase::Farewell { until };
+        self.wanted = None;
+        self.answer_due = false;
         self.deadlines.set(Timer::Farewell, until);
         self.end_if_said(now);
     }
@@ -702,8 +875,10 @@ impl Call {
             return;
         }
         let remaining = self.heard.remaining(now);
-        if remaining.is_zero() || now >= until {
+        if now >= until || (remaining.is_zero() && !self.heard.awaits_mark()) {
             self.end(EndReason::AssistantHangup);
+        } else if remaining.is_zero() {
+            self.deadlines.set(Timer::Farewell, until);
         } else {
             self.deadlines
                 .set(Timer::Farewell, until.min(now + remaining));
@@ -720,6 +895,25 @@ impl Call {
     fn expect_model_event(&mut self, now: Instant) {
         self.deadlines
             .set(Timer::ModelEvent, now + self.policy.timeouts.model_event);
+    }
+
+    /// Told after each event of the deployment: the next one is awaited for so long, if one is due.
+    fn watch_model(&mut self, now: Instant) {
+        if self.is_model_due() {
+            self.expect_model_event(now);
+        } else {
+            self.deadlines.stop(Timer::ModelEvent);
+        }
+    }
+
+    fn is_model_due(&self) -> bool {
+        match self.phase {
+            Phase::Configuring => true,
+            Phase::Talking => {
+                self.response != Response::None || self.answer_due || self.wanted.is_some()
+            }
+            Phase::Connected | Phase::Farewell { .. } | Phase::Ended => false,
+        }
     }
 
     fn timer_expired(&mut self, timer: Timer, now: Instant) {
@@ -759,11 +953,14 @@ impl Call {
                 || self.phase == Phase::Ended,
             "pressed keys are told sooner or later"
         );
+        debug_assert_eq!(
+            self.is_model_due(),
+            self.deadlines.is_set(Timer::ModelEvent) && self.phase != Phase::Ended,
+            "the deployment is watched while it owes an event, and only then"
+        );
         debug_assert!(
-            !matches!(self.response, Response::Requested(_))
-                || self.deadlines.is_set(Timer::ModelEvent)
-                || self.phase == Phase::Ended,
-            "a response that was asked for is watched"
+            !self.caller_speaks || self.wanted.is_none(),
+            "nothing is asked for while the caller speaks"
         );
         debug_assert!(
             !(self.reply_open

@@ -9,6 +9,8 @@ mod end_reason;
 mod event;
 mod heard;
 mod machine;
+#[cfg(test)]
+mod machine_tests;
 mod model;
 mod policy;
 mod turn;

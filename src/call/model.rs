@@ -51,6 +51,8 @@ pub enum ModelEvent<'a> {
         response_id: &'a str,
         /// The item.
         item_id: &'a str,
+        /// Whether it is something said, and not a function call.
+        is_message: bool,
     },
     /// A stretch of reply audio.
     AudioDelta {
@@ -142,6 +144,22 @@ pub struct ModelError<'a> {
     pub event_id: Option<&'a str>,
 }
 
+impl ModelError<'_> {
+    /// Whether it is about one of our commands of that name: their event ids begin with it.
+    #[must_use]
+    pub fn answers(&self, command: &str) -> bool {
+        self.event_id
+            .and_then(|id| id.split_once('-'))
+            .is_some_and(|(name, _)| name == command)
+    }
+
+    /// Whether the deployment itself failed, and not what it was asked.
+    #[must_use]
+    pub fn is_fault(&self) -> bool {
+        self.kind == "server_error"
+    }
+}
+
 /// Tokens of one response. `input` = text + audio + image; `cached` is a part of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -170,13 +188,13 @@ impl Usage {
 
     /// Adds another response's tokens.
     pub fn add(&mut self, other: &Self) {
-        self.input_text += other.input_text;
-        self.input_audio += other.input_audio;
-        self.input_image += other.input_image;
-        self.cached_text += other.cached_text;
-        self.cached_audio += other.cached_audio;
-        self.output_text += other.output_text;
-        self.output_audio += other.output_audio;
+        self.input_text = self.input_text.saturating_add(other.input_text);
+        self.input_audio = self.input_audio.saturating_add(other.input_audio);
+        self.input_image = self.input_image.saturating_add(other.input_image);
+        self.cached_text = self.cached_text.saturating_add(other.cached_text);
+        self.cached_audio = self.cached_audio.saturating_add(other.cached_audio);
+        self.output_text = self.output_text.saturating_add(other.output_text);
+        self.output_audio = self.output_audio.saturating_add(other.output_audio);
     }
 }
 
@@ -238,4 +256,20 @@ pub enum ModelCommand {
         /// The result, usually a JSON text.
         output: String,
     },
+}
+
+impl ModelCommand {
+    /// The command's name, with which its event ids begin.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Configure => "configure",
+            Self::CreateResponse { .. } => "create",
+            Self::CancelResponse => "cancel",
+            Self::Truncate { .. } => "truncate",
+            Self::DeleteItem { .. } => "delete",
+            Self::AddUserText { .. } => "text",
+            Self::AddFunctionOutput { .. } => "output",
+        }
+    }
 }

@@ -61,8 +61,6 @@ pub struct RealtimeRequest {
     pub credential: Option<Credential>,
     /// The subprotocol to select in the answer.
     pub subprotocol: Option<&'static str>,
-    /// `x-ms-client-request-id`, to be echoed.
-    pub request_id: Option<String>,
 }
 
 /// A secret that a client sent, with what is known about it from where it was.
@@ -165,8 +163,14 @@ impl FrontDoor {
                 && api_version.is_some_and(|version| version.starts_with("2024-")),
             credential: credential(headers, &protocols, &query)?,
             subprotocol: protocols.contains(&SUBPROTOCOL).then_some(SUBPROTOCOL),
-            request_id: request_id(headers, &query),
         })
+    }
+
+    /// The client's own id of a request, to be echoed in whatever it is answered.
+    #[must_use]
+    pub fn request_id(query: Option<&str>, headers: &HeaderMap) -> Option<String> {
+        let query = Query::parse(query.unwrap_or_default()).unwrap_or(Query(Vec::new()));
+        request_id(headers, &query)
     }
 
     /// Whose errors a path's client understands, for refusals that come before or after `parse`.
@@ -627,8 +631,8 @@ mod tests {
     #[test]
     fn request_ids_are_echoed_if_harmless() {
         let check = |query: &str, lines: &[(&str, &str)], expected: Option<&str>| {
-            let request = parse(&format!("/v1/realtime?model=m{query}"), lines).unwrap();
-            assert_eq!(request.request_id.as_deref(), expected);
+            let id = FrontDoor::request_id(Some(&format!("model=m{query}")), &headers(lines));
+            assert_eq!(id.as_deref(), expected);
         };
         check("", &[("x-ms-client-request-id", "a-1")], Some("a-1"));
         check("&x-ms-client-request-id=a-2", &[], Some("a-2"));

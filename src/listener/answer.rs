@@ -36,20 +36,20 @@ pub(super) fn refuse_upgrade(error: UpgradeError, style: ErrorStyle) -> Answer {
 }
 
 /// The answer that makes the connection a WebSocket.
-pub(super) fn switch(
-    accept: &str,
-    subprotocol: Option<&str>,
-    request_id: Option<&str>,
-    call_id: &str,
-) -> Answer {
+pub(super) fn switch(accept: &str, subprotocol: Option<&str>) -> Answer {
     let mut answer = body(101, String::new());
     insert(&mut answer, CONNECTION.as_str(), "Upgrade");
     insert(&mut answer, UPGRADE.as_str(), "websocket");
     insert(&mut answer, SEC_WEBSOCKET_ACCEPT.as_str(), accept);
-    insert(&mut answer, "x-request-id", call_id);
     if let Some(subprotocol) = subprotocol {
         insert(&mut answer, SEC_WEBSOCKET_PROTOCOL.as_str(), subprotocol);
     }
+    answer
+}
+
+/// Adds the ids by which a caller can ask about this answer, upgrade or refusal: ours, and its own again.
+pub(super) fn name(mut answer: Answer, call_id: &str, request_id: Option<&str>) -> Answer {
+    insert(&mut answer, "x-request-id", call_id);
     if let Some(request_id) = request_id {
         insert(&mut answer, "x-ms-client-request-id", request_id);
     }

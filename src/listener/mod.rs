@@ -30,7 +30,7 @@ use crate::telemetry::Metrics;
 use crate::transport::Transport;
 use crate::upstream::{DialError, Dialer};
 
-use answer::{Answer, refuse, text};
+use answer::{Answer, name, refuse, text};
 
 pub use config::{ListenerConfig, TwilioConfig};
 pub use routes::Routes;
@@ -163,14 +163,27 @@ impl Gateway {
                 let agent = (*agent).to_owned();
                 self.twilio_voice(request, Some(agent)).await
             }
-            (_, ["twilio", "media", agent]) => self.phone("twilio", agent, request).await,
-            (_, ["v1", "audio", agent]) => self.phone("audio", agent, request).await,
+            (_, ["twilio", "media", agent]) => {
+                self.call(request, Door::Phone("twilio", agent)).await
+            }
+            (_, ["v1", "audio", agent]) => self.call(request, Door::Phone("audio", agent)).await,
             (&Method::GET, ["livez"]) => text(200, "ok\n"),
             _ if path.ends_with("/realtime") || path.contains("/realtime/") => {
-                self.sdk(&path, request).await
+                self.call(request, Door::Sdk(&path)).await
             }
             _ => self.refused("other", &Refusal::not_found(), ErrorStyle::OpenAi),
         }
+    }
+
+    /// Answers somebody who wants to call.
+    async fn call(self: &Arc<Self>, request: Request<Body>, door: Door<'_>) -> Answer {
+        let call_id = new_call_id();
+        let request_id = FrontDoor::request_id(request.uri().query(), request.headers());
+        let answer = match door {
+            Door::Phone(dialect, agent) => self.phone(&call_id, dialect, agent, request).await,
+            Door::Sdk(path) => self.sdk(&call_id, path, request).await,
+        };
+        name(answer, &call_id, request_id.as_deref())
     }
 
     /// Lets one more call in, if there is room and time.
@@ -187,6 +200,20 @@ impl Gateway {
         self.metrics.refused(route, refusal.code);
         refuse(refusal, style)
     }
+}
+
+/// Which way a caller comes in.
+#[derive(Clone, Copy, Debug)]
+enum Door<'a> {
+    /// By that dialect, to that agent.
+    Phone(&'static str, &'a str),
+    /// By that path of the Realtime API.
+    Sdk(&'a str),
+}
+
+/// An id for logs and callers; not a secret.
+fn new_call_id() -> String {
+    format!("call-{:016x}", fastrand::u64(..))
 }
 
 /// What a caller is told when no session could be opened for it.

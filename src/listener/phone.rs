@@ -31,6 +31,7 @@ impl Gateway {
     /// Answers a phone's WebSocket.
     pub(super) async fn phone(
         self: &Arc<Self>,
+        call_id: &str,
         dialect: &'static str,
         agent: &str,
         mut request: Request<Body>,
@@ -52,10 +53,9 @@ impl Gateway {
             }
         };
         let credential = Credential::find(request.uri().query(), request.headers());
-        let call_id = new_call_id();
         let prepared = match credential {
             Ok(credential) => {
-                self.prepare_phone(&call_id, dialect, agent, credential.as_ref())
+                self.prepare_phone(call_id, dialect, agent, credential.as_ref())
                     .await
             }
             Err(refusal) => Err(refusal),
@@ -79,7 +79,7 @@ impl Gateway {
             }
             .instrument(span),
         );
-        switch(&upgrade.accept, None, None, &call_id)
+        switch(&upgrade.accept, None)
     }
 
     async fn prepare_phone(
@@ -175,9 +175,4 @@ impl Gateway {
 
 fn bad_form(problem: &str) -> Refusal {
     Refusal::bad_request("bad_form", problem.to_owned())
-}
-
-/// An id for logs and callers; not a secret.
-pub(super) fn new_call_id() -> String {
-    format!("call-{:016x}", fastrand::u64(..))
 }

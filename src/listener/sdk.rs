@@ -11,7 +11,6 @@ use crate::ingress::{FrontDoor, RealtimeRequest, Refusal, upgrade};
 use crate::upstream::{Deployment, ModelLeg};
 
 use super::answer::{Answer, refuse_upgrade, switch};
-use super::phone::new_call_id;
 use super::socket::SocketSizes;
 use super::{Gateway, dial_refusal, socket};
 
@@ -23,7 +22,12 @@ const MAX_UNSENT: usize = 40 * 1024 * 1024;
 
 impl Gateway {
     /// Answers an SDK client's WebSocket.
-    pub(super) async fn sdk(self: &Arc<Self>, path: &str, mut request: Request<Body>) -> Answer {
+    pub(super) async fn sdk(
+        self: &Arc<Self>,
+        call_id: &str,
+        path: &str,
+        mut request: Request<Body>,
+    ) -> Answer {
         let style = FrontDoor::style_of(path);
         let asked = match self
             .front_door
@@ -44,8 +48,7 @@ impl Gateway {
                 return refuse_upgrade(error, style);
             }
         };
-        let call_id = new_call_id();
-        let (permit, deployment, model) = match self.prepare_sdk(&call_id, &asked).await {
+        let (permit, deployment, model) = match self.prepare_sdk(call_id, &asked).await {
             Ok(prepared) => prepared,
             Err(refusal) => return self.refused(REALTIME, &refusal, style),
         };
@@ -58,12 +61,8 @@ impl Gateway {
         let metrics = self.metrics().call(REALTIME, deployment.name());
         let calls = self.calls().clone();
         let span = tracing::info_span!("call", call_id);
-        let answer = switch(
-            &upgrade.accept,
-            asked.subprotocol,
-            asked.request_id.as_deref(),
-            &call_id,
-        );
+        let answer = switch(&upgrade.accept, asked.subprotocol);
+        let call_id = call_id.to_owned();
         self.calls().spawn(
             async move {
                 let Some(caller) = socket::open(on_upgrade, sizes).await else {

@@ -40,7 +40,8 @@ impl Pacer {
 
     /// Releases what may leave at `now` of the `available` frames.
     pub fn release(&mut self, available: usize, now: Instant) -> Option<Release> {
-        let running = self.play_end.filter(|end| *end > now);
+        // What ends at this very moment is followed without a hole.
+        let running = self.play_end.filter(|end| *end >= now);
         let mut play_end = running.unwrap_or(now);
         let due = play_end + FRAME;
         let mut frames = 0;
@@ -63,7 +64,7 @@ impl Pacer {
     #[must_use]
     pub fn deadline(&self, now: Instant) -> Instant {
         match self.play_end {
-            Some(end) if end > now => end + FRAME - self.lead,
+            Some(end) if end >= now => end + FRAME - self.lead,
             _ => now,
         }
     }
@@ -138,7 +139,13 @@ mod tests {
         let mut pacer = Pacer::new(Duration::ZERO);
         assert_eq!(pacer.release(9, start).map(|r| r.frames), Some(1));
         assert_eq!(pacer.release(9, start + ms(19)), None);
-        assert_eq!(pacer.release(9, start + ms(20)).map(|r| r.frames), Some(1));
+        let release = pacer.release(9, start + ms(20)).expect("a frame is due");
+        assert_eq!(release.frames, 1);
+        assert_eq!(
+            release.lateness,
+            Some(Duration::ZERO),
+            "in time, no underrun"
+        );
     }
 
     proptest! {

@@ -22,10 +22,11 @@ const LATENCY_BUCKETS: &[f64] = &[
     1.25, 1.5, 2.0, 3.0, 5.0, 10.0,
 ];
 
-/// Error codes of the Realtime API that get a series of their own (protocol reference 3.4); any other
-/// is counted as `other`, because the text comes from outside.
+/// Error codes of the Realtime API that get a series of their own (protocol reference 3.4), and the gateway's
+/// own names for what it cannot read; any other is counted as `other`, because the text comes from outside.
 const UPSTREAM_ERROR_CODES: &[&str] = &[
     "beta_api_shape_disabled",
+    "binary_message",
     "cannot_update_voice",
     "conversation_already_has_active_response",
     "input_audio_buffer_commit_empty",
@@ -33,6 +34,8 @@ const UPSTREAM_ERROR_CODES: &[&str] = &[
     "invalid_event",
     "invalid_tool_call_id",
     "invalid_value",
+    "malformed_audio",
+    "malformed_event",
     "missing_required_parameter",
     "rate_limit_exceeded",
     "response_cancel_not_active",
@@ -149,6 +152,7 @@ pub struct Metrics {
     active: IntGaugeVec,
     refused: IntCounterVec,
     bad_input: IntCounterVec,
+    ignored: IntCounterVec,
     setup: HistogramVec,
     turn: HistogramVec,
     turn_model: HistogramVec,
@@ -211,6 +215,12 @@ impl Metrics {
                 "trunkline_bad_input_total",
                 "Caller messages that the dialect does not allow.",
                 &["dialect", "reason"],
+            ),
+            ignored: counters(
+                r,
+                "trunkline_ignored_messages_total",
+                "Caller messages that were well formed and had no effect, counted when the call ends.",
+                &["dialect", "kind"],
             ),
             setup: histograms(
                 r,
@@ -426,11 +436,6 @@ impl Metrics {
         self.draining.set(1);
     }
 
-    /// A call's task panicked.
-    pub fn panicked(&self) {
-        self.panics.inc();
-    }
-
     /// All metrics in the Prometheus text format.
     ///
     /// # Errors
@@ -524,6 +529,21 @@ impl CallMetrics {
             .bad_input
             .with_label_values(&[&self.dialect, reason])
             .inc();
+    }
+
+    /// So many caller messages of that closed `kind` had no effect.
+    pub fn ignored(&self, kind: &str, n: u32) {
+        if n > 0 {
+            self.all
+                .ignored
+                .with_label_values(&[self.dialect.as_str(), kind])
+                .inc_by(n.into());
+        }
+    }
+
+    /// The call's task panicked.
+    pub fn panicked(&self) {
+        self.all.panics.inc();
     }
 
     /// A turn was answered. `model + gateway = latency`.

@@ -119,6 +119,10 @@ impl Decoded<'_> {
             ServerEvent::OutputItemAdded(added) => ModelEvent::OutputItemAdded {
                 response_id: &added.response_id,
                 item_id: added.item.as_ref().map_or("", |item| &*item.id),
+                is_message: added
+                    .item
+                    .as_ref()
+                    .is_some_and(|item| &*item.kind == "message"),
             },
             ServerEvent::TranscriptDone(part) | ServerEvent::TextDone(part) => {
                 ModelEvent::OutputTranscript {
@@ -283,10 +287,11 @@ mod tests {
             },
         );
         check(
-            r#"{"type":"response.output_item.added","response_id":"r","item":{"id":"i"}}"#,
+            r#"{"type":"response.output_item.added","response_id":"r","item":{"id":"i","type":"message"}}"#,
             ModelEvent::OutputItemAdded {
                 response_id: "r",
                 item_id: "i",
+                is_message: true,
             },
         );
         for kind in ["response.audio", "response.output_audio"] {

@@ -63,6 +63,35 @@ impl World {
 
     /// A gateway of `config` in front of a simulator with these settings (TOML).
     pub(crate) fn with_config(config: &str, simulator: &str) -> Self {
+        Self::build(config, simulator, &[], |stream| stream).0
+    }
+
+    /// The same with something between the gateway and its deployments: `link` is given the
+    /// gateway's end of a new connection and returns the simulator's.
+    pub(crate) fn with_model_link(
+        config: &str,
+        simulator: &str,
+        link: impl Fn(DuplexStream) -> DuplexStream + Send + Sync + 'static,
+    ) -> Self {
+        Self::build(config, simulator, &[], link).0
+    }
+
+    /// The same, but whoever dials one of `scripted` arrives at the test, in that order of deployments.
+    pub(crate) fn scripted(
+        config: &str,
+        simulator: &str,
+        scripted: &[&str],
+    ) -> (Self, Vec<mpsc::Receiver<DuplexStream>>) {
+        Self::build(config, simulator, scripted, |stream| stream)
+    }
+
+    fn build(
+        config: &str,
+        simulator: &str,
+        scripted: &[&str],
+        link: impl Fn(DuplexStream) -> DuplexStream + Send + Sync + 'static,
+    ) -> (Self, Vec<mpsc::Receiver<DuplexStream>>) {
+        let link = Arc::new(link);
         let settings: SimulatorConfig = toml::from_str(simulator).expect("good simulator settings");
         let simulator = Arc::new(Simulator::new(settings));
         let tasks = TaskTracker::new();
@@ -70,24 +99,34 @@ impl World {
         let parsed = Config::parse(config).expect("a good configuration");
         let routes = parsed.build(config).expect("a good configuration");
         let mut dialer = Dialer::new(Arc::clone(&metrics));
-        for deployment in parsed.deployments.keys() {
+        let mut ours = Vec::new();
+        for deployment in scripted {
+            let (accept, accepted) = mpsc::channel(64);
+            dialer = dialer.with_memory(deployment, accept);
+            ours.push(accepted);
+        }
+        let simulated = parsed.deployments.keys();
+        for deployment in simulated.filter(|name| !scripted.contains(&name.as_str())) {
             let (accept, mut accepted) = mpsc::channel::<DuplexStream>(64);
             dialer = dialer.with_memory(deployment, accept);
             let simulator = Arc::clone(&simulator);
             let connections = tasks.clone();
+            let link = Arc::clone(&link);
             tasks.spawn(async move {
                 while let Some(stream) = accepted.recv().await {
+                    let stream = link(stream);
                     let simulator = Arc::clone(&simulator);
                     connections.spawn(async move { simulator.serve_connection(stream).await });
                 }
             });
         }
         let tools = ToolRunner::new().expect("certificate authorities");
-        Self {
+        let world = Self {
             gateway: Gateway::new(parsed.listener, routes, dialer, tools, metrics),
             simulator,
             tasks,
-        }
+        };
+        (world, ours)
     }
 
     /// A connection to the gateway.
@@ -141,6 +180,22 @@ impl World {
         text.lines()
             .find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
             .unwrap_or(0.0)
+    }
+
+    /// Nothing of any call is left: no permit, no active call, no session at the simulator, no panic.
+    pub(crate) async fn assert_quiet(&self) {
+        // The last bytes of a close may still be under way.
+        tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+        assert_eq!(self.gateway.calls().active(), 0, "permits");
+        let text = self.gateway.metrics().render().expect("metrics");
+        for line in text.lines() {
+            let is_count = line.starts_with("trunkline_calls_active{")
+                || line.starts_with("trunkline_panics_total ");
+            assert!(!is_count || line.ends_with(" 0"), "{line}");
+        }
+        for session in self.simulator.sessions() {
+            assert!(session.closed.is_some(), "session {} is open", session.id);
+        }
     }
 
     /// How many tasks of the harness still run, the accepting ones included.

@@ -1,5 +1,20 @@
 //! Whole-gateway tests: real listener, bridge and dialler against the simulator, in simulated time.
+#![allow(
+    clippy::print_stdout,
+    reason = "measured bounds are worth reading in the output"
+)]
 
+mod bad_input;
+mod barge_in;
+mod client;
+mod drain;
+mod faults;
 mod harness;
+mod leaks;
+mod network;
+mod phone_features;
+mod refusals;
+mod relay;
 mod speech;
 mod tls;
+mod wire;
