@@ -44,6 +44,8 @@ pub struct RelayedCall {
     pub call_id: String,
     /// The shape that the caller speaks.
     pub shape: Shape,
+    /// Whether it is so old that it speaks the first preview.
+    pub first_preview: bool,
     /// The open session.
     pub model: ModelLeg,
     /// Where it is.
@@ -73,7 +75,12 @@ impl RelayedCall {
             caller_shape: self.shape,
             model_shape: self.deployment.shape(),
             decoder: Decoder::new(),
-            translator: Translator::new(),
+            passes: self.shape == self.deployment.shape() && !self.first_preview,
+            translator: if self.first_preview {
+                Translator::for_first_preview()
+            } else {
+                Translator::new()
+            },
             ledger,
             turn: Turn::default(),
             formats: (PCM, PCM),
@@ -94,6 +101,8 @@ struct Relay {
     caller_shape: Shape,
     model_shape: Shape,
     decoder: Decoder,
+    /// Events pass as they are.
+    passes: bool,
     translator: Translator,
     ledger: Ledger,
     turn: Turn,
@@ -175,21 +184,24 @@ impl Relay {
     }
 
     fn relay_up(&mut self, text: Utf8Bytes, now: Instant) {
-        if let Some(audio) = append_audio(&text) {
+        let translates = if let Some(audio) = append_audio(&text) {
             let duration = duration_of(&audio, self.formats.0);
             self.ledger.metrics.audio(Direction::ToModel, duration);
             self.legs.to_model.get_or_insert(now);
+            !self.passes
         } else {
-            match check_event(&text) {
-                // A client truncates what it stopped playing because its user spoke.
-                Ok(kind) if kind == "conversation.item.truncate" => {
-                    self.ledger.barged_in(Duration::ZERO)
-                }
-                Ok(_) => {}
+            let kind = match check_event(&text) {
+                Ok(kind) => kind,
                 Err((name, close_code)) => return self.bad_input(name, close_code),
+            };
+            if kind == "conversation.item.truncate" {
+                // A client truncates what it stopped playing because its user spoke.
+                self.ledger.barged_in(Duration::ZERO);
             }
-        }
-        if self.caller_shape == self.model_shape {
+            // A session of the other shape is refused in any case (protocol reference 1.2).
+            !self.passes || kind.ends_with("session.update")
+        };
+        if !translates {
             return self.send_model(text);
         }
         match self
@@ -208,17 +220,15 @@ impl Relay {
         }
     }
 
-    /// An event that the other shape has no words for is answered as a deployment would.
+    /// An event that cannot be passed on is answered as a deployment would.
     fn untranslatable(&mut self, error: &TranslateError) {
-        match error {
-            TranslateError::WrongShape { event } => {
+        match error.event_text() {
+            Some(answer) => {
                 self.ledger.metrics.bad_input("wrong_shape");
                 // A caller that is gone says so when it is read.
-                let _ = self.legs.caller.send_text(event.as_str().into());
+                let _ = self.legs.caller.send_text(answer.into());
             }
-            TranslateError::Scan(_) | TranslateError::Json(_) => {
-                self.bad_input("malformed_event", 1007)
-            }
+            None => self.bad_input("malformed_event", 1007),
         }
     }
 
@@ -260,14 +270,12 @@ impl Relay {
                 tracing::debug!(%error, "unreadable event from the deployment");
                 self.ledger.metrics.upstream_error("malformed_event");
                 // A caller may make sense of what is JSON at least.
-                if self.caller_shape != self.model_shape
-                    || serde_json::from_str::<IgnoredAny>(&text).is_err()
-                {
+                if !self.passes || serde_json::from_str::<IgnoredAny>(&text).is_err() {
                     return;
                 }
             }
         }
-        if self.caller_shape == self.model_shape {
+        if self.passes {
             return self.send_caller(text);
         }
         match self

@@ -76,6 +76,7 @@ impl Gateway {
                 let call = RelayedCall {
                     call_id,
                     shape,
+                    first_preview: asked.first_preview,
                     model,
                     deployment,
                     metrics,

@@ -1,14 +1,15 @@
 //! Audio as the protocol writes it: PCM16 at 24 kHz and G.711 at 8 kHz, to and from samples.
 //!
-//! The rate conversion here is a stand-in (hold and average) that is good enough to be recognised, not to be
-//! judged by ear; nothing but a crossed input and output format goes through it.
+//! G.711 is read here from tables of its own, independent of those that the gateway uses; rates are converted by
+//! what the gateway uses, because replies are judged by ear and by correlation.
 
 use std::sync::Arc;
 
-use crate::media::{AudioFormat, Codec, SampleRate};
+use super::synth::Sound;
+use crate::media::{AudioFormat, Codec, Resampler, SampleRate};
 
 /// The three formats of the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum WireFormat {
     Pcm16,
     Ulaw,
@@ -74,6 +75,8 @@ pub(super) struct Audio {
     pub(super) samples: Arc<[i16]>,
     pub(super) n_samples: usize,
     pub(super) rate: SampleRate,
+    /// Set if every session has the same samples, whose encoding is shared then.
+    pub(super) shared: Option<Sound>,
 }
 
 impl Audio {
@@ -82,6 +85,7 @@ impl Audio {
             n_samples: samples.len(),
             samples: samples.into(),
             rate,
+            shared: None,
         }
     }
 
@@ -109,20 +113,20 @@ impl Audio {
     }
 }
 
-/// Stand-in rate conversion between 8 and 24 kHz: hold each sample three times, or average three.
+/// A whole sound at another rate, of the same length to the sample and without the converter's delay.
 pub(super) fn convert(samples: &[i16], from: SampleRate, to: SampleRate) -> Vec<i16> {
     if from == to {
-        samples.to_vec()
-    } else if from < to {
-        samples.iter().flat_map(|&sample| [sample; 3]).collect()
-    } else {
-        samples
-            .chunks(3)
-            .map(|three| {
-                (three.iter().map(|&s| i32::from(s)).sum::<i32>() / three.len() as i32) as i16
-            })
-            .collect()
+        return samples.to_vec();
     }
+    let mut resampler = Resampler::new(from, to);
+    let delay = resampler.delay();
+    let within = |rate: SampleRate| delay.as_micros() as usize * rate.hz() as usize / 1_000_000;
+    let (n_ahead, n_late) = (within(from), within(to));
+    let mut converted = Vec::new();
+    resampler.process(samples, &mut converted);
+    resampler.process(&vec![0; n_ahead], &mut converted);
+    converted.drain(..n_late.min(converted.len()));
+    converted
 }
 
 /// ITU-T G.711 mu-law, one byte to 14-bit linear scaled to 16.
@@ -203,6 +207,28 @@ mod tests {
         assert_eq!(alaw_decode(0xAA), 32_256);
         assert_eq!(ulaw_encode(i16::MIN), 0x00);
         assert_eq!(alaw_encode(i16::MIN), 0x2A);
+    }
+
+    #[test]
+    fn conversion_keeps_length_place_and_level() {
+        let (low, high) = (SampleRate::HZ_8000, SampleRate::HZ_24000);
+        let sine = |rate: SampleRate, n: usize| -> Vec<i16> {
+            let step = std::f64::consts::TAU * 1_000.0 / f64::from(rate.hz());
+            (0..n)
+                .map(|n| ((n as f64 * step).sin() * 10_000.0) as i16)
+                .collect()
+        };
+        for (from, to, n_from, n_to) in [(low, high, 800, 2_400), (high, low, 2_401, 801)] {
+            let converted = convert(&sine(from, n_from), from, to);
+            assert_eq!(converted.len(), n_to);
+            // The ends, where the filter reaches beyond the sound, are left out.
+            let expected = sine(to, n_to);
+            for n in n_to / 4..n_to * 3 / 4 {
+                let off = i32::from(converted[n]) - i32::from(expected[n]);
+                assert!(off.abs() < 100, "{n}: {off}");
+            }
+        }
+        assert!(convert(&[], low, high).is_empty());
     }
 
     #[test]

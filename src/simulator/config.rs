@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::quirks::QuirksConfig;
+
 /// Settings of one [`Simulator`](super::Simulator). Durations are written as `250ms`, `30m`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -51,6 +53,8 @@ pub struct SimulatorConfig {
     /// Item audio kept per session for parrot and retrieve; older audio is forgotten, its length is not.
     #[serde(with = "humantime_serde")]
     pub retained_audio: Duration,
+    /// Answers to what the reference leaves open.
+    pub quirks: QuirksConfig,
     /// Quota of deployments that set none.
     pub quota: QuotaConfig,
     /// Faults, each for some sessions.
@@ -89,6 +93,7 @@ impl Default for SimulatorConfig {
             probe_after: Duration::from_secs(60),
             context_tokens: None,
             retained_audio: Duration::from_secs(120),
+            quirks: QuirksConfig::default(),
             quota: QuotaConfig::default(),
             faults: Vec::new(),
             allow_fault_header: false,
@@ -203,6 +208,12 @@ pub enum ScriptOutcome {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LatencyConfig {
+    /// Shortest time from `speech_stopped` to `response.created`; a transcript may come in between.
+    #[serde(with = "humantime_serde")]
+    pub created_min: Duration,
+    /// Longest time from `speech_stopped` to `response.created`.
+    #[serde(with = "humantime_serde")]
+    pub created_max: Duration,
     /// Median time from `response.created` to the first audio or text delta.
     #[serde(with = "humantime_serde")]
     pub first_delta: Duration,
@@ -218,6 +229,8 @@ pub struct LatencyConfig {
 impl Default for LatencyConfig {
     fn default() -> Self {
         Self {
+            created_min: Duration::from_millis(5),
+            created_max: Duration::from_millis(20),
             first_delta: Duration::from_millis(250),
             first_delta_p95: None,
             jitter: 0.2,
@@ -262,7 +275,7 @@ impl Default for DeltaSizes {
 pub struct TranscriptionConfig {
     /// Texts taken in turn; empty says how long the audio was. A script's `heard` goes before.
     pub texts: Vec<String>,
-    /// Shortest time from commit to `completed`.
+    /// Shortest time from commit to `completed`; 0 may come before the turn's `response.created`.
     #[serde(with = "humantime_serde")]
     pub min_delay: Duration,
     /// Longest time from commit to `completed`.

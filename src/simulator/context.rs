@@ -128,8 +128,10 @@ impl Session {
     pub(super) fn usage(&self, input: InputUsage, text: u64, audio: u64) -> Value {
         let ga = self.facts.shape == Shape::Ga;
         let mut details = json!({"text_tokens": input.text, "audio_tokens": input.audio, "cached_tokens": input.cached()});
+        let broken_down =
+            ga || self.config.quirks.preview_cached_details && !self.facts.first_preview;
         // The first preview had no breakdown of what was cached, and only GA knows images.
-        if !self.first_preview {
+        if broken_down {
             details["cached_tokens_details"] =
                 json!({"text_tokens": input.cached_text, "audio_tokens": input.cached_audio});
         }

@@ -44,6 +44,22 @@ pub(super) enum Role {
     Assistant,
 }
 
+/// What audio is written in when an item is retrieved: the caller's as it came, the model's as it went.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AudioFormats {
+    pub(super) input: WireFormat,
+    pub(super) output: WireFormat,
+}
+
+impl AudioFormats {
+    fn of(self, role: Role) -> WireFormat {
+        match role {
+            Role::Assistant => self.output,
+            Role::System | Role::User => self.input,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) enum Part {
     Text(String),
@@ -130,8 +146,8 @@ impl Item {
         segment
     }
 
-    /// The item as the client sees it, with audio only if a format for it is given (retrieve).
-    pub(super) fn render(&self, shape: Shape, audio: Option<WireFormat>) -> Value {
+    /// The item as the client sees it, with audio only if formats for it are given (retrieve).
+    pub(super) fn render(&self, shape: Shape, audio: Option<AudioFormats>) -> Value {
         let mut item = match &self.body {
             Body::Message { role, parts } => {
                 let content: Vec<_> = parts
@@ -187,11 +203,11 @@ impl Item {
         let fields = Fields::of(value, path)?;
         let id = match fields.get_set("id") {
             None => String::new(),
-            Some(Value::String(id)) if !id.is_empty() && id.len() <= 32 => id.clone(),
+            Some(Value::String(id)) if is_item_id(id) => id.clone(),
             Some(_) => {
                 return Err(ApiError::invalid(
                     fields.path("id"),
-                    "expected a string of at most 32 characters",
+                    "expected 1 to 32 letters, digits, hyphens or underscores",
                 ));
             }
         };
@@ -254,7 +270,7 @@ impl Role {
 }
 
 impl Part {
-    fn render(&self, role: Role, shape: Shape, format: Option<WireFormat>) -> Value {
+    fn render(&self, role: Role, shape: Shape, formats: Option<AudioFormats>) -> Value {
         match self {
             Self::Text(text) => {
                 let kind = match (role, shape) {
@@ -273,7 +289,8 @@ impl Part {
                     _ => "input_audio",
                 };
                 let mut part = json!({"type": kind, "transcript": transcript});
-                if let Some(format) = format {
+                if let Some(formats) = formats {
+                    let format = formats.of(role);
                     part["audio"] = STANDARD
                         .encode(format.encode(audio.at_rate(format.rate()).heard()))
                         .into();
@@ -362,6 +379,14 @@ fn read_part(
             "this content is not supported for this role",
         )),
     }
+}
+
+/// The alphabet of the vendor's own SDK; the length is the vendor's limit (reference chapter 0.4).
+fn is_item_id(id: &str) -> bool {
+    (1..=32).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
 /// The default conversation.

@@ -12,10 +12,11 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
+    /// An empty code is `null` on the wire.
     pub(super) fn request(code: &str, message: impl Into<String>) -> Self {
         Self {
             kind: "invalid_request_error",
-            code: Some(code.to_owned()),
+            code: (!code.is_empty()).then(|| code.to_owned()),
             message: message.into(),
             param: None,
         }

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::codec::WireFormat;
+use super::config::Shape;
 use super::error::ApiError;
 
 /// A JSON object and where it stands, for errors that name the path.
@@ -212,15 +213,45 @@ pub(super) fn max_tokens(value: &Value, path: &str) -> Result<Option<u64>, ApiEr
     }
 }
 
-pub(super) fn checked_voice(value: &Value, path: &str) -> Result<Value, ApiError> {
+/// Voices of the preview; GA has two more (reference chapter 4.1).
+const PREVIEW_VOICES: [&str; 8] = [
+    "alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse",
+];
+const GA_VOICES: [&str; 2] = ["marin", "cedar"];
+
+/// A voice of the shape, one of `extra`, or in GA a custom voice `{id}`.
+pub(super) fn checked_voice(
+    value: &Value,
+    path: &str,
+    shape: Shape,
+    extra: &[String],
+) -> Result<Value, ApiError> {
+    let ga = shape == Shape::Ga;
     match value {
-        Value::String(_) => Ok(value.clone()),
-        Value::Object(voice) if voice.get("id").is_some_and(Value::is_string) => Ok(value.clone()),
-        _ => Err(ApiError::wrong_type(
+        Value::String(name) => {
+            let known = PREVIEW_VOICES.contains(&name.as_str())
+                || ga && GA_VOICES.contains(&name.as_str())
+                || extra.contains(name);
+            if known {
+                return Ok(value.clone());
+            }
+            let mut names = PREVIEW_VOICES.to_vec();
+            names.extend(GA_VOICES.iter().filter(|_| ga));
+            names.extend(extra.iter().map(String::as_str));
+            let why = format!("supported values are {}", names.join(", "));
+            Err(ApiError::invalid(path, &why))
+        }
+        Value::Object(_) if ga => {
+            let fields = Fields::of(value, path)?;
+            fields.allow(&["id"])?;
+            fields.text("id").map(|_| value.clone())
+        }
+        _ if ga => Err(ApiError::wrong_type(
             path,
             "a string or an object with an id",
             value,
         )),
+        _ => Err(ApiError::wrong_type(path, "a string", value)),
     }
 }
 

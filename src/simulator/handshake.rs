@@ -107,9 +107,18 @@ impl Refusal {
     }
 }
 
-/// Session defaults behind a live ephemeral key.
+/// What a live ephemeral key opens.
+#[derive(Clone, Debug)]
+pub(super) struct Grant {
+    /// Session fields that become the defaults, checked when the key was made.
+    pub(super) session: Value,
+    pub(super) shape: Shape,
+    pub(super) kind: SessionKind,
+}
+
+/// The live ephemeral keys.
 pub(super) trait EphemeralKeys {
-    fn session_of(&self, key: &str) -> Option<Value>;
+    fn grant_of(&self, key: &str) -> Option<Grant>;
 }
 
 /// Decides on a request.
@@ -242,7 +251,16 @@ impl Request<'_> {
 struct Access {
     /// OpenAI lets a bogus key through the upgrade and complains afterwards.
     bad_key: bool,
-    defaults: Option<Value>,
+    grant: Option<Grant>,
+}
+
+impl Access {
+    fn bad_key() -> Self {
+        Self {
+            bad_key: true,
+            grant: None,
+        }
+    }
 }
 
 fn authorise(
@@ -272,17 +290,18 @@ fn authorise(
     }
     let ephemeral = key.or(token).filter(|key| key.starts_with("ek_"));
     if let Some(ephemeral) = ephemeral {
-        return match keys.session_of(ephemeral) {
-            // Azure takes ephemeral keys of the preview over WebRTC only.
-            Some(defaults)
-                if !(target.provider == Provider::Azure && target.shape == Shape::Preview) =>
-            {
-                Ok(Access {
-                    bad_key: false,
-                    defaults: Some(defaults),
-                })
-            }
-            _ => Err(unauthorized(
+        // Azure takes ephemeral keys of the preview over WebRTC only. Defaults of the other shape fit no session.
+        let over_socket = (target.provider, target.shape) != (Provider::Azure, Shape::Preview);
+        let grant = keys
+            .grant_of(ephemeral)
+            .filter(|grant| over_socket && grant.shape == target.shape);
+        return match (grant, target.provider) {
+            (Some(grant), _) => Ok(Access {
+                bad_key: false,
+                grant: Some(grant),
+            }),
+            (None, Provider::OpenAi) => Ok(Access::bad_key()),
+            (None, Provider::Azure) => Err(unauthorized(
                 target.provider,
                 "The ephemeral key is unknown or has expired.",
             )),
@@ -304,10 +323,7 @@ fn authorise(
     });
     match (key_fits || token_fits, target.provider) {
         (true, _) => Ok(Access::default()),
-        (false, Provider::OpenAi) => Ok(Access {
-            bad_key: true,
-            defaults: None,
-        }),
+        (false, Provider::OpenAi) => Ok(Access::bad_key()),
         (false, Provider::Azure) => {
             let message = "Access denied due to invalid subscription key or wrong API endpoint. Make sure to provide \
                            a valid key for an active subscription.";
@@ -325,11 +341,15 @@ fn accept(
     let provider = target.provider;
     let bad_request = |message: &str| Refusal::new(provider, 400, "BadRequest", message);
     check_upgrade(request).map_err(bad_request)?;
-    let transcribes = request.query("intent") == Some("transcription");
+    // A key's session says itself what it is for; without one the client does.
+    let transcribes = match &access.grant {
+        Some(grant) => grant.kind == SessionKind::Transcription,
+        None => request.query("intent") == Some("transcription"),
+    };
     let keyed_model = access
-        .defaults
+        .grant
         .as_ref()
-        .and_then(|session| session["model"].as_str());
+        .and_then(|grant| grant.session["model"].as_str());
     let api_version = request.query("api-version");
     let deployment = match (provider, target.shape) {
         (Provider::Azure, Shape::Preview) => {
@@ -364,13 +384,13 @@ fn accept(
             && api_version.is_some_and(|version| version.starts_with("2024-")),
         deployment: deployment.to_owned(),
         model: snapshot(config, deployment, target.shape),
-        defaults: access.defaults,
+        defaults: access.grant.map(|grant| defaults(grant.session)),
         fatal: None,
         select_realtime: request.subprotocols().any(|name| name == "realtime"),
     };
     if access.bad_key {
         let error = ApiError::request("invalid_api_key", "Incorrect API key provided.");
-        accepted.fatal = Some((error, 3000));
+        accepted.fatal = Some((error, config.quirks.bad_key_close));
         return Ok(accepted);
     }
     if config.beta_sunset && provider == Provider::OpenAi && target.shape == Shape::Preview {
@@ -379,6 +399,14 @@ fn accept(
     }
     check_deployment(config, &mut accepted)?;
     Ok(accepted)
+}
+
+/// What is left to apply: the URL names the model of this session, or has taken it from here.
+fn defaults(mut session: Value) -> Value {
+    if let Some(fields) = session.as_object_mut() {
+        fields.remove("model");
+    }
+    session
 }
 
 fn check_deployment(config: &SimulatorConfig, accepted: &mut Accepted) -> Result<(), Refusal> {

@@ -32,6 +32,7 @@ mod phone_tests;
 pub mod phone_timeline;
 mod phone_twilio;
 mod plan;
+mod quirks;
 mod quota;
 mod record;
 mod reply;
@@ -49,7 +50,11 @@ pub mod wav;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_details;
+#[cfg(test)]
 mod tests_items;
+#[cfg(test)]
+mod tests_quirks;
 #[cfg(test)]
 mod tests_server;
 #[cfg(test)]
@@ -63,6 +68,7 @@ pub use config::{
 pub use phone::SoftPhone;
 pub use phone_script::Act;
 pub use phone_timeline::CallReport;
+pub use quirks::{BadInput, ItemDone, Merge, OddBytes, OutputAudioClear, QuirksConfig};
 pub use record::{
     AppendRecord, CancelRecord, CloseRecord, ErrorRecord, ResponseRecord, SessionRecord,
     TruncateRecord,

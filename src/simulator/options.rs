@@ -10,7 +10,7 @@ use super::fields::{
     ga_format_echo, ga_text_only, max_tokens, preview_format, preview_text_only, text_or_null,
     tokens_echo,
 };
-use super::schema::{Locks, SessionConfig};
+use super::schema::{Locks, SessionConfig, SessionFacts};
 
 /// A response's settings, merged over the session.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ impl ResponseOptions {
     pub(super) fn read(
         value: &Value,
         config: &SessionConfig,
-        shape: Shape,
+        facts: &SessionFacts,
         locks: Locks,
     ) -> Result<Self, ApiError> {
         let mut options = Self::of_session(config);
@@ -60,15 +60,20 @@ impl ResponseOptions {
             return Ok(options);
         }
         let fields = Fields::of(value, "response")?;
-        match shape {
-            Shape::Preview => options.merge_preview(&fields, locks)?,
-            Shape::Ga => options.merge_ga(&fields, locks)?,
+        match facts.shape {
+            Shape::Preview => options.merge_preview(&fields, facts, locks)?,
+            Shape::Ga => options.merge_ga(&fields, facts, locks)?,
         }
         options.merge_common(&fields)?;
         Ok(options)
     }
 
-    fn merge_preview(&mut self, fields: &Fields<'_>, locks: Locks) -> Result<(), ApiError> {
+    fn merge_preview(
+        &mut self,
+        fields: &Fields<'_>,
+        facts: &SessionFacts,
+        locks: Locks,
+    ) -> Result<(), ApiError> {
         // The last four are left over from the first preview and mean nothing any more.
         fields.allow(&[
             "modalities",
@@ -93,7 +98,7 @@ impl ResponseOptions {
             self.text_only = preview_text_only(modalities, &fields.path("modalities"))?;
             self.modalities = modalities.clone();
         }
-        self.merge_voice(fields, locks)?;
+        self.merge_voice(fields, facts, locks)?;
         if let Some(format) = fields.get_set("output_audio_format") {
             self.output_format = preview_format(format, &fields.path("output_audio_format"))?;
         }
@@ -107,7 +112,12 @@ impl ResponseOptions {
         Ok(())
     }
 
-    fn merge_ga(&mut self, fields: &Fields<'_>, locks: Locks) -> Result<(), ApiError> {
+    fn merge_ga(
+        &mut self,
+        fields: &Fields<'_>,
+        facts: &SessionFacts,
+        locks: Locks,
+    ) -> Result<(), ApiError> {
         fields.allow(&[
             "output_modalities",
             "instructions",
@@ -137,10 +147,15 @@ impl ResponseOptions {
         if let Some(format) = output.get_set("format") {
             self.output_format = ga_format(format, &output.path("format"))?;
         }
-        self.merge_voice(&output, locks)
+        self.merge_voice(&output, facts, locks)
     }
 
-    fn merge_voice(&mut self, fields: &Fields<'_>, locks: Locks) -> Result<(), ApiError> {
+    fn merge_voice(
+        &mut self,
+        fields: &Fields<'_>,
+        facts: &SessionFacts,
+        locks: Locks,
+    ) -> Result<(), ApiError> {
         let Some(voice) = fields.get_set("voice") else {
             return Ok(());
         };
@@ -148,7 +163,8 @@ impl ResponseOptions {
             let message = "Cannot update a conversation's voice if assistant audio is present.";
             return Err(ApiError::request("cannot_update_voice", message).at(fields.path("voice")));
         }
-        self.voice = checked_voice(voice, &fields.path("voice"))?;
+        let extra = &facts.config.quirks.extra_voices;
+        self.voice = checked_voice(voice, &fields.path("voice"), facts.shape, extra)?;
         Ok(())
     }
 

@@ -2,13 +2,12 @@
 
 use std::time::Instant;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::codec::Audio;
 use super::conversation::{Body, Item, Part, Role, assistant_audio_tokens, text_tokens};
 use super::events::{audio_delta_text, with};
+use super::quirks::ItemDone;
 use super::reply::ReplyPart;
 use super::response::Response;
 use super::session::Session;
@@ -188,19 +187,12 @@ impl Session {
         let Some(Part::Audio { audio, .. }) = parts.first_mut() else {
             return;
         };
-        let delta = format.encode(audio.samples.get(audio.n_samples..end).unwrap_or_default());
+        let delta = self.synthesiser.delta(audio, format, audio.n_samples..end);
         audio.n_samples = end;
         let audio_ms = audio.ms();
         let event_id = self.source.id("event_");
         let kind = self.facts.shape.names().audio_delta;
-        let text = audio_delta_text(
-            kind,
-            &event_id,
-            &response.id,
-            &output.item.id,
-            n,
-            &STANDARD.encode(delta),
-        );
+        let text = audio_delta_text(kind, &event_id, &response.id, &output.item.id, n, &delta);
         self.push_raw(text);
         if let Some(record) = self.lock_record().response(&response.id) {
             record.first_audio_at.get_or_insert(now);
@@ -270,17 +262,22 @@ impl Session {
             item.status = status;
         }
         let rendered = response.outputs[n].item.render(self.facts.shape, None);
-        if !out_of_band && let Some(done) = names.item_done {
+        let place = self.config.quirks.item_done;
+        let done = names.item_done.filter(|_| !out_of_band).map(|done| {
             let previous = self.previous_of(&response.outputs[n].item.id);
-            self.emit(
-                done,
-                &json!({"previous_item_id": previous, "item": rendered}),
-            );
+            let fields = json!({"previous_item_id": previous, "item": rendered});
+            (done, fields)
+        });
+        if let Some((done, fields)) = done.as_ref().filter(|_| place == ItemDone::Before) {
+            self.emit(done, fields);
         }
         self.emit(
             "response.output_item.done",
             &json!({"response_id": response.id, "output_index": n, "item": rendered}),
         );
+        if let Some((done, fields)) = done.as_ref().filter(|_| place == ItemDone::After) {
+            self.emit(done, fields);
+        }
     }
 
     pub(super) fn previous_of(&self, id: &str) -> Option<String> {

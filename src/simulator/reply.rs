@@ -204,17 +204,30 @@ impl Reply {
                 left -= used;
                 continue;
             }
-            if let ReplyPart::Message { text, audio } = &mut self.parts[n] {
-                let text_cost = text_tokens(text).min(left);
-                *text = text
-                    .chars()
-                    .take(usize::try_from(text_cost.saturating_sub(2) * 4).unwrap_or(0))
-                    .collect();
-                if let Some(audio) = audio {
-                    audio.truncate_ms((left - text_cost) * 50);
+            let mut n_kept = n + 1;
+            match &mut self.parts[n] {
+                ReplyPart::Message { text, audio } => {
+                    let text_cost = text_tokens(text).min(left);
+                    *text = text
+                        .chars()
+                        .take(usize::try_from(text_cost.saturating_sub(2) * 4).unwrap_or(0))
+                        .collect();
+                    if let Some(audio) = audio {
+                        audio.truncate_ms((left - text_cost) * 50);
+                    }
+                }
+                // A call whose name does not fit was never begun; one that was breaks off in its arguments.
+                ReplyPart::Call { name, arguments } => {
+                    match left.checked_sub(text_tokens(name) + text_tokens("")) {
+                        Some(left) => {
+                            let n_chars = usize::try_from(left * 4).unwrap_or(usize::MAX);
+                            *arguments = arguments.chars().take(n_chars).collect();
+                        }
+                        None => n_kept = n,
+                    }
                 }
             }
-            self.parts.truncate(n + 1);
+            self.parts.truncate(n_kept);
             self.outcome = Outcome::Incomplete("max_output_tokens");
             return;
         }

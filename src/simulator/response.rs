@@ -201,6 +201,9 @@ impl Session {
             record.status = "failed";
             record.done_at = Some(now);
         }
+        if !response.options.out_of_band {
+            self.arm_idle_timeout(Duration::ZERO, now);
+        }
     }
 
     /// Runs the next step of a response.

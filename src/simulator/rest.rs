@@ -1,10 +1,13 @@
 //! Ephemeral keys and the stubs of call control (reference chapters 1.7 to 1.9).
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::config::{Shape, SimulatorConfig};
 use super::error::ApiError;
-use super::handshake::{Endpoint, beta_disabled, snapshot};
+use super::fields::Fields;
+use super::handshake::{Endpoint, Grant, beta_disabled, snapshot};
 use super::ids::Source;
 use super::schema::{Locks, SessionConfig, SessionFacts};
 use super::session::{Provider, SessionKind};
@@ -18,12 +21,12 @@ const GA_KEY_S: u64 = 600;
 pub(super) struct EphemeralKey {
     pub(super) value: String,
     pub(super) expires_at: u64,
-    pub(super) session: Value,
+    pub(super) grant: Grant,
 }
 
 /// Answers a REST call: the body, and the key it made.
 pub(super) fn create_key(
-    config: &SimulatorConfig,
+    config: &Arc<SimulatorConfig>,
     provider: Provider,
     endpoint: Endpoint,
     body: &Value,
@@ -37,18 +40,13 @@ pub(super) fn create_key(
     let (session, seconds) = if preview {
         (body.clone(), PREVIEW_KEY_S)
     } else {
-        let seconds = match &body["expires_after"]["seconds"] {
-            Value::Null => GA_KEY_S,
-            value => value
-                .as_u64()
-                .filter(|seconds| (10..=7_200).contains(seconds))
-                .ok_or_else(|| ApiError::invalid("expires_after.seconds", "expected 10 to 7200"))?,
-        };
-        let session = body
-            .get("session")
+        let fields = Fields::of(body, "")?;
+        fields.allow(&["expires_after", "session"])?;
+        let session = fields
+            .get_set("session")
             .cloned()
             .unwrap_or_else(|| json!({"type": "realtime"}));
-        (session, seconds)
+        (session, lifetime(&fields)?)
     };
     let transcribes =
         endpoint == Endpoint::TranscriptionSessions || session["type"] == "transcription";
@@ -65,13 +63,19 @@ pub(super) fn create_key(
         },
         shape,
         expires_at: 0,
+        first_preview: false,
+        config: Arc::clone(config),
     };
     let settings = SessionConfig::new(shape, &config.instructions);
     let settings = settings.updated(&session, &facts, Locks::default())?;
     let key = EphemeralKey {
         value: format!("ek_{}", hex(source)),
         expires_at: epoch + seconds,
-        session,
+        grant: Grant {
+            session,
+            shape,
+            kind: facts.kind,
+        },
     };
     let mut echo = settings.echo(&facts);
     let reply = if preview {
@@ -81,6 +85,23 @@ pub(super) fn create_key(
         json!({"value": key.value, "expires_at": key.expires_at, "session": echo})
     };
     Ok((reply, key))
+}
+
+/// Seconds that a GA key shall live.
+fn lifetime(fields: &Fields<'_>) -> Result<u64, ApiError> {
+    let Some(expiry) = fields.object("expires_after")? else {
+        return Ok(GA_KEY_S);
+    };
+    expiry.allow(&["anchor", "seconds"])?;
+    if let Some(anchor) = expiry.get_set("anchor")
+        && anchor != "created_at"
+    {
+        return Err(ApiError::invalid(
+            expiry.path("anchor"),
+            "expected created_at",
+        ));
+    }
+    Ok(expiry.integer("seconds", 10, 7_200)?.unwrap_or(GA_KEY_S))
 }
 
 /// 32 hexadecimal digits.

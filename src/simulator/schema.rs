@@ -3,16 +3,19 @@
 //! Every reader is strict: a field that the shape does not know is refused with its path, and a refused object
 //! changes nothing.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::codec::WireFormat;
-use super::config::Shape;
+use super::config::{Shape, SimulatorConfig};
 use super::error::ApiError;
 use super::fields::{
     Fields, checked_noise_reduction, checked_tool_choice, checked_tools, checked_transcription,
     checked_truncation, checked_voice, ga_format, ga_format_echo, ga_text_only, max_tokens,
     preview_format, preview_text_only, text_or_null, tokens_echo,
 };
+use super::quirks::Merge;
 use super::session::SessionKind;
 
 /// What is in force, whatever shape it was written in.
@@ -70,6 +73,9 @@ pub(super) struct SessionFacts {
     pub(super) kind: SessionKind,
     pub(super) shape: Shape,
     pub(super) expires_at: u64,
+    /// An `api-version` of 2024.
+    pub(super) first_preview: bool,
+    pub(super) config: Arc<SimulatorConfig>,
 }
 
 /// What a session's history forbids.
@@ -194,7 +200,7 @@ impl SessionConfig {
             self.modalities = modalities.clone();
         }
         self.merge_common(fields, locks, "max_response_output_tokens")?;
-        self.merge_voice(fields, locks)?;
+        self.merge_voice(fields, facts, locks)?;
         if let Some(speed) = fields.number("speed", 0.25, 1.5)? {
             self.speed = speed;
         }
@@ -208,7 +214,7 @@ impl SessionConfig {
             self.output_format = preview_format(format, &fields.path("output_audio_format"))?;
         }
         let names = ["input_audio_transcription", "input_audio_noise_reduction"];
-        self.merge_input(fields, names, Shape::Preview)
+        self.merge_input(fields, names, facts)
     }
 
     fn merge_ga(
@@ -263,14 +269,14 @@ impl SessionConfig {
             if let Some(format) = input.get("format") {
                 self.input_format = ga_format(format, &input.path("format"))?;
             }
-            self.merge_input(&input, ["transcription", "noise_reduction"], Shape::Ga)?;
+            self.merge_input(&input, ["transcription", "noise_reduction"], facts)?;
         }
         if let Some(output) = audio.object("output")? {
             output.allow(&["format", "voice", "speed"])?;
             if let Some(format) = output.get("format") {
                 self.output_format = ga_format(format, &output.path("format"))?;
             }
-            self.merge_voice(&output, locks)?;
+            self.merge_voice(&output, facts, locks)?;
             if let Some(speed) = output.number("speed", 0.25, 1.5)? {
                 self.speed = speed;
             }
@@ -315,7 +321,12 @@ impl SessionConfig {
         Ok(())
     }
 
-    fn merge_voice(&mut self, fields: &Fields<'_>, locks: Locks) -> Result<(), ApiError> {
+    fn merge_voice(
+        &mut self,
+        fields: &Fields<'_>,
+        facts: &SessionFacts,
+        locks: Locks,
+    ) -> Result<(), ApiError> {
         let Some(voice) = fields.get("voice") else {
             return Ok(());
         };
@@ -323,7 +334,8 @@ impl SessionConfig {
             let message = "Cannot update a conversation's voice if assistant audio is present.";
             return Err(ApiError::request("cannot_update_voice", message).at(fields.path("voice")));
         }
-        self.voice = checked_voice(voice, &fields.path("voice"))?;
+        let extra = &facts.config.quirks.extra_voices;
+        self.voice = checked_voice(voice, &fields.path("voice"), facts.shape, extra)?;
         Ok(())
     }
 
@@ -331,7 +343,7 @@ impl SessionConfig {
         &mut self,
         fields: &Fields<'_>,
         names: [&str; 2],
-        shape: Shape,
+        facts: &SessionFacts,
     ) -> Result<(), ApiError> {
         let [transcription, noise_reduction] = names;
         if let Some(value) = fields.get(transcription) {
@@ -341,8 +353,12 @@ impl SessionConfig {
             self.noise_reduction = checked_noise_reduction(value, &fields.path(noise_reduction))?;
         }
         if let Some(value) = fields.get("turn_detection") {
+            let value = match facts.config.quirks.turn_detection_merge {
+                Merge::Whole => value.clone(),
+                Merge::Deep => self.merged_turn_detection(value, facts.shape),
+            };
             self.turn_detection =
-                TurnDetection::read(value, &fields.path("turn_detection"), shape)?;
+                TurnDetection::read(&value, &fields.path("turn_detection"), facts.shape)?;
         }
         Ok(())
     }
@@ -356,13 +372,13 @@ impl SessionConfig {
                 "input_audio_format": self.input_format.preview_name(),
                 "input_audio_transcription": self.transcription,
                 "input_audio_noise_reduction": self.noise_reduction,
-                "turn_detection": self.turn_detection_echo(Shape::Preview),
+                "turn_detection": self.turn_detection_echo(facts),
                 "client_secret": null, "include": self.include,
             }),
             (Shape::Ga, SessionKind::Conversation) => self.echo_ga(facts),
             (Shape::Ga, SessionKind::Transcription) => json!({
                 "type": "transcription", "object": "realtime.transcription_session", "id": facts.id,
-                "expires_at": facts.expires_at, "audio": { "input": self.ga_input_echo() }, "include": self.include,
+                "expires_at": facts.expires_at, "audio": { "input": self.ga_input_echo(facts) }, "include": self.include,
             }),
         }
     }
@@ -371,7 +387,7 @@ impl SessionConfig {
         let mut session = json!({
             "id": facts.id, "object": "realtime.session", "model": facts.model, "expires_at": facts.expires_at,
             "modalities": self.modalities, "instructions": self.instructions, "voice": self.voice,
-            "turn_detection": self.turn_detection_echo(Shape::Preview),
+            "turn_detection": self.turn_detection_echo(facts),
             "input_audio_format": self.input_format.preview_name(),
             "output_audio_format": self.output_format.preview_name(),
             "input_audio_transcription": self.transcription,
@@ -400,7 +416,7 @@ impl SessionConfig {
             "tracing": self.tracing, "truncation": self.truncation, "prompt": self.prompt,
             "expires_at": facts.expires_at,
             "audio": {
-                "input": self.ga_input_echo(),
+                "input": self.ga_input_echo(facts),
                 "output": { "format": ga_format_echo(self.output_format), "voice": self.voice, "speed": self.speed },
             },
             "include": self.include,
@@ -411,18 +427,51 @@ impl SessionConfig {
         session
     }
 
-    fn ga_input_echo(&self) -> Value {
+    fn ga_input_echo(&self, facts: &SessionFacts) -> Value {
         json!({
             "format": ga_format_echo(self.input_format), "transcription": self.transcription,
-            "noise_reduction": self.noise_reduction, "turn_detection": self.turn_detection_echo(Shape::Ga),
+            "noise_reduction": self.noise_reduction, "turn_detection": self.turn_detection_echo(facts),
         })
     }
 
-    fn turn_detection_echo(&self, shape: Shape) -> Value {
+    /// `value` over what is in force, if both are of the same type.
+    fn merged_turn_detection(&self, value: &Value, shape: Shape) -> Value {
+        let (Some(current), Some(update)) = (&self.turn_detection, value.as_object()) else {
+            return value.clone();
+        };
+        let mut merged = current.echo(shape);
+        if update
+            .get("type")
+            .is_some_and(|kind| *kind != merged["type"])
+        {
+            return value.clone();
+        }
+        for (name, field) in update {
+            merged[name.as_str()] = field.clone();
+        }
+        merged
+    }
+
+    fn turn_detection_echo(&self, facts: &SessionFacts) -> Value {
         let Some(detection) = &self.turn_detection else {
             return Value::Null;
         };
-        let mut echo = match &detection.mode {
+        let mut echo = detection.echo(facts.shape);
+        // The first preview did not know them (reference chapter 4.2); what is set is in force all the same.
+        if facts.first_preview
+            && let Some(echo) = echo.as_object_mut()
+        {
+            echo.remove("create_response");
+            echo.remove("interrupt_response");
+        }
+        echo
+    }
+}
+
+impl TurnDetection {
+    /// Every field, whatever the client wrote of them.
+    fn echo(&self, shape: Shape) -> Value {
+        let mut echo = match &self.mode {
             TurnMode::Server {
                 threshold,
                 prefix_padding_ms,
@@ -442,13 +491,11 @@ impl SessionConfig {
                 json!({ "type": "semantic_vad", "eagerness": eagerness })
             }
         };
-        echo["create_response"] = detection.create_response.into();
-        echo["interrupt_response"] = detection.interrupt_response.into();
+        echo["create_response"] = self.create_response.into();
+        echo["interrupt_response"] = self.interrupt_response.into();
         echo
     }
-}
 
-impl TurnDetection {
     /// Reads the object as a whole; what it does not say takes the object's own defaults, not the session's.
     fn read(value: &Value, path: &str, shape: Shape) -> Result<Option<Self>, ApiError> {
         if value.is_null() {

@@ -19,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
+use subtle::ConstantTimeEq as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, Sleep};
@@ -31,7 +32,7 @@ use tokio_util::task::TaskTracker;
 
 use super::config::{FaultKind, FaultRule, SimulatorConfig};
 use super::handshake::{
-    Accepted, Endpoint, EphemeralKeys, Refusal, Request, RestCall, Route, route,
+    Accepted, Endpoint, EphemeralKeys, Grant, Refusal, Request, RestCall, Route, route,
 };
 use super::ids::Source;
 use super::quota::Quota;
@@ -66,7 +67,7 @@ struct State {
     n_upgrades: u64,
     n_sessions: u64,
     quotas: HashMap<String, Arc<Mutex<Quota>>>,
-    keys: HashMap<String, EphemeralKey>,
+    keys: Vec<EphemeralKey>,
     records: VecDeque<Arc<Mutex<SessionRecord>>>,
 }
 
@@ -84,7 +85,7 @@ impl Simulator {
             n_upgrades: 0,
             n_sessions: 0,
             quotas: HashMap::new(),
-            keys: HashMap::new(),
+            keys: Vec::new(),
             records: VecDeque::new(),
         };
         Self {
@@ -184,7 +185,12 @@ impl Simulator {
             headers: &parts.headers,
             is_post: parts.method == Method::POST,
         };
-        let client_id = parts.headers.get("x-ms-client-request-id").cloned();
+        // Browsers cannot set headers and write it into the query.
+        let client_id = parts
+            .headers
+            .get("x-ms-client-request-id")
+            .cloned()
+            .or_else(|| HeaderValue::from_str(asked.query("x-ms-client-request-id")?).ok());
         let decision = route(&self.config, &asked, self.as_ref());
         let mut response = match decision {
             Err(refusal) => refuse(&refusal),
@@ -258,8 +264,8 @@ impl Simulator {
             epoch,
         ) {
             Ok((reply, key)) => {
-                state.keys.retain(|_, key| key.expires_at > epoch);
-                state.keys.insert(key.value.clone(), key);
+                state.keys.retain(|key| key.expires_at > epoch);
+                state.keys.push(key);
                 text_response(StatusCode::OK, "application/json", reply.to_string())
             }
             Err(error) => {
@@ -432,6 +438,7 @@ impl Simulator {
             socket,
             session,
             lenient: self.config.lenient,
+            binary_close: self.config.quirks.binary_frame_close,
             probe: Probe::new(self.config.probe_after),
             unflushed: false,
             closing: false,
@@ -467,13 +474,17 @@ impl Simulator {
 }
 
 impl EphemeralKeys for Simulator {
-    fn session_of(&self, key: &str) -> Option<Value> {
+    /// Compares with every key in full, so that the time taken says nothing about any of them.
+    fn grant_of(&self, key: &str) -> Option<Grant> {
         let epoch = self.epoch_now();
-        self.lock_state()
-            .keys
-            .get(key)
-            .filter(|key| key.expires_at > epoch)
-            .map(|key| key.session.clone())
+        let mut granted = None;
+        for known in &self.lock_state().keys {
+            let same = bool::from(known.value.as_bytes().ct_eq(key.as_bytes()));
+            if same && known.expires_at > epoch {
+                granted = Some(known.grant.clone());
+            }
+        }
+        granted
     }
 }
 
@@ -487,6 +498,7 @@ struct Connection<I> {
     socket: WebSocketStream<I>,
     session: Session,
     lenient: bool,
+    binary_close: u16,
     probe: Probe,
     unflushed: bool,
     /// Our close frame is out; what still comes is read and dropped.
@@ -526,7 +538,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
                 }
                 Event::Received(Message::Binary(bytes)) => match std::str::from_utf8(&bytes) {
                     Ok(text) if self.lenient => self.session.handle_message(text, now),
-                    _ => self.session.close(1003, "binary frames are not supported"),
+                    _ => self
+                        .session
+                        .close(self.binary_close, "binary frames are not supported"),
                 },
                 Event::Received(Message::Close(frame)) => self.note_close(frame),
                 Event::Received(_) => {}

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::config::{FaultKind, FaultRule, Shape, SimulatorConfig};
-use super::conversation::{Conversation, Item, Segment};
+use super::conversation::{AudioFormats, Conversation, Item, Segment};
 use super::error::ApiError;
 use super::events::event_text;
 use super::fields::Fields;
 use super::ids::Source;
 use super::options::ResponseOptions;
+use super::quirks::OutputAudioClear;
 use super::quota::Quota;
 use super::record::{CancelRecord, CloseRecord, ErrorRecord, SessionRecord, TruncateRecord};
 use super::reply::Replier;
@@ -24,6 +25,9 @@ use super::schema::{Locks, SessionConfig, SessionFacts};
 use super::synth::Synthesiser;
 use super::turns::{InputBuffer, PendingTranscript, SpeechTurn};
 use super::vad::Vad;
+
+/// Characters of a client's `event_id` (reference chapter 2).
+const MAX_EVENT_ID: usize = 512;
 
 /// Whose endpoint the client connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,11 +127,11 @@ pub enum Output {
 pub struct Session {
     pub(super) config: Arc<SimulatorConfig>,
     pub(super) facts: SessionFacts,
-    pub(super) first_preview: bool,
     pub(super) settings: SessionConfig,
     pub(super) conversation: Conversation,
     pub(super) source: Source,
     pub(super) replier: Replier,
+    pub(super) synthesiser: Arc<Synthesiser>,
     pub(super) responses: Vec<Response>,
     pub(super) n_responses: u64,
     pub(super) previous_context: Vec<Segment>,
@@ -138,6 +142,8 @@ pub struct Session {
     pub(super) transcripts: Vec<PendingTranscript>,
     pub(super) n_transcripts: u64,
     pub(super) idle: Option<Instant>,
+    /// When the turn that ended is answered.
+    pub(super) answer_at: Option<Instant>,
     pub(super) faults: Vec<FaultRule>,
     cap: Duration,
     cap_at: Instant,
@@ -154,6 +160,7 @@ enum Timer {
     Drop(u16),
     Cap,
     Transcript(usize),
+    Answer,
     Response(usize),
     Idle,
 }
@@ -175,6 +182,8 @@ impl Session {
             kind: setup.kind,
             shape: setup.shape,
             expires_at: setup.epoch + cap.as_secs(),
+            first_preview: setup.first_preview,
+            config: Arc::clone(&config),
         };
         let drop = setup
             .faults
@@ -195,10 +204,10 @@ impl Session {
         );
         let quota = setup.quota.clone();
         let mut session = Self {
-            first_preview: setup.first_preview,
             settings: SessionConfig::new(setup.shape, &config.instructions),
             conversation: Conversation::new(source.id("conv_")),
             replier: Replier::new(Arc::clone(&config), Arc::clone(&setup.synthesiser)),
+            synthesiser: Arc::clone(&setup.synthesiser),
             responses: Vec::new(),
             n_responses: 0,
             previous_context: Vec::new(),
@@ -209,6 +218,7 @@ impl Session {
             transcripts: Vec::new(),
             n_transcripts: 0,
             idle: None,
+            answer_at: None,
             faults: setup.faults.clone(),
             cap,
             cap_at: now + cap,
@@ -265,7 +275,10 @@ impl Session {
                 return self.emit_error(&error, None);
             }
         };
-        let event_id = event["event_id"].as_str();
+        let event_id = match checked_event_id(&event) {
+            Ok(event_id) => event_id,
+            Err(error) => return self.emit_error(&error, None),
+        };
         if let Err(error) = self.dispatch(&event, now) {
             self.emit_error(&error, event_id);
         }
@@ -301,6 +314,7 @@ impl Session {
                 Timer::Drop(code) => self.end_by_fault(code),
                 Timer::Transcript(index) => self.send_transcript(index),
                 Timer::Response(index) => self.run_step(index, at),
+                Timer::Answer => self.answer_pending(at),
                 Timer::Idle => self.idle_timeout(at),
             }
         }
@@ -337,6 +351,7 @@ impl Session {
                     Some((response.next_step_at()?, Timer::Response(n)))
                 }),
             )
+            .chain(self.answer_at.map(|at| (at, Timer::Answer)))
             .chain(self.idle.map(|at| (at, Timer::Idle)))
             .min_by_key(|(at, _)| *at)
     }
@@ -378,10 +393,7 @@ impl Session {
                 self.clear();
                 Ok(())
             }
-            "output_audio_buffer.clear" => {
-                let message = "output_audio_buffer.clear is only available over WebRTC and SIP.";
-                Err(ApiError::request("invalid_event", message).at("type"))
-            }
+            "output_audio_buffer.clear" => self.clear_output(),
             "conversation.item.create" => self.create_item(&fields),
             "conversation.item.retrieve" => self.retrieve_item(&fields),
             "conversation.item.truncate" => self.truncate_item(&fields, now),
@@ -391,7 +403,7 @@ impl Session {
                 let options = ResponseOptions::read(
                     &event["response"],
                     &self.settings,
-                    self.facts.shape,
+                    &self.facts,
                     self.locks(),
                 )?;
                 self.start_response(options, now)
@@ -403,6 +415,25 @@ impl Session {
             _ => {
                 let message = format!("Invalid value: '{kind}' is no event of this session.");
                 Err(ApiError::request("invalid_event", message).at("type"))
+            }
+        }
+    }
+
+    /// There is nothing to clear: the client plays the audio.
+    fn clear_output(&mut self) -> Result<(), ApiError> {
+        match self.config.quirks.output_audio_clear {
+            OutputAudioClear::Error => {
+                let message = "output_audio_buffer.clear is only available over WebRTC and SIP.";
+                Err(ApiError::request("invalid_event", message).at("type"))
+            }
+            OutputAudioClear::Ignore => Ok(()),
+            OutputAudioClear::Cleared => {
+                let response = self.active_response().map(|response| response.id.clone());
+                self.emit(
+                    "output_audio_buffer.cleared",
+                    &json!({ "response_id": response }),
+                );
+                Ok(())
             }
         }
     }
@@ -461,10 +492,13 @@ impl Session {
         fields.allow(&["type", "event_id", "item_id"])?;
         let id = fields.text("item_id")?;
         let Some(item) = self.conversation.get(id) else {
-            return Err(unknown_item("retrieve", id));
+            return Err(self.unknown_item("retrieve", id));
         };
-        let format = self.settings.output_format;
-        let rendered = item.render(self.facts.shape, Some(format));
+        let formats = AudioFormats {
+            input: self.settings.input_format,
+            output: self.settings.output_format,
+        };
+        let rendered = item.render(self.facts.shape, Some(formats));
         self.emit("conversation.item.retrieved", &json!({ "item": rendered }));
         Ok(())
     }
@@ -473,7 +507,7 @@ impl Session {
         fields.allow(&["type", "event_id", "item_id"])?;
         let id = fields.text("item_id")?;
         if !self.conversation.remove(id) {
-            return Err(unknown_item("delete", id));
+            return Err(self.unknown_item("delete", id));
         }
         self.emit("conversation.item.deleted", &json!({ "item_id": id }));
         Ok(())
@@ -516,7 +550,7 @@ impl Session {
         audio_end_ms: u64,
     ) -> Result<(), ApiError> {
         let Some(item) = self.conversation.get_mut(item_id) else {
-            return Err(unknown_item("truncate", item_id));
+            return Err(self.unknown_item("truncate", item_id));
         };
         let index = usize::try_from(content_index).unwrap_or(usize::MAX);
         let Some((audio, transcript)) = item.assistant_audio(index) else {
@@ -527,7 +561,8 @@ impl Session {
         if audio_end_ms > have {
             let message =
                 format!("Audio content of {have}ms is already shorter than {audio_end_ms}ms");
-            return Err(ApiError::request("invalid_value", message).at("audio_end_ms"));
+            let code = &self.config.quirks.truncate_too_long_code;
+            return Err(ApiError::request(code, message).at("audio_end_ms"));
         }
         audio.truncate_ms(audio_end_ms);
         *transcript = None;
@@ -537,6 +572,12 @@ impl Session {
         let fields = json!({"item_id": item_id, "content_index": content_index, "audio_end_ms": audio_end_ms});
         self.emit("conversation.item.truncated", &fields);
         Ok(())
+    }
+
+    fn unknown_item(&self, verb: &str, id: &str) -> ApiError {
+        let message = format!("Error: the item with id '{id}' does not exist.");
+        let code = self.config.quirks.unknown_item_code.replace("{verb}", verb);
+        ApiError::request(&code, message).at("item_id")
     }
 
     fn cancel(&mut self, id: Option<&str>, now: Instant) -> Result<(), ApiError> {
@@ -638,13 +679,21 @@ impl Session {
     }
 }
 
+/// The client's name for its event; null counts as none, as Azure's own examples send it.
+fn checked_event_id(event: &Value) -> Result<Option<&str>, ApiError> {
+    match &event["event_id"] {
+        Value::Null => Ok(None),
+        Value::String(id) if id.chars().count() <= MAX_EVENT_ID => Ok(Some(id)),
+        Value::String(_) => Err(ApiError::invalid(
+            "event_id",
+            "expected at most 512 characters",
+        )),
+        other => Err(ApiError::wrong_type("event_id", "a string", other)),
+    }
+}
+
 fn required_integer(fields: &Fields<'_>, name: &str) -> Result<u64, ApiError> {
     fields
         .integer(name, 0, u64::MAX)?
         .ok_or_else(|| ApiError::missing(fields.path(name)))
-}
-
-fn unknown_item(verb: &str, id: &str) -> ApiError {
-    let message = format!("Error: the item with id '{id}' does not exist.");
-    ApiError::request(&format!("item_{verb}_invalid_item_id"), message).at("item_id")
 }

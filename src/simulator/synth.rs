@@ -2,11 +2,16 @@
 //!
 //! Shorter stretches are beginnings of longer ones, so that all sessions share one sound per rate.
 
+use std::collections::HashMap;
 use std::f64::consts::TAU;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::codec::Audio;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::codec::{Audio, WireFormat};
 use crate::media::SampleRate;
 
 /// What it sounds like.
@@ -22,7 +27,21 @@ pub(super) enum Sound {
 #[derive(Debug, Default)]
 pub(super) struct Synthesiser {
     made: Mutex<Vec<Made>>,
+    encoded: Mutex<Encoded>,
 }
+
+/// Base64 of deltas by what they hold. Valid for good, because a longer sound begins like a shorter one.
+#[derive(Debug, Default)]
+struct Encoded {
+    deltas: HashMap<DeltaKey, Arc<str>>,
+    n_bytes: usize,
+}
+
+/// A sound (the bits of a tone's frequency), its format, and the samples cut out.
+type DeltaKey = (Option<u32>, WireFormat, Range<usize>);
+
+/// About 25 minutes of PCM16; what does not fit is encoded anew each time.
+const MAX_ENCODED_BYTES: usize = 96 << 20;
 
 #[derive(Debug)]
 struct Made {
@@ -44,6 +63,7 @@ impl Synthesiser {
                     samples: Arc::clone(&made[n].samples),
                     n_samples,
                     rate,
+                    shared: Some(sound),
                 };
             }
             made.swap_remove(n);
@@ -59,11 +79,45 @@ impl Synthesiser {
             samples,
             n_samples,
             rate,
+            shared: Some(sound),
         }
     }
 }
 
+impl Synthesiser {
+    /// Base64 of `span` of `audio`. Sessions cut shared sounds at the same places, so that each piece is encoded
+    /// once per process.
+    pub(super) fn delta(&self, audio: &Audio, format: WireFormat, span: Range<usize>) -> Arc<str> {
+        let encode = || -> Arc<str> {
+            let samples = audio.samples.get(span.clone()).unwrap_or_default();
+            STANDARD.encode(format.encode(samples)).into()
+        };
+        let Some(sound) = audio.shared else {
+            return encode();
+        };
+        let key = (sound.frequency_bits(), format, span.clone());
+        let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(delta) = encoded.deltas.get(&key) {
+            return Arc::clone(delta);
+        }
+        let delta = encode();
+        if encoded.n_bytes + delta.len() <= MAX_ENCODED_BYTES {
+            encoded.n_bytes += delta.len();
+            encoded.deltas.insert(key, Arc::clone(&delta));
+        }
+        delta
+    }
+}
+
 impl Sound {
+    /// Equal for equal sounds.
+    fn frequency_bits(self) -> Option<u32> {
+        match self {
+            Self::Babble => None,
+            Self::Tone(hz) => Some(hz.to_bits()),
+        }
+    }
+
     fn samples(self, n_samples: usize, rate: SampleRate) -> Arc<[i16]> {
         let step = 1.0 / f64::from(rate.hz());
         let mut phase = 0.0f64;
@@ -105,6 +159,28 @@ mod tests {
         assert!(Arc::ptr_eq(&long.samples, &short.samples));
         assert_eq!((short.ms(), short.heard().len()), (250, 6_000));
         assert!(!Arc::ptr_eq(&make(2_500).samples, &long.samples));
+    }
+
+    #[test]
+    fn deltas_of_shared_sounds_are_encoded_once() {
+        let synthesiser = Synthesiser::default();
+        let make = |ms| {
+            let length = Duration::from_millis(ms);
+            synthesiser.sound(Sound::Babble, length, SampleRate::HZ_24000)
+        };
+        let (short, long) = (make(500), make(2_500));
+        let delta = |audio: &Audio, span| synthesiser.delta(audio, WireFormat::Pcm16, span);
+        let first = delta(&short, 0..2_400);
+        assert!(Arc::ptr_eq(&first, &delta(&long, 0..2_400)));
+        assert_eq!(
+            *first,
+            STANDARD.encode(WireFormat::Pcm16.encode(&long.samples[..2_400]))
+        );
+        assert_ne!(first, delta(&long, 2_400..4_800));
+        // A caller's own words are nobody else's.
+        let own = Audio::new(vec![1; 2_400], SampleRate::HZ_24000);
+        assert_ne!(delta(&own, 0..2_400), first);
+        assert!(!Arc::ptr_eq(&delta(&own, 0..2_400), &delta(&own, 0..2_400)));
     }
 
     #[test]

@@ -549,12 +549,14 @@ async fn ephemeral_keys_carry_defaults_and_expire() {
         );
     }
     tokio::time::sleep(Duration::from_secs(31)).await;
-    assert_eq!(
-        net.get("/v1/realtime", &[("authorization", &bearer)])
-            .await
-            .status(),
-        401
-    );
+    // Expired is as good as made up.
+    for bearer in [&bearer, "Bearer ek_made_up"] {
+        let mut socket = net.socket(OPENAI, &[("authorization", bearer)]).await;
+        assert_eq!(next(&mut socket).await["error"]["code"], "invalid_api_key");
+        assert_eq!(next(&mut socket).await[1], 3000);
+        let answer = net.get(GA, &[("authorization", bearer)]).await;
+        assert_eq!(answer.status(), 401);
+    }
 
     let answer = net
         .post(
@@ -629,4 +631,75 @@ async fn a_peer_that_is_gone_is_found_out() {
     let records = net.simulator.sessions();
     assert!(records[0].closed.is_none());
     assert_eq!(records[1].closed.as_ref().unwrap().code, 1006);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ephemeral_keys_say_what_the_session_is_for() {
+    let net = Net::new(keyed());
+    let secrets = "/v1/realtime/client_secrets";
+    let mint = async |body: Value| {
+        let answer = net.post(secrets, "secret", &body).await;
+        let key = answer.body["value"].as_str().unwrap_or_default().to_owned();
+        (key, answer)
+    };
+    let (key, _) = mint(json!({"session": {"type": "transcription"}})).await;
+    let bearer = format!("Bearer {key}");
+    let mut socket = net
+        .socket("/v1/realtime", &[("authorization", &bearer)])
+        .await;
+    assert_eq!(next(&mut socket).await["session"]["type"], "transcription");
+
+    // The URL names another model; what else the key brings still holds.
+    let session = json!({"type": "realtime", "model": "gpt-realtime", "instructions": "Whisper."});
+    let (key, _) = mint(json!({ "session": session })).await;
+    let bearer = format!("Bearer {key}");
+    let mut socket = net
+        .socket("/v1/realtime?model=voice", &[("authorization", &bearer)])
+        .await;
+    let created = next(&mut socket).await;
+    assert_eq!(created["session"]["instructions"], "Whisper.");
+    // Its defaults are of the other shape.
+    let headers = [
+        ("authorization", bearer.as_str()),
+        ("OpenAI-Beta", "realtime=v1"),
+    ];
+    let mut socket = net.socket("/v1/realtime?model=voice", &headers).await;
+    assert_eq!(next(&mut socket).await["error"]["code"], "invalid_api_key");
+
+    for (body, code) in [
+        (json!({"session": {}}), "missing_required_parameter"),
+        (
+            json!({"session": {"type": "realtime", "voice": "alloy"}}),
+            "unknown_parameter",
+        ),
+        (
+            json!({"session": {"type": "realtime", "audio": {"output": {"voice": "nobody"}}}}),
+            "invalid_value",
+        ),
+        (
+            json!({"session": {"type": "transcription", "instructions": "x"}}),
+            "unknown_parameter",
+        ),
+        (json!({"expires_after": 30}), "invalid_type"),
+        (
+            json!({"expires_after": {"anchor": "last_use"}}),
+            "invalid_value",
+        ),
+        (json!({"seconds": 30}), "unknown_parameter"),
+        (json!([]), "invalid_type"),
+    ] {
+        let (_, answer) = mint(body).await;
+        assert_eq!(answer.code(), (400, code));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_ids_come_back_from_header_and_query() {
+    let net = Net::new(keyed());
+    let target = "/v1/realtime?model=m&x-ms-client-request-id=from-query";
+    let name = "x-ms-client-request-id";
+    let answer = net.get(target, &[BEARER]).await;
+    assert_eq!(answer.header(name), Some("from-query"));
+    let answer = net.get(target, &[BEARER, (name, "from-header")]).await;
+    assert_eq!(answer.header(name), Some("from-header"));
 }

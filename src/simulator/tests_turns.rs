@@ -226,7 +226,8 @@ fn create_response_without_interrupt_collides() {
     let mut bench = Bench::started(Shape::Ga, tone(60_000));
     bench.update(detection(true, false));
     bench.send(json!({"type": "response.create"}));
-    let events = bench.append(&square(&[(3_000, 320), (0, 320)]));
+    bench.append(&square(&[(3_000, 320), (0, 320)]));
+    let events = bench.run(20);
     let error = &find(&events, "error")["error"];
     assert_eq!(error["code"], "conversation_already_has_active_response");
     assert!(

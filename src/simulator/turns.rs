@@ -12,6 +12,7 @@ use super::conversation::{Body, Item, Part, Role, text_tokens, user_audio_tokens
 use super::error::ApiError;
 use super::events::with;
 use super::options::ResponseOptions;
+use super::quirks::{BadInput, OddBytes};
 use super::schema::{TurnDetection, TurnMode};
 use super::session::{Session, SessionKind};
 use super::vad::{TICKS_PER_MS, VadEvent, VadSettings};
@@ -136,10 +137,19 @@ impl Session {
                 "at most 15 MiB of audio may be appended at once",
             ));
         }
-        let bytes = STANDARD
-            .decode(audio)
-            .map_err(|_| ApiError::invalid("audio", "expected base64-encoded audio"))?;
+        let Ok(bytes) = STANDARD.decode(audio) else {
+            return self.refuse_base64();
+        };
         let format = self.settings.input_format;
+        if format == WireFormat::Pcm16
+            && bytes.len() % 2 == 1
+            && self.config.quirks.odd_bytes == OddBytes::Reject
+        {
+            return Err(ApiError::invalid(
+                "audio",
+                "expected whole samples of 16 bits",
+            ));
+        }
         if self.input.rate != format.rate() {
             self.input.change_rate(format.rate());
         }
@@ -169,6 +179,21 @@ impl Session {
         }
         self.trim_input();
         Ok(())
+    }
+
+    fn refuse_base64(&mut self) -> Result<(), ApiError> {
+        let mut error = ApiError::invalid("audio", "expected base64-encoded audio");
+        let code = &self.config.quirks.bad_base64_code;
+        error.code = (!code.is_empty()).then(|| code.clone());
+        match self.config.quirks.bad_base64 {
+            BadInput::Error => Err(error),
+            BadInput::Ignore => Ok(()),
+            BadInput::Close => {
+                self.emit_error(&error, None);
+                self.close(1007, &error.close_reason());
+                Ok(())
+            }
+        }
     }
 
     fn vad_settings(&self) -> Option<VadSettings> {
@@ -230,6 +255,8 @@ impl Session {
     }
 
     fn speech_started(&mut self, onset: u64, now: Instant) {
+        // What a turn has already earned comes before what interrupts it.
+        self.answer_pending(now);
         self.idle = None;
         let start = onset.saturating_sub(self.prefix_ms() * TICKS_PER_MS);
         let item_id = self.source.id("item_");
@@ -252,7 +279,18 @@ impl Session {
         self.emit("input_audio_buffer.speech_stopped", &fields);
         let audio = self.input.take(turn.start, end);
         self.commit_item(turn.item_id, audio, now);
-        self.answer_turn(now);
+        let latency = &self.config.latency;
+        let wait = self
+            .source
+            .between(latency.created_min, latency.created_max);
+        self.answer_at = Some(now + wait);
+    }
+
+    /// Answers the turn that waits for it, if one does.
+    pub(super) fn answer_pending(&mut self, now: Instant) {
+        if self.answer_at.take().is_some() {
+            self.answer_turn(now);
+        }
     }
 
     fn answer_turn(&mut self, now: Instant) {
@@ -434,7 +472,7 @@ impl Session {
                 let fields = with(place, "transcript", text.into());
                 (
                     "completed",
-                    if self.first_preview {
+                    if self.facts.first_preview {
                         fields
                     } else {
                         with(fields, "usage", usage)

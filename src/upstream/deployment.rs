@@ -203,7 +203,13 @@ impl Deployment {
         };
         let scheme = if self.tls { "wss" } else { "ws" };
         let mut request = http::Request::new(());
-        if let Ok(uri) = format!("{scheme}://{}:{}{path}", self.host, self.port).parse::<Uri>() {
+        // An IPv6 address stands in brackets in a URL (RFC 3986, 3.2.2).
+        let host = if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        };
+        if let Ok(uri) = format!("{scheme}://{host}:{}{path}", self.port).parse::<Uri>() {
             *request.uri_mut() = uri;
         }
         let headers = request.headers_mut();
@@ -372,6 +378,11 @@ mod tests {
             "url = 'ws://127.0.0.1:8090'\nmodel = 'm'",
             false,
             "ws://127.0.0.1:8090/openai/v1/realtime?model=m",
+        );
+        check(
+            "url = 'ws://[::1]:8090'\nmodel = 'm'",
+            false,
+            "ws://[::1]:8090/openai/v1/realtime?model=m",
         );
     }
 
