@@ -12,174 +12,20 @@ use crate::media::GapFiller;
 
 use super::deadline::{Deadlines, Timer};
 use super::end_reason::EndReason;
-use super::event::{Digit, Mark, Speaker};
+use super::event::{Digit, Speaker};
 use super::heard::{Heard, Play};
+use super::input::Input;
 use super::model::{ModelCommand, ModelError, ModelEvent, ResponseStatus};
+use super::output::{Observation, Output};
 use super::policy::CallPolicy;
-use super::turn::{TurnClock, TurnLatency};
+use super::race::BenignRace;
+use super::turn::TurnClock;
 
 /// The name of the tool by which an agent hangs up.
 pub const HANG_UP_TOOL: &str = "hang_up";
 
 /// Keys that are told together at most: longer than any account or card number.
 const MAX_DIGITS: usize = 32;
-
-/// Something that happened.
-#[derive(Clone, Debug)]
-pub enum Input<'a> {
-    /// The dialect's first message came: formats and parameters are known.
-    CallerStarted,
-    /// So much audio came from the caller.
-    CallerAudio(Duration),
-    /// A key was pressed.
-    CallerDtmf(Digit),
-    /// A mark came back.
-    CallerMark(Mark),
-    /// An event came from the deployment.
-    Model(&'a ModelEvent<'a>),
-    /// Reply audio, accepted by [`Output::QueueReply`], now waits in the playout queue.
-    ReplyQueued {
-        /// Its item.
-        item_id: &'a str,
-        /// Its content part.
-        content_index: u32,
-        /// How long it is.
-        duration: Duration,
-        /// How many frames the queue became longer.
-        frames: usize,
-    },
-    /// The begun frame was completed with silence and lengthened the queue by so many frames.
-    ReplyPadded(usize),
-    /// A tool returned.
-    ToolFinished {
-        /// The function call that it answers.
-        call_id: String,
-        /// The result.
-        output: String,
-    },
-    /// A leg ended, or the shell cannot go on.
-    End(EndReason),
-}
-
-/// Something to do.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Output {
-    /// Send this to the deployment.
-    ToModel(ModelCommand),
-    /// Send on the caller audio that was just reported.
-    AppendAudio,
-    /// Send so much silence to the deployment.
-    AppendSilence(Duration),
-    /// Put the reply audio that was just reported into the playout queue, and say so by [`Input::ReplyQueued`].
-    QueueReply,
-    /// The reply is complete: pad its last frame, and say so by [`Input::ReplyPadded`].
-    PadReply,
-    /// Send the first frames of the playout queue to the caller, then the mark.
-    Play {
-        /// How many frames.
-        frames: usize,
-        /// A mark to send behind them.
-        mark: Option<Mark>,
-    },
-    /// Tell the caller to throw away what it has not played, then empty the playout queue.
-    Clear,
-    /// Tell the caller what was said; the words are in the event that was just reported.
-    Transcript(Speaker),
-    /// Run a tool, and report by [`Input::ToolFinished`].
-    RunTool {
-        /// Names the function call.
-        call_id: String,
-        /// The tool.
-        name: String,
-        /// Its arguments, a JSON text.
-        arguments: String,
-    },
-    /// Count this.
-    Observe(Observation),
-    /// Close both legs. Comes once, and nothing after it.
-    End(EndReason),
-}
-
-/// A fact for the metrics.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Observation {
-    /// The first reply frame left so long after the call was answered.
-    FirstAudio(Duration),
-    /// The first frame of an answer left.
-    Turn(TurnLatency),
-    /// The caller interrupted the reply when so much of it was unheard.
-    BargeIn {
-        /// Audio that was thrown away.
-        unheard: Duration,
-    },
-    /// A frame left so long after its deadline.
-    FrameLate(Duration),
-    /// The playout queue ran dry in the middle of a reply.
-    Underrun,
-    /// Silence was put in place of caller audio.
-    SilenceFilled(Duration),
-    /// Caller audio was dropped, being too far ahead of real time.
-    CallerAudioDropped(Duration),
-    /// A race that the protocol makes unavoidable was lost, without harm.
-    BenignRace(BenignRace),
-    /// A failed response was asked for again.
-    ResponseRetried,
-}
-
-/// Errors that the deployment reports although nothing went wrong (protocol reference 8).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum BenignRace {
-    /// Our `response.create` crossed a response that the deployment began by itself.
-    ActiveResponse,
-    /// Our `response.cancel` crossed the response's end.
-    NothingToCancel,
-    /// The item to be truncated or deleted was gone, had no audio yet, or less than we had.
-    StaleTruncate,
-    /// A commit crossed the deployment's own.
-    EmptyCommit,
-}
-
-impl BenignRace {
-    /// The metric label.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ActiveResponse => "active_response",
-            Self::NothingToCancel => "nothing_to_cancel",
-            Self::StaleTruncate => "stale_truncate",
-            Self::EmptyCommit => "empty_commit",
-        }
-    }
-
-    fn of(error: &ModelError<'_>) -> Option<Self> {
-        let Some(code) = error.code else {
-            return Self::of_message(error.message);
-        };
-        match code {
-            "conversation_already_has_active_response" => Some(Self::ActiveResponse),
-            "response_cancel_not_active" => Some(Self::NothingToCancel),
-            "invalid_value" if error.event_id.is_some() && !error.answers("truncate") => None,
-            "unsupported_content_type"
-            | "invalid_value"
-            | "item_truncate_invalid_item_id"
-            | "item_delete_invalid_item_id" => Some(Self::StaleTruncate),
-            "input_audio_buffer_commit_empty" => Some(Self::EmptyCommit),
-            _ => None,
-        }
-    }
-
-    /// Deployments of 2024 send these errors without a code (protocol reference 3.4).
-    fn of_message(message: &str) -> Option<Self> {
-        const MESSAGES: [(&str, BenignRace); 4] = [
-            ("already has an active response", BenignRace::ActiveResponse),
-            ("no active response found", BenignRace::NothingToCancel),
-            ("Only model output audio", BenignRace::StaleTruncate),
-            ("is already shorter than", BenignRace::StaleTruncate),
-        ];
-        let known = |(part, _): &&(&str, Self)| message.contains(part);
-        MESSAGES.iter().find(known).map(|(_, race)| *race)
-    }
-}
 
 /// Where the call stands as a whole.
 #[derive(Debug, PartialEq, Eq)]

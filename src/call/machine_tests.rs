@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::event::{Digit, Mark};
-use super::machine::{Call, Input, Observation, Output};
+use super::input::Input;
+use super::machine::Call;
 use super::model::{ModelCommand, ModelError, ModelEvent, RateLimits, ResponseStatus, Usage};
+use super::output::{Observation, Output};
 use super::policy::{CallPolicy, CallTimeouts, DtmfPolicy, Terminator, TurnPolicy};
 use super::{BenignRace, EndReason, HANG_UP_TOOL};
 use crate::media::GapSettings;

@@ -8,18 +8,24 @@ mod deadline;
 mod end_reason;
 mod event;
 mod heard;
+mod input;
 mod machine;
 #[cfg(test)]
 mod machine_tests;
 mod model;
+mod output;
 mod policy;
+mod race;
 mod turn;
 
 pub use end_reason::{EndReason, Side};
 pub use event::{CallInfo, CallerCommand, CallerEvent, Digit, Mark, Speaker};
-pub use machine::{BenignRace, Call, HANG_UP_TOOL, Input, Observation, Output};
+pub use input::Input;
+pub use machine::{Call, HANG_UP_TOOL};
 pub use model::{
     ModelCommand, ModelError, ModelEvent, RateLimit, RateLimits, ResponseStatus, Usage,
 };
+pub use output::{Observation, Output};
 pub use policy::{CallPolicy, CallTimeouts, DtmfPolicy, Terminator, TurnPolicy};
+pub use race::BenignRace;
 pub use turn::TurnLatency;

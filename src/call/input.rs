@@ -1,0 +1,46 @@
+//! What the call core is told.
+
+use std::time::Duration;
+
+use super::end_reason::EndReason;
+use super::event::{Digit, Mark};
+use super::model::ModelEvent;
+#[cfg(doc)]
+use super::output::Output;
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// The dialect's first message came: formats and parameters are known.
+    CallerStarted,
+    /// So much audio came from the caller.
+    CallerAudio(Duration),
+    /// A key was pressed.
+    CallerDtmf(Digit),
+    /// A mark came back.
+    CallerMark(Mark),
+    /// An event came from the deployment.
+    Model(&'a ModelEvent<'a>),
+    /// Reply audio, accepted by [`Output::QueueReply`], now waits in the playout queue.
+    ReplyQueued {
+        /// Its item.
+        item_id: &'a str,
+        /// Its content part.
+        content_index: u32,
+        /// How long it is.
+        duration: Duration,
+        /// How many frames the queue became longer.
+        frames: usize,
+    },
+    /// The begun frame was completed with silence and lengthened the queue by so many frames.
+    ReplyPadded(usize),
+    /// A tool returned.
+    ToolFinished {
+        /// The function call that it answers.
+        call_id: String,
+        /// The result.
+        output: String,
+    },
+    /// A leg ended, or the shell cannot go on.
+    End(EndReason),
+}
