@@ -3,6 +3,7 @@
 //! It owns both legs, the call core, the audio path and one timer, and is one loop: wait for whatever
 //! happens, tell the core, do what the core says. Nothing in it waits for one leg alone.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -89,6 +90,7 @@ impl ConductedCall {
             decoder: Decoder::new(),
             ledger,
             formats: None,
+            parameters: Arc::default(),
             n_commands: 0,
             configured_at: None,
             clearing: false,
@@ -121,6 +123,8 @@ struct Conduct {
     /// Known once the caller has begun.
     media: Option<MediaPath>,
     formats: Option<SessionFormats>,
+    /// What the caller attached to the call, for the agent's tools.
+    parameters: Arc<BTreeMap<String, String>>,
     decoder: Decoder,
     tools: ToolRunner,
     running_tools: JoinSet<ToolResult>,
@@ -303,6 +307,7 @@ impl Conduct {
                 return self.bad_input(&DialectError::UnsupportedFormat);
             }
         }
+        self.parameters = Arc::new(info.parameters.clone());
         self.formats = Some(SessionFormats {
             input: session_format(info.input, audio),
             output: session_format(info.output, audio),
@@ -481,6 +486,7 @@ impl Conduct {
                     call_id,
                     name,
                     arguments,
+                    parameters: Arc::clone(&self.parameters),
                 };
                 self.tools.start(&mut self.running_tools, webhook, call);
             }

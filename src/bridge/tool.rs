@@ -1,5 +1,6 @@
 //! Tools of an agent: each is a webhook that answers with a text.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookConfig {
-    /// Is sent a POST with `{"call_id", "tool", "arguments"}` and answers with the result.
+    /// Is sent a POST with `{"call_id", "tool", "arguments", "parameters"}` and answers with the result.
     #[serde(with = "uri")]
     pub url: http::Uri,
     /// How long it may take; the caller hears nothing meanwhile.
@@ -90,6 +91,8 @@ pub(super) struct ToolCall {
     pub(super) name: String,
     /// A JSON text.
     pub(super) arguments: String,
+    /// What the caller attached to the call.
+    pub(super) parameters: Arc<BTreeMap<String, String>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -173,7 +176,12 @@ async fn post(
 ) -> Result<String, ToolError> {
     let arguments = serde_json::from_str::<serde_json::Value>(&call.arguments)
         .unwrap_or_else(|_| serde_json::Value::String(call.arguments.clone()));
-    let body = serde_json::json!({"call_id": call.call, "tool": call.name, "arguments": arguments});
+    let body = serde_json::json!({
+        "call_id": call.call,
+        "tool": call.name,
+        "arguments": arguments,
+        "parameters": *call.parameters,
+    });
     let request = Request::post(webhook.url.clone())
         .header("content-type", "application/json")
         .body(Full::from(body.to_string()))

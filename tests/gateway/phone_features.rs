@@ -236,7 +236,7 @@ async fn check_tool(path: &str, outcome: &str) -> (String, Vec<Value>) {
     let simulator = "[transcription]\ntexts = ['call weather', 'thank you']";
     let world = World::with_config(&config(&agent), simulator);
     let acts = [Act::Say(speech::hours()), reply(), Act::HangUp];
-    let (report, record) = call(&world, &phone("a", acts)).await;
+    let (report, record) = call(&world, &phone("a", acts).parameter("plan", "gold")).await;
     assert_scripted(&report);
     assert_eq!(record.errors.len(), 0, "{:?}", record.errors);
     assert_eq!(record.responses.len(), 2, "{:?}", record.responses);
@@ -253,6 +253,7 @@ async fn a_tool_answers_by_webhook() {
     assert_eq!(asked.len(), 1);
     assert_eq!(asked[0]["tool"], "weather");
     assert_eq!(asked[0]["arguments"], json!({}));
+    assert_eq!(asked[0]["parameters"], json!({"plan": "gold"}));
     assert!(
         asked[0]["call_id"]
             .as_str()
