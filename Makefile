@@ -1,6 +1,7 @@
 # Two commands are all that a machine with a Rust toolchain needs; each first installs what is missing and says so.
 
 CARGO ?= cargo
+MAKEFLAGS += --no-print-directory
 # Passed to `trunkline demo`, for example: make demo ARGS=--once. Only what it says goes to standard output.
 ARGS ?=
 
