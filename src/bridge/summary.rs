@@ -175,6 +175,7 @@ impl Ledger {
             } => {
                 self.metrics.response(status.name());
                 if let Some(code) = error_code {
+                    tracing::warn!(code, "a response failed");
                     self.metrics.upstream_error(code);
                 }
                 self.usage(usage);

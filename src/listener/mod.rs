@@ -26,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::bridge::{CallPermit, Calls, ToolRunner};
-use crate::ingress::upgrade::Upgrade;
+use crate::ingress::upgrade::{self, Upgrade};
 use crate::ingress::{ErrorStyle, FrontDoor, Refusal};
 use crate::telemetry::Metrics;
 use crate::transport::Transport;
 use crate::upstream::{DialError, Dialer};
 
-use answer::{Answer, name, refuse, text};
+use answer::{Answer, name, refuse, refuse_upgrade, text};
 
 pub use config::{ListenerConfig, TwilioConfig, is_origin};
 pub use routes::Routes;
@@ -247,6 +247,33 @@ impl Gateway {
                 Err(Refusal::origin_refused())
             }
             Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Checks what every WebSocket's request must be, whatever is spoken there.
+    ///
+    /// # Errors
+    ///
+    /// The answer to give instead, counted.
+    fn check_upgrade(
+        &self,
+        route: &'static str,
+        request: &Request<Body>,
+        style: ErrorStyle,
+    ) -> Result<Upgrade, Box<Answer>> {
+        let checked = upgrade::check(
+            request.method(),
+            request.version(),
+            request.uri(),
+            request.headers(),
+        );
+        let upgrade = checked.map_err(|error| {
+            self.metrics.refused(route, error.name());
+            Box::new(refuse_upgrade(error, style))
+        })?;
+        match self.check_origin(&upgrade) {
+            Ok(()) => Ok(upgrade),
+            Err(refusal) => Err(Box::new(self.refused(route, &refusal, style))),
         }
     }
 

@@ -10,10 +10,10 @@ use tracing::Instrument;
 use crate::bridge::ConductedCall;
 use crate::ingress::{
     Credential, Dialect, ErrorStyle, Refusal, RejectReason, VoiceWebhook, twiml_connect,
-    twiml_reject, upgrade,
+    twiml_reject,
 };
 
-use super::answer::{Answer, refuse_upgrade, switch, xml};
+use super::answer::{Answer, switch, xml};
 use super::socket::SocketSizes;
 use super::{Gateway, dial_refusal, socket};
 
@@ -40,21 +40,10 @@ impl Gateway {
             return self.refused(dialect, &Refusal::not_found(), STYLE);
         };
         let name = dialect.name();
-        let upgrade = match upgrade::check(
-            request.method(),
-            request.version(),
-            request.uri(),
-            request.headers(),
-        ) {
+        let upgrade = match self.check_upgrade(name, &request, STYLE) {
             Ok(upgrade) => upgrade,
-            Err(error) => {
-                self.metrics().refused(name, error.name());
-                return refuse_upgrade(error, STYLE);
-            }
+            Err(answer) => return *answer,
         };
-        if let Err(refusal) = self.check_origin(&upgrade) {
-            return self.refused(name, &refusal, STYLE);
-        }
         let credential = Credential::find(request.uri().query(), request.headers());
         let prepared = match credential {
             Ok(credential) => {

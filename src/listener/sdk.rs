@@ -7,11 +7,11 @@ use hyper::body::Incoming as Body;
 use tracing::Instrument;
 
 use crate::bridge::{CallPermit, REALTIME, RelayedCall};
-use crate::ingress::{Credential, FrontDoor, RealtimeRequest, Refusal, upgrade};
+use crate::ingress::{FrontDoor, RealtimeRequest, Refusal};
 use crate::realtime::Shape;
 use crate::upstream::{Deployment, ModelLeg};
 
-use super::answer::{Answer, refuse_upgrade, switch};
+use super::answer::{Answer, switch};
 use super::socket::SocketSizes;
 use super::{Gateway, dial_refusal, socket};
 
@@ -37,27 +37,15 @@ impl Gateway {
             Ok(asked) => asked,
             Err(refusal) => return self.refused(REALTIME, &refusal, style),
         };
-        let upgrade = match upgrade::check(
-            request.method(),
-            request.version(),
-            request.uri(),
-            request.headers(),
-        ) {
+        let upgrade = match self.check_upgrade(REALTIME, &request, style) {
             Ok(upgrade) => upgrade,
-            Err(error) => {
-                self.metrics().refused(REALTIME, error.name());
-                return refuse_upgrade(error, style);
-            }
+            Err(answer) => return *answer,
         };
-        if let Err(refusal) = self.check_origin(&upgrade) {
-            return self.refused(REALTIME, &refusal, style);
-        }
-        let (permit, deployment, model) = match self.prepare_sdk(call_id, &asked).await {
+        let (shape, permit, deployment, model) = match self.prepare_sdk(call_id, &asked).await {
             Ok(prepared) => prepared,
             Err(refusal) => return self.refused(REALTIME, &refusal, style),
         };
         let on_upgrade = hyper::upgrade::on(&mut request);
-        let shape = self.caller_shape(&asked);
         let sizes = SocketSizes {
             max_message: MAX_MESSAGE,
             max_unsent: MAX_UNSENT,
@@ -90,19 +78,11 @@ impl Gateway {
         answer
     }
 
-    /// What the caller speaks, which for some tenants is not what its URL says.
-    fn caller_shape(&self, asked: &RealtimeRequest) -> Shape {
-        let key = asked.credential.as_ref().map(Credential::secret);
-        self.routes.keys.tenant(key).map_or(asked.shape, |tenant| {
-            self.routes.caller_shape(tenant, asked.shape)
-        })
-    }
-
     async fn prepare_sdk(
         &self,
         call_id: &str,
         asked: &RealtimeRequest,
-    ) -> Result<(CallPermit, Arc<Deployment>, ModelLeg), Refusal> {
+    ) -> Result<(Shape, CallPermit, Arc<Deployment>, ModelLeg), Refusal> {
         let key = asked
             .credential
             .as_ref()
@@ -112,6 +92,8 @@ impl Gateway {
             .keys
             .tenant(key)
             .ok_or_else(Refusal::unauthorized)?;
+        // What some tenants' clients speak is not what their URL says.
+        let shape = self.routes.caller_shape(tenant, asked.shape);
         let deployment = self.routes.for_model(tenant, asked.model.as_deref())?;
         let permit = self.admit()?;
         let model = self
@@ -122,6 +104,6 @@ impl Gateway {
                 tracing::warn!(%error, call_id, "no session for a call");
                 dial_refusal(&error)
             })?;
-        Ok((permit, deployment, model))
+        Ok((shape, permit, deployment, model))
     }
 }
