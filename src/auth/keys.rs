@@ -55,7 +55,7 @@ type Hash = [u8; 32];
 
 /// All keys of the gateway.
 #[derive(Clone, Debug)]
-pub struct KeyRing {
+pub(super) struct KeyRing {
     mode: AuthMode,
     keys: Vec<(Hash, String)>,
 }
@@ -66,7 +66,7 @@ impl KeyRing {
     /// # Errors
     ///
     /// If a hash is no SHA-256, or keys are asked for and none is there.
-    pub fn new(config: &AuthConfig) -> Result<Self, AuthError> {
+    pub(super) fn new(config: &AuthConfig) -> Result<Self, AuthError> {
         let keys = config
             .keys
             .iter()
@@ -87,15 +87,14 @@ impl KeyRing {
         })
     }
 
-    /// The tenant whose key this is, if any; everybody is [`TENANT_WITHOUT_AUTH`] where authentication is off.
-    ///
-    /// Takes the same time for every key of one length, known or not.
-    #[must_use]
-    pub fn tenant(&self, key: Option<&str>) -> Option<&str> {
-        if self.mode == AuthMode::None {
-            return Some(TENANT_WITHOUT_AUTH);
-        }
-        let hash: Hash = Sha256::digest(key?.as_bytes()).into();
+    /// Whether nobody needs a key.
+    pub(super) fn is_off(&self) -> bool {
+        self.mode == AuthMode::None
+    }
+
+    /// The tenant whose key this is, if any. Takes the same time for every key of one length, known or not.
+    pub(super) fn tenant(&self, key: &str) -> Option<&str> {
+        let hash: Hash = Sha256::digest(key.as_bytes()).into();
         let mut found = Choice::from(0);
         let mut at = 0u64;
         for (n, (known, _)) in self.keys.iter().enumerate() {
@@ -156,11 +155,10 @@ mod tests {
             ("bolt", &hash_key("k2").to_uppercase()),
         ])
         .expect("good");
-        assert_eq!(ring.tenant(Some("k1")), Some("acme"));
-        assert_eq!(ring.tenant(Some("k2")), Some("bolt"));
-        assert_eq!(ring.tenant(Some("k3")), None);
-        assert_eq!(ring.tenant(Some("")), None);
-        assert_eq!(ring.tenant(None), None);
+        assert_eq!(ring.tenant("k1"), Some("acme"));
+        assert_eq!(ring.tenant("k2"), Some("bolt"));
+        assert_eq!(ring.tenant("k3"), None);
+        assert_eq!(ring.tenant(""), None);
     }
 
     #[test]
@@ -173,15 +171,5 @@ mod tests {
                 "{bad}"
             );
         }
-    }
-
-    #[test]
-    fn without_authentication_all_are_one_tenant() {
-        let ring = KeyRing::new(&AuthConfig {
-            mode: AuthMode::None,
-            keys: Vec::new(),
-        })
-        .expect("good");
-        assert_eq!(ring.tenant(None), Some(TENANT_WITHOUT_AUTH));
     }
 }

@@ -1,7 +1,7 @@
 //! Who a caller is. Pure decisions; knows neither sockets nor what the caller wants.
 
+mod authenticator;
 mod keys;
 
-pub use keys::{
-    AuthConfig, AuthError, AuthMode, KeyConfig, KeyRing, TENANT_WITHOUT_AUTH, hash_key,
-};
+pub use authenticator::{Authenticator, Denied, Identity, Shown};
+pub use keys::{AuthConfig, AuthError, AuthMode, KeyConfig, TENANT_WITHOUT_AUTH, hash_key};

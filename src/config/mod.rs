@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::auth::{AuthConfig, AuthMode, KeyRing};
+use crate::auth::{AuthConfig, AuthMode, Authenticator};
 use crate::bridge::{Agent, AgentConfig};
 use crate::listener::{ListenerConfig, Routes, TwilioConfig, is_origin};
 use crate::realtime::Shape;
@@ -194,7 +194,7 @@ impl Config {
         };
         let deployments = self.build_deployments(&mut mistakes);
         let agents = self.build_agents(&mut mistakes);
-        let keys = self.build_keys(&mut mistakes);
+        let auth = self.build_auth(&mut mistakes);
         self.check_models(&mut mistakes);
         self.check_listeners(&mut mistakes);
         if let Some(agent) = &self.twilio.agent
@@ -202,12 +202,12 @@ impl Config {
         {
             mistakes.add(&["twilio", "agent"], format!("there is no agent {agent}"));
         }
-        match keys {
-            Some(keys) if mistakes.found.is_empty() => Ok(Routes {
+        match auth {
+            Some(auth) if mistakes.found.is_empty() => Ok(Routes {
                 deployments,
                 models: self.models.clone(),
                 agents,
-                keys,
+                auth,
                 allowed_models: self
                     .tenants
                     .iter()
@@ -266,7 +266,7 @@ impl Config {
         built
     }
 
-    fn build_keys(&self, mistakes: &mut Mistakes<'_>) -> Option<KeyRing> {
+    fn build_auth(&self, mistakes: &mut Mistakes<'_>) -> Option<Authenticator> {
         let address = self.listener.address;
         if self.auth.mode == AuthMode::None && !address.ip().is_loopback() {
             let problem = format!(
@@ -283,7 +283,7 @@ impl Config {
                 mistakes.add(&["auth", "keys"], problem);
             }
         }
-        KeyRing::new(&self.auth)
+        Authenticator::new(&self.auth)
             .map_err(|error| mistakes.add(&["auth", "keys"], error.to_string()))
             .ok()
     }

@@ -25,9 +25,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::{Identity, Shown};
 use crate::bridge::{CallPermit, Calls, ToolRunner};
 use crate::ingress::upgrade::{self, Upgrade};
-use crate::ingress::{ErrorStyle, FrontDoor, Refusal};
+use crate::ingress::{Credential, ErrorStyle, FrontDoor, Refusal};
 use crate::telemetry::Metrics;
 use crate::transport::Transport;
 use crate::upstream::{DialError, Dialer};
@@ -275,6 +276,25 @@ impl Gateway {
             Ok(()) => Ok(upgrade),
             Err(refusal) => Err(Box::new(self.refused(route, &refusal, style))),
         }
+    }
+
+    /// Who a caller is.
+    ///
+    /// # Errors
+    ///
+    /// The same refusal whatever is wrong with the credential; what it was is counted.
+    async fn identify(
+        &self,
+        route: &'static str,
+        credential: Option<&Credential>,
+    ) -> Result<Identity, Refusal> {
+        let shown = Shown {
+            secret: credential.map(Credential::secret),
+        };
+        self.routes.auth.identify(shown).await.map_err(|denied| {
+            self.metrics.denied(route, denied.name());
+            Refusal::unauthorized()
+        })
     }
 
     fn refused(&self, route: &'static str, refusal: &Refusal, style: ErrorStyle) -> Answer {

@@ -81,12 +81,8 @@ impl Gateway {
         agent: &str,
         credential: Option<&Credential>,
     ) -> Result<ConductedCall, Refusal> {
-        let tenant = self
-            .routes
-            .keys
-            .tenant(credential.map(Credential::secret))
-            .ok_or_else(Refusal::unauthorized)?;
-        let (agent, deployment) = self.routes.for_agent(tenant, agent)?;
+        let identity = self.identify(dialect.name(), credential).await?;
+        let (agent, deployment) = self.routes.for_agent(&identity.tenant, agent)?;
         let permit = self.admit()?;
         let model = self
             .dialer

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::auth::KeyRing;
+use crate::auth::Authenticator;
 use crate::bridge::Agent;
 use crate::ingress::Refusal;
 use crate::realtime::Shape;
@@ -21,7 +21,7 @@ pub struct Routes {
     /// By name.
     pub agents: BTreeMap<String, Arc<Agent>>,
     /// Who may call.
-    pub keys: KeyRing,
+    pub auth: Authenticator,
     /// Deployments or aliases that a tenant's SDK callers may use; a tenant without any may use all.
     pub allowed_models: BTreeMap<String, Vec<String>>,
     /// Agents that a tenant's phones may reach; a tenant without any may reach all.

@@ -83,15 +83,8 @@ impl Gateway {
         call_id: &str,
         asked: &RealtimeRequest,
     ) -> Result<(Shape, CallPermit, Arc<Deployment>, ModelLeg), Refusal> {
-        let key = asked
-            .credential
-            .as_ref()
-            .map(|credential| credential.secret());
-        let tenant = self
-            .routes
-            .keys
-            .tenant(key)
-            .ok_or_else(Refusal::unauthorized)?;
+        let identity = self.identify(REALTIME, asked.credential.as_ref()).await?;
+        let tenant = identity.tenant.as_str();
         // What some tenants' clients speak is not what their URL says.
         let shape = self.routes.caller_shape(tenant, asked.shape);
         let deployment = self.routes.for_model(tenant, asked.model.as_deref())?;

@@ -151,6 +151,7 @@ pub struct Metrics {
     calls: IntCounterVec,
     active: IntGaugeVec,
     refused: IntCounterVec,
+    denied: IntCounterVec,
     bad_input: IntCounterVec,
     ignored: IntCounterVec,
     setup: HistogramVec,
@@ -208,6 +209,12 @@ impl Metrics {
                 r,
                 "trunkline_calls_refused_total",
                 "Callers that were refused before the upgrade.",
+                &["route", "reason"],
+            ),
+            denied: counters(
+                r,
+                "trunkline_auth_denied_total",
+                "Callers that showed nothing by which they may come in, by what was wrong with it.",
                 &["route", "reason"],
             ),
             bad_input: counters(
@@ -415,6 +422,11 @@ impl Metrics {
     /// A caller was refused on that route before the upgrade.
     pub fn refused(&self, route: &str, reason: &str) {
         self.refused.with_label_values(&[route, reason]).inc();
+    }
+
+    /// What a caller showed on that route is not good; the reason is told to nobody but the operator.
+    pub fn denied(&self, route: &str, reason: &str) {
+        self.denied.with_label_values(&[route, reason]).inc();
     }
 
     /// A model leg could not be set up.
