@@ -610,7 +610,7 @@ mod tests {
             max_message: 1 << 20,
             ..LIMITS
         });
-        let mut scan = |meter: &mut FrameMeter, bytes: &[u8], at| {
+        let scan = |meter: &mut FrameMeter, bytes: &[u8], at| {
             meter.scan(bytes, begin + at * second).expect("no fault");
             meter.deadline().map(|at| (at - begin).as_millis())
         };
