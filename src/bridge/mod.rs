@@ -8,6 +8,7 @@ mod conduct;
 mod leg;
 mod legs;
 mod media_path;
+mod opening;
 mod registry;
 mod relay;
 mod summary;
@@ -18,6 +19,7 @@ use crate::upstream::{Decoded, Decoder};
 
 pub use agent::{Agent, AgentConfig, AgentError, PlayoutConfig};
 pub use conduct::ConductedCall;
+pub use opening::{OpenError, OpenedSession, TenantPolicy};
 pub use registry::{CallPermit, Calls};
 pub use relay::{REALTIME, RelayedCall};
 pub use summary::{CallSummary, MAX_TURNS, Share};

@@ -6,10 +6,10 @@ use http::Request;
 use hyper::body::Incoming as Body;
 use tracing::Instrument;
 
-use crate::bridge::{CallPermit, REALTIME, RelayedCall};
+use crate::bridge::{CallPermit, OpenError, OpenedSession, REALTIME, RelayedCall};
 use crate::ingress::{FrontDoor, RealtimeRequest, Refusal};
 use crate::realtime::Shape;
-use crate::upstream::{Deployment, ModelLeg};
+use crate::upstream::Deployment;
 
 use super::answer::{Answer, switch};
 use super::socket::SocketSizes;
@@ -41,7 +41,7 @@ impl Gateway {
             Ok(upgrade) => upgrade,
             Err(answer) => return *answer,
         };
-        let (shape, permit, deployment, model) = match self.prepare_sdk(call_id, &asked).await {
+        let (shape, permit, deployment, session) = match self.prepare_sdk(call_id, &asked).await {
             Ok(prepared) => prepared,
             Err(refusal) => return self.refused(REALTIME, &refusal, style),
         };
@@ -65,7 +65,7 @@ impl Gateway {
                     call_id,
                     shape,
                     first_preview: asked.first_preview,
-                    model,
+                    session,
                     deployment,
                     metrics,
                     calls,
@@ -82,21 +82,30 @@ impl Gateway {
         &self,
         call_id: &str,
         asked: &RealtimeRequest,
-    ) -> Result<(Shape, CallPermit, Arc<Deployment>, ModelLeg), Refusal> {
+    ) -> Result<(Shape, CallPermit, Arc<Deployment>, OpenedSession), Refusal> {
         let identity = self.identify(REALTIME, asked.credential.as_ref()).await?;
         let tenant = identity.tenant.as_str();
         // What some tenants' clients speak is not what their URL says.
         let shape = self.routes.caller_shape(tenant, asked.shape);
         let deployment = self.routes.for_model(tenant, asked.model.as_deref())?;
         let permit = self.admit()?;
-        let model = self
-            .dialer
-            .dial(&deployment, asked.transcription)
-            .await
-            .map_err(|error| {
-                tracing::warn!(%error, call_id, "no session for a call");
-                dial_refusal(&error)
-            })?;
-        Ok((shape, permit, deployment, model))
+        let policy = self.routes.session_policy(tenant);
+        // Nobody's key has settings attached to it yet.
+        let preset = None;
+        let opened = OpenedSession::open(
+            &self.dialer,
+            &deployment,
+            asked.transcription,
+            policy,
+            preset,
+        );
+        let session = opened.await.map_err(|error| {
+            tracing::warn!(%error, call_id, "no session for a call");
+            match error {
+                OpenError::Preset(error) => Refusal::new(403, "session_refused", error.message),
+                OpenError::Dial(error) => dial_refusal(&error),
+            }
+        })?;
+        Ok((shape, permit, deployment, session))
     }
 }

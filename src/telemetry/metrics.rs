@@ -154,6 +154,7 @@ pub struct Metrics {
     denied: IntCounterVec,
     bad_input: IntCounterVec,
     ignored: IntCounterVec,
+    policy_refused: IntCounterVec,
     setup: HistogramVec,
     turn: HistogramVec,
     turn_model: HistogramVec,
@@ -228,6 +229,12 @@ impl Metrics {
                 "trunkline_ignored_messages_total",
                 "Caller messages that were well formed and had no effect, counted when the call ends.",
                 &["dialect", "kind"],
+            ),
+            policy_refused: counters(
+                r,
+                "trunkline_policy_refused_total",
+                "Events of SDK callers that their tenant's session policy kept from the deployment.",
+                &["tenant", "rule"],
             ),
             setup: histograms(
                 r,
@@ -540,6 +547,14 @@ impl CallMetrics {
         self.all
             .bad_input
             .with_label_values(&[&self.dialect, reason])
+            .inc();
+    }
+
+    /// An event of a caller of that configured tenant broke that rule of its policy, a closed name.
+    pub fn policy_refused(&self, tenant: &str, rule: &str) {
+        self.all
+            .policy_refused
+            .with_label_values(&[tenant, rule])
             .inc();
     }
 
