@@ -696,7 +696,7 @@ fn assert_harmless_item(item: &Value) {
 
 /// Member names that matter, and some that do not.
 fn name() -> impl Strategy<Value = String> {
-    let names = [
+    const NAMES: &[&str] = &[
         "instructions",
         "voice",
         "audio",
@@ -730,11 +730,11 @@ fn name() -> impl Strategy<Value = String> {
         "conversation",
         "call_id",
     ];
-    prop::sample::select(&names[..]).prop_map(str::to_owned)
+    prop::sample::select(NAMES).prop_map(str::to_owned)
 }
 
 fn value() -> impl Strategy<Value = Value> {
-    let texts = [
+    const TEXTS: &[&str] = &[
         "marin",
         "alloy",
         "inf",
@@ -759,7 +759,7 @@ fn value() -> impl Strategy<Value = Value> {
         PREFIX,
     ];
     let leaf = prop_oneof![
-        6 => prop::sample::select(&texts[..]).prop_map(Value::from),
+        6 => prop::sample::select(TEXTS).prop_map(Value::from),
         1 => Just(Value::Null),
         1 => (0..5000_i64).prop_map(Value::from),
         1 => Just(json!({"type": "message", "role": "user"})),
@@ -793,10 +793,10 @@ fn settings() -> impl Strategy<Value = Value> {
         value(),
         0..4,
     );
-    let any = prop::collection::btree_map(name(), value(), 0..3);
-    (good, any, any::<bool>()).prop_map(|(mut good, any, mix)| {
+    let rest = prop::collection::btree_map(name(), value(), 0..3);
+    (good, rest, any::<bool>()).prop_map(|(mut good, rest, mix)| {
         if mix {
-            good.extend(any);
+            good.extend(rest);
         }
         Value::Object(good.into_iter().collect())
     })
