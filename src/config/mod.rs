@@ -474,6 +474,23 @@ deployment = "east"
     }
 
     #[test]
+    fn the_commented_session_policy_of_the_example_is_a_good_one() {
+        let example = include_str!("../../deploy/trunkline.toml");
+        let (_, rest) = example
+            .split_once("# [tenants.acme.session]")
+            .expect("an example");
+        let (policy, _) = rest.split_once("\n\n").expect("an end");
+        let settings = policy
+            .lines()
+            .filter_map(|line| line.strip_prefix("# "))
+            .filter(|line| line.starts_with('[') || line.contains(" = "));
+        let settings: Vec<&str> = settings.collect();
+        assert_eq!(settings.len(), 13, "{settings:?}");
+        let text = settings.join("\n");
+        check(&format!("{GOOD}[tenants.acme.session]\n{text}\n"), &[]);
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_lines() {
         check("[deployments.east]\nurl = 5\n", &["line 2: invalid type"]);
         check("[listner]\n", &["line 1: unknown field `listner`"]);

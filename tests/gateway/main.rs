@@ -14,6 +14,7 @@ mod harness;
 mod leaks;
 mod network;
 mod phone_features;
+mod policy;
 mod refusals;
 mod relay;
 mod speech;
