@@ -1,19 +1,73 @@
 //! Decides who a caller is by whatever it shows.
 
-use super::keys::{AuthConfig, AuthError, KeyRing, TENANT_WITHOUT_AUTH};
+use std::sync::Arc;
+use std::time::Duration;
 
-/// What a request shows of who sent it.
-#[derive(Clone, Copy)]
+use secrecy::SecretString;
+
+use super::clock::{Clock, Now};
+use super::config::{AuthConfig, AuthError};
+use super::ephemeral::{self, EphemeralKey, EphemeralKeys, EphemeralSession};
+use super::keys::{KeyRing, NoKey};
+use super::one_time::{InProcess, OneTimeIds, UseError};
+use super::provider::{ProviderScheme, SignedRequest};
+use super::ticket::{self, BadTicket, OneTimeId, Ticket, TicketSigner};
+
+/// The tenant of all callers where authentication is off.
+pub const TENANT_WITHOUT_AUTH: &str = "default";
+
+/// What a request shows of who sent it. All of it must be good, and of one tenant.
+#[derive(Clone, Copy, Default)]
 pub struct Shown<'a> {
-    /// The key or token, whichever carrier it came in. Never to be logged.
+    /// The key, token or ticket, whichever carrier it came in. Never to be logged.
     pub secret: Option<&'a str>,
+    /// A ticket in the path, besides. Never to be logged.
+    pub ticket: Option<&'a str>,
+    /// The request, where a provider may have signed it.
+    pub signed: Option<SignedRequest<'a>>,
+}
+
+/// What a caller wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose<'a> {
+    /// A call by this dialect to this agent; in the dialect `realtime` to this model, if it names one.
+    Call {
+        /// The dialect's name.
+        dialect: &'a str,
+        /// The agent or model.
+        agent: Option<&'a str>,
+    },
+    /// To be told where to connect a call that comes by this dialect.
+    Webhook {
+        /// The dialect's name.
+        dialect: &'a str,
+    },
+    /// Tickets or keys for others. What is short-lived itself does not give that.
+    Mint,
 }
 
 /// Who a caller is, once that is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// Whose caller it is.
     pub tenant: String,
+    /// What it may open, if it showed an ephemeral key.
+    pub session: Option<Arc<EphemeralSession>>,
+    /// The only agent or model that it may reach, if it showed a ticket.
+    pub agent: Option<String>,
+    /// What [`Authenticator::use_up`] marks as used, with its end in Unix seconds.
+    one_time: Option<(OneTimeId, u64)>,
+}
+
+impl Identity {
+    /// A caller of this tenant, of whom nothing else is known.
+    #[must_use]
+    pub fn of(tenant: impl Into<String>) -> Self {
+        Self {
+            tenant: tenant.into(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Why a caller is not let in. For metrics and logs; the caller is told only that it is not.
@@ -25,6 +79,24 @@ pub enum Denied {
     /// Nobody has that key.
     #[error("unknown key")]
     UnknownKey,
+    /// A key or ticket that was good once.
+    #[error("expired")]
+    Expired,
+    /// Nothing that we have signed.
+    #[error("bad ticket")]
+    BadTicket,
+    /// A good ticket or ephemeral key, for something else.
+    #[error("shown where it is not for")]
+    Misplaced,
+    /// A ticket that was used before.
+    #[error("ticket used twice")]
+    Replayed,
+    /// A provider's signature that is none of any account.
+    #[error("bad signature")]
+    BadSignature,
+    /// Two tickets, or credentials of two tenants.
+    #[error("credentials that contradict each other")]
+    Contradictory,
 }
 
 impl Denied {
@@ -34,80 +106,285 @@ impl Denied {
         match self {
             Self::Missing => "missing",
             Self::UnknownKey => "unknown_key",
+            Self::Expired => "expired",
+            Self::BadTicket => "bad_ticket",
+            Self::Misplaced => "misplaced",
+            Self::Replayed => "replayed",
+            Self::BadSignature => "bad_signature",
+            Self::Contradictory => "contradictory",
         }
     }
+}
+
+/// A new ticket.
+#[derive(Debug)]
+pub struct NewTicket {
+    /// The ticket, which is kept nowhere.
+    pub value: SecretString,
+    /// When it ceases to be good, in Unix seconds.
+    pub expires_at: u64,
+}
+
+/// Why no ticket or key is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MintError {
+    /// There is no secret that signs.
+    #[error("tickets need [auth.signing] in the configuration")]
+    NoSigning,
+    /// A life of less than a second, or longer than the configuration allows.
+    #[error("the life of a ticket is from 1 s to {max_s} s")]
+    Life {
+        /// The longest, in seconds.
+        max_s: u64,
+    },
+    /// The tenant or all together have as many as they may.
+    #[error("too many ephemeral keys")]
+    TooMany,
+    /// The system has none.
+    #[error("no randomness")]
+    NoRandomness,
 }
 
 /// Knows all ways to be let in.
 #[derive(Clone, Debug)]
 pub struct Authenticator {
     keys: KeyRing,
+    signer: Option<TicketSigner>,
+    ephemeral: Arc<EphemeralKeys>,
+    used: Arc<dyn OneTimeIds>,
+    providers: Vec<ProviderScheme>,
+    clock: Clock,
 }
 
 impl Authenticator {
-    /// Checks the configuration.
+    /// Checks the configuration. `providers` are the schemes of those that sign their requests.
     ///
     /// # Errors
     ///
     /// If it cannot work.
-    pub fn new(config: &AuthConfig) -> Result<Self, AuthError> {
+    pub fn new(config: &AuthConfig, providers: Vec<ProviderScheme>) -> Result<Self, AuthError> {
+        let keys = KeyRing::new(config)?;
+        let signer = config.ticket_signer()?;
+        if !keys.is_off() && keys.is_empty() && signer.is_none() && providers.is_empty() {
+            return Err(AuthError::NoKeys);
+        }
         Ok(Self {
-            keys: KeyRing::new(config)?,
+            keys,
+            signer,
+            ephemeral: Arc::new(EphemeralKeys::new(config.ephemeral_keys)),
+            used: Arc::new(InProcess::default()),
+            providers,
+            clock: Clock::start(),
         })
     }
 
-    /// Who shows this. Everybody is [`TENANT_WITHOUT_AUTH`] where authentication is off.
+    /// Who shows this. Everybody is [`TENANT_WITHOUT_AUTH`] where authentication is off and no provider signs. A
+    /// ticket is not used up by this, see [`Self::use_up`].
     ///
     /// # Errors
     ///
     /// If it is nobody that may come in.
     #[expect(clippy::unused_async, reason = "signing keys may have to be fetched")]
-    pub async fn identify(&self, shown: Shown<'_>) -> Result<Identity, Denied> {
-        if self.keys.is_off() {
-            return Ok(Identity {
-                tenant: TENANT_WITHOUT_AUTH.to_owned(),
-            });
+    pub async fn identify(
+        &self,
+        shown: Shown<'_>,
+        purpose: Purpose<'_>,
+    ) -> Result<Identity, Denied> {
+        self.decide(shown, purpose, self.clock.now())
+    }
+
+    /// Marks the ticket as used that the caller showed, if it did. To be done when nothing else stands against the
+    /// call, and before anything is done for it: a caller who was refused for want of room may come again with the
+    /// same ticket, and one who was let in may not.
+    ///
+    /// # Errors
+    ///
+    /// If it was used before, or nobody can say.
+    pub async fn use_up(&self, identity: &Identity) -> Result<(), UseError> {
+        match identity.one_time {
+            Some((id, expires)) => self.used.use_up(id, expires, self.clock.now()).await,
+            None => Ok(()),
         }
-        let secret = shown.secret.ok_or(Denied::Missing)?;
-        let tenant = self.keys.tenant(secret).ok_or(Denied::UnknownKey)?;
-        Ok(Identity {
+    }
+
+    /// Whether there can be tickets.
+    #[must_use]
+    pub fn has_tickets(&self) -> bool {
+        self.signer.is_some()
+    }
+
+    /// Makes a ticket for a call of `tenant` by `dialect` to `agent`; without `life`, as long-lived as is allowed.
+    ///
+    /// # Errors
+    ///
+    /// If there are no tickets, or none of that life.
+    pub fn make_ticket(
+        &self,
+        tenant: &str,
+        dialect: &str,
+        agent: &str,
+        life: Option<Duration>,
+    ) -> Result<NewTicket, MintError> {
+        let signer = self.signer.as_ref().ok_or(MintError::NoSigning)?;
+        let max_s = signer.max_life();
+        let life = life.map_or(max_s, |life| life.as_secs());
+        if life == 0 || life > max_s {
+            return Err(MintError::Life { max_s });
+        }
+        let expires_at = self.clock.now().wall + life;
+        let value = signer.sign(&Ticket {
             tenant: tenant.to_owned(),
-        })
+            agent: agent.to_owned(),
+            dialect: dialect.to_owned(),
+            expires: expires_at,
+            id: random()?,
+        });
+        Ok(NewTicket { value, expires_at })
+    }
+
+    /// Makes an ephemeral key of `tenant` that opens such sessions for `life`.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many.
+    pub fn make_ephemeral_key(
+        &self,
+        tenant: &str,
+        session: EphemeralSession,
+        life: Duration,
+    ) -> Result<EphemeralKey, MintError> {
+        let (random, now) = (random()?, self.clock.now());
+        self.ephemeral
+            .mint(tenant, session, life.as_secs(), random, now)
+            .ok_or(MintError::TooMany)
+    }
+
+    fn decide(&self, shown: Shown<'_>, purpose: Purpose<'_>, now: Now) -> Result<Identity, Denied> {
+        let mut found = None;
+        if let Some(tenant) = self.signing_tenant(shown, purpose)? {
+            agree(&mut found, Identity::of(tenant))?;
+        }
+        let secret_ticket = shown.secret.filter(|text| text.starts_with(ticket::PREFIX));
+        match (shown.ticket, secret_ticket) {
+            (Some(_), Some(_)) => return Err(Denied::Contradictory),
+            (Some(text), None) | (None, Some(text)) => {
+                agree(&mut found, self.by_ticket(text, purpose, now)?)?;
+            }
+            (None, None) => {}
+        }
+        match shown.secret {
+            Some(text) if text.starts_with(ticket::PREFIX) => {}
+            Some(text) if text.starts_with(ephemeral::PREFIX) => {
+                agree(&mut found, self.by_ephemeral_key(text, purpose, now)?)?;
+            }
+            Some(text) if !self.keys.is_off() => {
+                let tenant = self.keys.tenant(text, now).map_err(Denied::from)?;
+                agree(&mut found, Identity::of(tenant))?;
+            }
+            _ => {}
+        }
+        match found {
+            Some(identity) => Ok(identity),
+            None if self.keys.is_off() && self.provider(purpose).is_none() => {
+                Ok(Identity::of(TENANT_WITHOUT_AUTH))
+            }
+            None => Err(Denied::Missing),
+        }
+    }
+
+    /// The scheme of the provider whose callers come by this dialect, if the operator named its accounts.
+    fn provider(&self, purpose: Purpose<'_>) -> Option<&ProviderScheme> {
+        let (Purpose::Call { dialect, .. } | Purpose::Webhook { dialect }) = purpose else {
+            return None;
+        };
+        let mut providers = self.providers.iter();
+        providers.find(|provider| provider.dialect() == dialect)
+    }
+
+    fn signing_tenant(
+        &self,
+        shown: Shown<'_>,
+        purpose: Purpose<'_>,
+    ) -> Result<Option<&str>, Denied> {
+        let (Some(provider), Some(request)) = (self.provider(purpose), shown.signed) else {
+            return Ok(None);
+        };
+        match provider.tenant(request) {
+            // A webhook is answered to the provider alone, whatever else is shown.
+            Ok(None) if matches!(purpose, Purpose::Webhook { .. }) => Err(Denied::Missing),
+            Ok(tenant) => Ok(tenant),
+            Err(_) => Err(Denied::BadSignature),
+        }
+    }
+
+    /// Used elsewhere, a ticket is not good and not used up either: nothing is won by trying it there, and who
+    /// mistook the place may still go to the right one.
+    fn by_ticket(&self, text: &str, purpose: Purpose<'_>, now: Now) -> Result<Identity, Denied> {
+        let signer = self.signer.as_ref().ok_or(Denied::BadTicket)?;
+        let ticket = signer.verify(text, now).map_err(|bad| match bad {
+            BadTicket::Forged => Denied::BadTicket,
+            BadTicket::Expired => Denied::Expired,
+        })?;
+        match purpose {
+            Purpose::Call { dialect, agent }
+                if dialect == ticket.dialect && agent.is_none_or(|agent| agent == ticket.agent) =>
+            {
+                Ok(Identity {
+                    one_time: Some((ticket.id, ticket.expires)),
+                    agent: Some(ticket.agent),
+                    ..Identity::of(ticket.tenant)
+                })
+            }
+            _ => Err(Denied::Misplaced),
+        }
+    }
+
+    /// The model is not looked at: another one than the key's is no question of who somebody is.
+    fn by_ephemeral_key(
+        &self,
+        text: &str,
+        purpose: Purpose<'_>,
+        now: Now,
+    ) -> Result<Identity, Denied> {
+        let (tenant, session) = self.ephemeral.find(text, now).map_err(Denied::from)?;
+        match purpose {
+            Purpose::Call {
+                dialect: "realtime",
+                ..
+            } => Ok(Identity {
+                session: Some(session),
+                ..Identity::of(tenant)
+            }),
+            _ => Err(Denied::Misplaced),
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::keys::{AuthMode, KeyConfig, hash_key};
-    use super::*;
-
-    #[tokio::test]
-    async fn a_caller_is_known_by_what_it_shows() {
-        let ring = Authenticator::new(&AuthConfig {
-            mode: AuthMode::Keys,
-            keys: vec![KeyConfig {
-                tenant: "acme".to_owned(),
-                sha256: hash_key("k1"),
-            }],
-        })
-        .expect("good");
-        let identify = async |secret| {
-            let identity = ring.identify(Shown { secret }).await;
-            identity.map(|identity| identity.tenant)
-        };
-        assert_eq!(identify(Some("k1")).await, Ok("acme".to_owned()));
-        assert_eq!(identify(Some("k2")).await, Err(Denied::UnknownKey));
-        assert_eq!(identify(None).await, Err(Denied::Missing));
+impl From<NoKey> for Denied {
+    fn from(no_key: NoKey) -> Self {
+        match no_key {
+            NoKey::Unknown => Self::UnknownKey,
+            NoKey::Expired => Self::Expired,
+        }
     }
+}
 
-    #[tokio::test]
-    async fn without_authentication_all_are_one_tenant() {
-        let open = Authenticator::new(&AuthConfig {
-            mode: AuthMode::None,
-            keys: Vec::new(),
-        })
-        .expect("good");
-        let identity = open.identify(Shown { secret: None }).await;
-        assert_eq!(identity.map(|it| it.tenant), Ok(TENANT_WITHOUT_AUTH.into()));
+/// Adds what another credential says to what is known.
+fn agree(known: &mut Option<Identity>, also: Identity) -> Result<(), Denied> {
+    match known {
+        None => *known = Some(also),
+        Some(known) if known.tenant != also.tenant => return Err(Denied::Contradictory),
+        Some(known) => {
+            known.session = known.session.take().or(also.session);
+            known.agent = known.agent.take().or(also.agent);
+            known.one_time = known.one_time.or(also.one_time);
+        }
     }
+    Ok(())
+}
+
+fn random<const N: usize>() -> Result<[u8; N], MintError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| MintError::NoRandomness)?;
+    Ok(bytes)
 }

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::auth::{AuthConfig, AuthMode, Authenticator};
+use crate::auth::{AuthConfig, AuthMode, Authenticator, ProviderScheme, TwilioAccounts};
 use crate::bridge::{Agent, AgentConfig};
-use crate::listener::{ListenerConfig, Routes, TwilioConfig, is_origin};
+use crate::listener::{ListenerConfig, Routes, TwilioConfig, is_origin, is_public_url};
 use crate::realtime::Shape;
 use crate::upstream::{Deployment, DeploymentConfig};
 
@@ -274,18 +274,60 @@ impl Config {
             );
             mistakes.add(&["auth", "mode"], problem);
         }
-        for key in &self.auth.keys {
+        for (key, n) in self.auth.keys.iter().zip(1..) {
             if !self.tenants.contains_key(&key.tenant) {
                 let problem = format!(
                     "a key is for tenant {}, and there is no such tenant",
                     key.tenant
                 );
-                mistakes.add(&["auth", "keys"], problem);
+                mistakes.add(&["auth", "keys", &format!("{n}"), "tenant"], problem);
             }
         }
-        Authenticator::new(&self.auth)
-            .map_err(|error| mistakes.add(&["auth", "keys"], error.to_string()))
+        let providers = self.build_twilio_accounts(mistakes)?;
+        Authenticator::new(&self.auth, providers)
+            .map_err(|error| {
+                let path = error.field();
+                let path: Vec<&str> = path.iter().map(String::as_str).collect();
+                mistakes.add(&path, error.to_string());
+            })
             .ok()
+    }
+
+    /// None if there is a mistake.
+    fn build_twilio_accounts(&self, mistakes: &mut Mistakes<'_>) -> Option<Vec<ProviderScheme>> {
+        let accounts = &self.twilio.accounts;
+        if accounts.is_empty() {
+            return Some(Vec::new());
+        }
+        for (account, n) in accounts.iter().zip(1..) {
+            let mut add = |field: &str, problem: String| {
+                mistakes.add(&["twilio", "accounts", &format!("{n}"), field], problem);
+            };
+            if !self.tenants.contains_key(&account.tenant) {
+                add("tenant", format!("there is no tenant {}", account.tenant));
+            }
+            for agent in &account.agents {
+                if !self.agents.contains_key(agent) {
+                    add("agents", format!("there is no agent {agent}"));
+                }
+            }
+        }
+        let Some(public_url) = &self.listener.public_url else {
+            let problem =
+                "Twilio signs the address that it calls, so [listener] public_url is needed";
+            mistakes.add(&["twilio", "accounts"], problem.to_owned());
+            return None;
+        };
+        match TwilioAccounts::new(public_url, accounts) {
+            Ok(accounts) => Some(vec![ProviderScheme::Twilio(accounts)]),
+            Err(problems) => {
+                for (index, problem) in problems {
+                    let n = (index + 1).to_string();
+                    mistakes.add(&["twilio", "accounts", &n], problem);
+                }
+                None
+            }
+        }
     }
 
     fn check_listeners(&self, mistakes: &mut Mistakes<'_>) {
@@ -305,6 +347,12 @@ impl Config {
                 );
                 mistakes.add(&["listener", "allowed_origins"], problem);
             }
+        }
+        if let Some(url) = &self.listener.public_url
+            && !is_public_url(url)
+        {
+            let problem = format!("{url} is no address like wss://voice.example.com");
+            mistakes.add(&["listener", "public_url"], problem);
         }
         if self.listener.max_connections == Some(0) {
             mistakes.add(

@@ -152,6 +152,7 @@ pub struct Metrics {
     active: IntGaugeVec,
     refused: IntCounterVec,
     denied: IntCounterVec,
+    minted: IntCounterVec,
     bad_input: IntCounterVec,
     ignored: IntCounterVec,
     setup: HistogramVec,
@@ -216,6 +217,12 @@ impl Metrics {
                 "trunkline_auth_denied_total",
                 "Callers that showed nothing by which they may come in, by what was wrong with it.",
                 &["route", "reason"],
+            ),
+            minted: counters(
+                r,
+                "trunkline_credentials_made_total",
+                "Tickets and ephemeral keys that were made.",
+                &["tenant", "kind"],
             ),
             bad_input: counters(
                 r,
@@ -427,6 +434,11 @@ impl Metrics {
     /// What a caller showed on that route is not good; the reason is told to nobody but the operator.
     pub fn denied(&self, route: &str, reason: &str) {
         self.denied.with_label_values(&[route, reason]).inc();
+    }
+
+    /// A ticket or ephemeral key was made for a tenant.
+    pub fn minted(&self, tenant: &str, kind: &'static str) {
+        self.minted.with_label_values(&[tenant, kind]).inc();
     }
 
     /// A model leg could not be set up.
