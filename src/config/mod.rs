@@ -493,5 +493,58 @@ deployment = "east"
             &format!("{GOOD}[tenants.acme]\nagents = [\"reception\", \"nobody\"]\n"),
             &["line 12: tenants.acme.agents: there is no agent nobody"],
         );
+        check(
+            &format!("{GOOD}[listener]\npublic_url = \"voice.example.com\"\n"),
+            &["line 12: listener.public_url: voice.example.com is no address"],
+        );
+    }
+
+    #[test]
+    fn mistakes_about_credentials_are_named_with_their_lines() {
+        let hash = "0".repeat(64);
+        let key = format!("[[auth.keys]]\ntenant = \"acme\"\nsha256 = \"{hash}\"\n");
+        let good = format!("{GOOD}[tenants.acme]\n{key}");
+        check(&good, &[]);
+        check(
+            &format!("{good}expires = 2027-01-01T00:00:00Z\nname = \"till\"\n"),
+            &[],
+        );
+        check(
+            &format!("{good}expires = \"in May\"\n"),
+            &["line 15: a date and time with an offset was expected"],
+        );
+        check(
+            &format!("{good}{}", key.replace(&hash, "00")),
+            &["line 17: auth.keys.2.sha256: key 2: sha256 must be 64"],
+        );
+        check(
+            &format!("{good}{}", key.replace("acme", "bolt")),
+            &["line 16: auth.keys.2.tenant: a key is for tenant bolt, and there is no such tenant"],
+        );
+        check(
+            &format!("{good}[auth.signing]\nsecret = \"short\"\n"),
+            &["line 15: auth.signing: secret must have at least 32 bytes"],
+        );
+        check(
+            &format!("{good}[auth.tickets]\nmax_life = \"30s\"\n"),
+            &["line 15: auth.tickets: tickets are signed by the secret in [auth.signing]"],
+        );
+        let account = "[[twilio.accounts]]\ntenant = \"acme\"\nauth_token = \"t\"\n";
+        check(
+            &format!("{good}{account}"),
+            &["line 15: twilio.accounts: Twilio signs the address that it calls"],
+        );
+        let public = format!("{good}[listener]\npublic_url = \"https://voice.example.com\"\n");
+        check(&format!("{public}{account}"), &[]);
+        check(
+            &format!(
+                "{public}{account}[[twilio.accounts]]\ntenant = \"bolt\"\nagents = [\"nobody\"]\n"
+            ),
+            &[
+                "line 21: twilio.accounts.2.tenant: there is no tenant bolt",
+                "line 22: twilio.accounts.2.agents: there is no agent nobody",
+                "line 20: twilio.accounts.2: one of auth_token, auth_token_env and auth_token_file is needed",
+            ],
+        );
     }
 }

@@ -159,6 +159,50 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_told_as_sockets() {
+        let url = |public_url: &str, dialect: &str| {
+            let config = ListenerConfig {
+                public_url: Some(public_url.to_owned()),
+                ..ListenerConfig::default()
+            };
+            config.ticket_url(dialect, "a b", "tt_x").unwrap()
+        };
+        assert_eq!(
+            url("https://a.example/", "realtime"),
+            "wss://a.example/v1/realtime?model=a+b&ticket=tt_x"
+        );
+        assert_eq!(
+            url("wss://a.example", "audio"),
+            "wss://a.example/v1/audio/a b/tt_x"
+        );
+        assert_eq!(
+            url("http://a.example:1/b", "twilio"),
+            "ws://a.example:1/b/twilio/media/a b/tt_x"
+        );
+        assert_eq!(
+            ListenerConfig::default().ticket_url("twilio", "a", "t"),
+            None
+        );
+        for good in [
+            "wss://a.example",
+            "https://a.example:8443/base",
+            "ws://[::1]:80/",
+        ] {
+            assert!(is_public_url(good), "{good}");
+        }
+        for bad in [
+            "a.example",
+            "wss://",
+            "ftp://a.example",
+            "wss://me@a.example",
+            "wss://a.example/?b",
+            "wss://a b",
+        ] {
+            assert!(!is_public_url(bad), "{bad}");
+        }
+    }
+
+    #[test]
     fn origins_are_written_as_browsers_send_them() {
         for good in [
             "https://app.example.com",
