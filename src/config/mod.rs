@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::auth::{AuthConfig, AuthMode, Authenticator};
+use crate::auth::{AuthConfig, AuthMode, Authenticator, ProviderScheme, TwilioAccounts};
 use crate::bridge::{Agent, AgentConfig, TenantPolicy};
-use crate::listener::{ListenerConfig, Routes, TwilioConfig, is_origin};
+use crate::listener::{ListenerConfig, Routes, TwilioConfig, is_origin, is_public_url};
 use crate::realtime::{SessionPolicy, SessionPolicyConfig, Shape};
 use crate::upstream::{Deployment, DeploymentConfig};
 
@@ -278,17 +278,22 @@ impl Config {
             );
             mistakes.add(&["auth", "mode"], problem);
         }
-        for key in &self.auth.keys {
+        for (key, n) in self.auth.keys.iter().zip(1..) {
             if !self.tenants.contains_key(&key.tenant) {
                 let problem = format!(
                     "a key is for tenant {}, and there is no such tenant",
                     key.tenant
                 );
-                mistakes.add(&["auth", "keys"], problem);
+                mistakes.add(&["auth", "keys", &format!("{n}"), "tenant"], problem);
             }
         }
-        Authenticator::new(&self.auth)
-            .map_err(|error| mistakes.add(&["auth", "keys"], error.to_string()))
+        let providers = self.build_twilio_accounts(mistakes)?;
+        Authenticator::new(&self.auth, providers)
+            .map_err(|error| {
+                let path = error.field();
+                let path: Vec<&str> = path.iter().map(String::as_str).collect();
+                mistakes.add(&path, error.to_string());
+            })
             .ok()
     }
 
@@ -319,6 +324,43 @@ impl Config {
         built
     }
 
+    /// None if there is a mistake.
+    fn build_twilio_accounts(&self, mistakes: &mut Mistakes<'_>) -> Option<Vec<ProviderScheme>> {
+        let accounts = &self.twilio.accounts;
+        if accounts.is_empty() {
+            return Some(Vec::new());
+        }
+        for (account, n) in accounts.iter().zip(1..) {
+            let mut add = |field: &str, problem: String| {
+                mistakes.add(&["twilio", "accounts", &format!("{n}"), field], problem);
+            };
+            if !self.tenants.contains_key(&account.tenant) {
+                add("tenant", format!("there is no tenant {}", account.tenant));
+            }
+            for agent in &account.agents {
+                if !self.agents.contains_key(agent) {
+                    add("agents", format!("there is no agent {agent}"));
+                }
+            }
+        }
+        let Some(public_url) = &self.listener.public_url else {
+            let problem =
+                "Twilio signs the address that it calls, so [listener] public_url is needed";
+            mistakes.add(&["twilio", "accounts"], problem.to_owned());
+            return None;
+        };
+        match TwilioAccounts::new(public_url, accounts) {
+            Ok(accounts) => Some(vec![ProviderScheme::Twilio(accounts)]),
+            Err(problems) => {
+                for (index, problem) in problems {
+                    let n = (index + 1).to_string();
+                    mistakes.add(&["twilio", "accounts", &n], problem);
+                }
+                None
+            }
+        }
+    }
+
     fn check_listeners(&self, mistakes: &mut Mistakes<'_>) {
         let admin = &self.admin;
         if !admin.address.ip().is_loopback() && !admin.public {
@@ -336,6 +378,12 @@ impl Config {
                 );
                 mistakes.add(&["listener", "allowed_origins"], problem);
             }
+        }
+        if let Some(url) = &self.listener.public_url
+            && !is_public_url(url)
+        {
+            let problem = format!("{url} is no address like wss://voice.example.com");
+            mistakes.add(&["listener", "public_url"], problem);
         }
         if self.listener.max_connections == Some(0) {
             mistakes.add(
@@ -524,6 +572,59 @@ deployment = "east"
         check(
             &format!("{GOOD}[tenants.acme]\nagents = [\"reception\", \"nobody\"]\n"),
             &["line 12: tenants.acme.agents: there is no agent nobody"],
+        );
+        check(
+            &format!("{GOOD}[listener]\npublic_url = \"voice.example.com\"\n"),
+            &["line 12: listener.public_url: voice.example.com is no address"],
+        );
+    }
+
+    #[test]
+    fn mistakes_about_credentials_are_named_with_their_lines() {
+        let hash = "0".repeat(64);
+        let key = format!("[[auth.keys]]\ntenant = \"acme\"\nsha256 = \"{hash}\"\n");
+        let good = format!("{GOOD}[tenants.acme]\n{key}");
+        check(&good, &[]);
+        check(
+            &format!("{good}expires = 2027-01-01T00:00:00Z\nname = \"till\"\n"),
+            &[],
+        );
+        check(
+            &format!("{good}expires = \"in May\"\n"),
+            &["line 15: a date and time with an offset was expected"],
+        );
+        check(
+            &format!("{good}{}", key.replace(&hash, "00")),
+            &["line 17: auth.keys.2.sha256: key 2: sha256 must be 64"],
+        );
+        check(
+            &format!("{good}{}", key.replace("acme", "bolt")),
+            &["line 16: auth.keys.2.tenant: a key is for tenant bolt, and there is no such tenant"],
+        );
+        check(
+            &format!("{good}[auth.signing]\nsecret = \"short\"\n"),
+            &["line 15: auth.signing: secret must have at least 32 bytes"],
+        );
+        check(
+            &format!("{good}[auth.tickets]\nmax_life = \"30s\"\n"),
+            &["line 15: auth.tickets: tickets are signed by the secret in [auth.signing]"],
+        );
+        let account = "[[twilio.accounts]]\ntenant = \"acme\"\nauth_token = \"t\"\n";
+        check(
+            &format!("{good}{account}"),
+            &["line 15: twilio.accounts: Twilio signs the address that it calls"],
+        );
+        let public = format!("{good}[listener]\npublic_url = \"https://voice.example.com\"\n");
+        check(&format!("{public}{account}"), &[]);
+        check(
+            &format!(
+                "{public}{account}[[twilio.accounts]]\ntenant = \"bolt\"\nagents = [\"nobody\"]\n"
+            ),
+            &[
+                "line 21: twilio.accounts.2.tenant: there is no tenant bolt",
+                "line 22: twilio.accounts.2.agents: there is no agent nobody",
+                "line 20: twilio.accounts.2: one of auth_token, auth_token_env and auth_token_file is needed",
+            ],
         );
     }
 }

@@ -152,6 +152,7 @@ pub struct Metrics {
     active: IntGaugeVec,
     refused: IntCounterVec,
     denied: IntCounterVec,
+    minted: IntCounterVec,
     bad_input: IntCounterVec,
     ignored: IntCounterVec,
     policy_refused: IntCounterVec,
@@ -218,6 +219,12 @@ impl Metrics {
                 "Callers that showed nothing by which they may come in, by what was wrong with it.",
                 &["route", "reason"],
             ),
+            minted: counters(
+                r,
+                "trunkline_credentials_made_total",
+                "Tickets and ephemeral keys that were made.",
+                &["tenant", "kind"],
+            ),
             bad_input: counters(
                 r,
                 "trunkline_bad_input_total",
@@ -233,7 +240,7 @@ impl Metrics {
             policy_refused: counters(
                 r,
                 "trunkline_policy_refused_total",
-                "Events of SDK callers that their tenant's session policy kept from the deployment.",
+                "Events of SDK callers, and settings of keys, that their tenant's session policy does not allow.",
                 &["tenant", "rule"],
             ),
             setup: histograms(
@@ -436,6 +443,16 @@ impl Metrics {
         self.denied.with_label_values(&[route, reason]).inc();
     }
 
+    /// A ticket or ephemeral key was made for a tenant.
+    pub fn minted(&self, tenant: &str, kind: &'static str) {
+        self.minted.with_label_values(&[tenant, kind]).inc();
+    }
+
+    /// What that configured tenant's caller or server wanted broke that rule of its session policy, a closed name.
+    pub fn policy_refused(&self, tenant: &str, rule: &str) {
+        self.policy_refused.with_label_values(&[tenant, rule]).inc();
+    }
+
     /// A model leg could not be set up.
     pub fn dial_failed(&self, deployment: &str, reason: &str) {
         self.dial_failures
@@ -552,10 +569,7 @@ impl CallMetrics {
 
     /// An event of a caller of that configured tenant broke that rule of its policy, a closed name.
     pub fn policy_refused(&self, tenant: &str, rule: &str) {
-        self.all
-            .policy_refused
-            .with_label_values(&[tenant, rule])
-            .inc();
+        self.all.policy_refused(tenant, rule);
     }
 
     /// So many caller messages of that closed `kind` had no effect.

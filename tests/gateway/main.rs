@@ -7,6 +7,7 @@
 mod bad_input;
 mod barge_in;
 mod client;
+mod credentials;
 mod doors;
 mod drain;
 mod faults;

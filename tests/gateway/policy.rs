@@ -508,3 +508,52 @@ async fn what_is_attached_to_a_key_is_set_in_the_deployments_shape() {
     let transcription = json!({"input_audio_transcription": {"model": "whisper-1"}});
     check_preset("preview", prefix, &ga, Ok(transcription)).await;
 }
+
+/// Posts a session in the preview shape and closes; the answer's status line and the key in its body, if any.
+async fn mint(world: &World, session: &str) -> (String, Option<String>) {
+    let request = format!(
+        "POST /openai/realtimeapi/sessions?api-version=2025-04-01-preview HTTP/1.1\r\nHost: gateway\r\n\
+         Connection: close\r\napi-key: key-of-acme\r\nContent-Length: {}\r\n\r\n{session}",
+        session.len()
+    );
+    let answer = world.http(&request).await;
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    let body: Value = serde_json::from_str(body).expect("JSON");
+    let status = head.lines().next().expect("a line").to_owned();
+    let key = body["client_secret"]["value"].as_str().map(str::to_owned);
+    (status, key)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ephemeral_key_opens_the_session_that_it_was_made_for() {
+    let hash = trunkline::auth::hash_key("key-of-acme");
+    let auth = format!("mode = 'keys'\n[[auth.keys]]\ntenant = 'acme'\nsha256 = '{hash}'");
+    let config = CONFIG.replace("mode = \"none\"", &auth);
+    let config = format!(
+        "{config}\n[tenants.acme.session]\ninstructions_prefix = 'Be kind.'\nforbidden = ['tracing']\n"
+    );
+    let world = World::with_config(&config, "");
+    let (status, _) = mint(&world, r#"{"model":"ga","tracing":"auto"}"#).await;
+    assert!(status.starts_with("HTTP/1.1 403 "), "{status}");
+    let refused = r#"trunkline_policy_refused_total{rule="forbidden",tenant="acme"}"#;
+    assert_eq!(world.metric(refused), 1.0);
+    let session = r#"{"model":"ga","voice":"verse","instructions":"Sell."}"#;
+    let (status, key) = mint(&world, session).await;
+    let key = key.expect(&status);
+    let bearer = format!("authorization: Bearer {key}\r\n");
+    let mut wire = Wire::open_with(&world, &target(Shape::Ga, "ga"), &bearer).await;
+    let first = wire.event().await;
+    assert_eq!(first["type"], "session.created");
+    assert_eq!(first["session"]["audio"]["output"]["voice"], "verse");
+    assert_eq!(first["session"]["instructions"], "Sell.");
+    // The settings are defaults, which the caller may change.
+    wire.text(r#"{"type":"session.update","session":{"type":"realtime","instructions":"Buy.","audio":{"output":{"voice":"sage"}}}}"#)
+        .await;
+    let updated = wire.until("session.updated").await;
+    let session = &updated.last().expect("one")["session"];
+    assert_eq!(session["audio"]["output"]["voice"], "sage");
+    assert_eq!(session["instructions"], "Buy.");
+    wire.close(1000, "").await;
+    wire.until_close().await;
+    world.assert_quiet().await;
+}
