@@ -354,6 +354,10 @@ impl Config {
             let problem = format!("{url} is no address like wss://voice.example.com");
             mistakes.add(&["listener", "public_url"], problem);
         }
+        for (path, problem) in self.listener.callers.mistakes() {
+            let path: Vec<&str> = ["listener", "callers"].into_iter().chain(path).collect();
+            mistakes.add(&path, problem);
+        }
         if self.listener.max_connections == Some(0) {
             mistakes.add(
                 &["listener", "max_connections"],

@@ -8,6 +8,8 @@ use serde::Deserialize;
 use crate::auth::TwilioAccountConfig;
 use crate::bridge::REALTIME;
 
+use super::callers::CallersConfig;
+
 /// The `[listener]` table.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -29,6 +31,8 @@ pub struct ListenerConfig {
     pub head_timeout: Duration,
     /// Whether an `api-version` on Azure's GA path is overlooked; the vendor answers 401.
     pub lenient_api_version: bool,
+    /// What callers may send once they are answered.
+    pub callers: CallersConfig,
 }
 
 impl Default for ListenerConfig {
@@ -41,6 +45,7 @@ impl Default for ListenerConfig {
             allowed_origins: Vec::new(),
             head_timeout: Duration::from_secs(5),
             lenient_api_version: false,
+            callers: CallersConfig::default(),
         }
     }
 }

@@ -4,7 +4,9 @@
 //! deployment included, so that nobody is answered and then hung up on. Knows no codec and no event.
 
 mod answer;
+mod callers;
 mod config;
+mod echo;
 mod mint;
 mod phone;
 mod post;
@@ -38,7 +40,10 @@ use crate::upstream::{DialError, Dialer};
 
 use answer::{Answer, name, refuse, refuse_upgrade, text};
 
+pub use callers::{CallersConfig, PhoneLimits, RealtimeLimits};
 pub use config::{ListenerConfig, TwilioConfig, is_origin, is_public_url};
+#[doc(hidden)]
+pub use echo::echo_connection;
 pub use routes::Routes;
 
 /// Headers of one request (limits reference).

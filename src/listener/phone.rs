@@ -18,7 +18,7 @@ use crate::ingress::{
 
 use super::answer::{Answer, switch, xml};
 use super::mint::mint_refusal;
-use super::socket::SocketSizes;
+use super::socket::SocketLimits;
 use super::{Gateway, dial_refusal, socket};
 
 /// The dialect whose numbers call a webhook first.
@@ -75,8 +75,9 @@ impl Gateway {
             Ok(call) => call,
             Err(refusal) => return self.refused(name, &refusal, STYLE),
         };
-        let sizes = SocketSizes {
-            max_message: call.dialect.capabilities().max_message_bytes,
+        let max_message = call.dialect.capabilities().max_message_bytes;
+        let sizes = SocketLimits {
+            frames: self.config.callers.phone.frames(max_message),
             max_unsent: MAX_UNSENT,
             read_buffer: 4 * 1024,
         };
