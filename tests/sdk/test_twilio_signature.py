@@ -52,6 +52,7 @@ def gateway():
             process = stack._start(["serve"], "gateway", config(stack.simulators["parrot"]))
             yield process.address("callers")
             log = stack.log("gateway").read_text()
+            assert "made a ticket" in log or "call ended" in log, log[-2000:]
             for secret in (TOKEN, OLD_TOKEN, SIGNING, "tt_", "/twilio/media"):
                 assert secret not in log, secret
 

@@ -19,6 +19,7 @@ pub(crate) const SUBJECTS: &[Subject] = &[
     ("twilio_voice", callers::twilio_voice),
     ("front_door", requests::front_door),
     ("upgrade", requests::upgrade),
+    ("mint", requests::mint),
     ("client_event", json::client_event),
     ("server_event", json::server_event),
     ("base64", media::base64),
