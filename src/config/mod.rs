@@ -12,9 +12,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::auth::{AuthConfig, AuthMode, Authenticator, ProviderScheme, TwilioAccounts};
-use crate::bridge::{Agent, AgentConfig};
+use crate::bridge::{Agent, AgentConfig, TenantPolicy};
 use crate::listener::{ListenerConfig, Routes, TwilioConfig, is_origin, is_public_url};
-use crate::realtime::Shape;
+use crate::realtime::{SessionPolicy, SessionPolicyConfig, Shape};
 use crate::upstream::{Deployment, DeploymentConfig};
 
 /// The whole file.
@@ -82,6 +82,8 @@ pub struct TenantConfig {
     /// Shape of events that its SDK callers speak, whatever their URL says. For clients that build the URL of one
     /// shape and speak the other, as openai-python's GA client does on `AsyncAzureOpenAI` (openai-python#2638).
     pub caller_shape: Option<Shape>,
+    /// What its SDK callers may do with the sessions that they conduct; without it, anything.
+    pub session: Option<SessionPolicyConfig>,
 }
 
 /// The `[drain]` table.
@@ -195,6 +197,7 @@ impl Config {
         let deployments = self.build_deployments(&mut mistakes);
         let agents = self.build_agents(&mut mistakes);
         let auth = self.build_auth(&mut mistakes);
+        let session_policies = self.build_session_policies(&mut mistakes);
         self.check_models(&mut mistakes);
         self.check_listeners(&mut mistakes);
         if let Some(agent) = &self.twilio.agent
@@ -223,6 +226,7 @@ impl Config {
                     .iter()
                     .filter_map(|(name, tenant)| Some((name.clone(), tenant.caller_shape?)))
                     .collect(),
+                session_policies,
                 twilio: self.twilio.clone(),
             }),
             _ => Err(mistakes.found),
@@ -293,6 +297,33 @@ impl Config {
             .ok()
     }
 
+    fn build_session_policies(
+        &self,
+        mistakes: &mut Mistakes<'_>,
+    ) -> BTreeMap<String, TenantPolicy> {
+        let mut built = BTreeMap::new();
+        for (name, tenant) in &self.tenants {
+            match tenant.session.as_ref().map(SessionPolicy::new) {
+                Some(Ok(policy)) => {
+                    let policy = TenantPolicy {
+                        tenant: name.clone(),
+                        policy: Arc::new(policy),
+                    };
+                    built.insert(name.clone(), policy);
+                }
+                Some(Err(found)) => {
+                    for mistake in found {
+                        let mut path = vec!["tenants", name, "session"];
+                        path.extend(mistake.path.iter().map(String::as_str));
+                        mistakes.add(&path, mistake.problem);
+                    }
+                }
+                None => {}
+            }
+        }
+        built
+    }
+
     /// None if there is a mistake.
     fn build_twilio_accounts(&self, mistakes: &mut Mistakes<'_>) -> Option<Vec<ProviderScheme>> {
         let accounts = &self.twilio.accounts;
@@ -348,15 +379,15 @@ impl Config {
                 mistakes.add(&["listener", "allowed_origins"], problem);
             }
         }
+        for (path, problem) in self.listener.callers.mistakes() {
+            let path: Vec<&str> = ["listener", "callers"].into_iter().chain(path).collect();
+            mistakes.add(&path, problem);
+        }
         if let Some(url) = &self.listener.public_url
             && !is_public_url(url)
         {
             let problem = format!("{url} is no address like wss://voice.example.com");
             mistakes.add(&["listener", "public_url"], problem);
-        }
-        for (path, problem) in self.listener.callers.mistakes() {
-            let path: Vec<&str> = ["listener", "callers"].into_iter().chain(path).collect();
-            mistakes.add(&path, problem);
         }
         if self.listener.max_connections == Some(0) {
             mistakes.add(
@@ -460,6 +491,55 @@ deployment = "east"
             &format!("{GOOD}[tenants.old]\ncaller_shape = \"beta\"\n"),
             &["line 12: unknown variant `beta`"],
         );
+    }
+
+    #[test]
+    fn mistakes_in_a_session_policy_are_named_with_their_lines() {
+        let check = |policy: &str, expected: &[&str]| {
+            check(&format!("{GOOD}[tenants.acme.session]\n{policy}"), expected);
+        };
+        check(
+            "instructions_prefix = \"Be kind.\"\npinned = { voice = \"marin\" }\nforbidden = [\"tracing\"]\n",
+            &[],
+        );
+        check(
+            "pinned = { voice = \"marin\" }\nforbidden = [\"tools\", \"tracking\"]\n",
+            &[
+                "line 13: tenants.acme.session.forbidden: neither a session nor a response has a field tracking",
+            ],
+        );
+        check(
+            "[tenants.acme.session.pinned]\nvoice = \"marin\"\naudio.output.sped = 1.0\n",
+            &[
+                "line 14: tenants.acme.session.pinned.audio.output.sped: a session has no setting audio.output.sped",
+            ],
+        );
+        check(
+            "max_output_tokens = 5000\n",
+            &["line 12: tenants.acme.session.max_output_tokens: must be 1 to 4096"],
+        );
+        check("pined = {}\n", &["line 12: unknown field `pined`"]);
+        check(
+            "tool_types = [\"web\"]\n",
+            &["line 12: unknown variant `web`"],
+        );
+    }
+
+    #[test]
+    fn the_commented_session_policy_of_the_example_is_a_good_one() {
+        let example = include_str!("../../deploy/trunkline.toml");
+        let (_, rest) = example
+            .split_once("# [tenants.acme.session]")
+            .expect("an example");
+        let (policy, _) = rest.split_once("\n\n").expect("an end");
+        let settings = policy
+            .lines()
+            .filter_map(|line| line.strip_prefix("# "))
+            .filter(|line| line.starts_with('[') || line.contains(" = "));
+        let settings: Vec<&str> = settings.collect();
+        assert_eq!(settings.len(), 13, "{settings:?}");
+        let text = settings.join("\n");
+        check(&format!("{GOOD}[tenants.acme.session]\n{text}\n"), &[]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::ingress::{Credential, FrontDoor, MintRequest, MintRoute, Refusal};
 
 use super::Gateway;
 use super::answer::{Answer, json, name};
+use super::sdk::preset;
 
 /// The metric label of requests for keys.
 const ROUTE: &str = "ephemeral_keys";
@@ -53,6 +54,13 @@ impl Gateway {
             model: asked.model.clone(),
             settings: asked.settings_json(),
         };
+        if let Some(rules) = self.routes.session_policy(tenant) {
+            let checked = rules.policy.check_preset(&preset(&session)?);
+            checked.map_err(|refused| {
+                self.metrics.policy_refused(tenant, refused.rule.name());
+                Refusal::session_refused(refused.message)
+            })?;
+        }
         let key = self
             .routes
             .auth

@@ -16,6 +16,7 @@ mod harness;
 mod leaks;
 mod network;
 mod phone_features;
+mod policy;
 mod refusals;
 mod relay;
 mod rfc6455;
