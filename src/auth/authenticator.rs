@@ -1,5 +1,16 @@
 //! Decides who a caller is by whatever it shows.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
+
+use crate::outbound::Outbound;
+use crate::telemetry::Metrics;
+
+use super::issuer::{Issuer, unix_now};
+use super::jwt::{self, Token};
 use super::keys::{AuthConfig, AuthError, KeyRing, TENANT_WITHOUT_AUTH};
 
 /// What a request shows of who sent it.
@@ -25,6 +36,45 @@ pub enum Denied {
     /// Nobody has that key.
     #[error("unknown key")]
     UnknownKey,
+    /// The token cannot be read, or has a member twice.
+    #[error("malformed token")]
+    MalformedToken,
+    /// The token is of another kind, or has extensions that are not understood.
+    #[error("unsupported token")]
+    UnsupportedToken,
+    /// The token's algorithm is none that its issuer may use, or not that of its key.
+    #[error("algorithm not allowed")]
+    BadAlgorithm,
+    /// No issuer of the configuration made the token.
+    #[error("wrong issuer")]
+    WrongIssuer,
+    /// The token is meant for another service.
+    #[error("wrong audience")]
+    WrongAudience,
+    /// The token's time is over.
+    #[error("expired")]
+    Expired,
+    /// The token says that it is from the future.
+    #[error("not yet valid")]
+    NotYetValid,
+    /// The token would be good for ever.
+    #[error("no expiry")]
+    NoExpiry,
+    /// A claim that the configuration asks for is missing or says something else.
+    #[error("missing claim")]
+    MissingClaim,
+    /// The token leads to no tenant.
+    #[error("no tenant")]
+    NoTenant,
+    /// The issuer has no such key.
+    #[error("unknown signing key")]
+    UnknownSigningKey,
+    /// The issuer's keys were never fetched.
+    #[error("signing keys unavailable")]
+    KeysUnavailable,
+    /// The key did not sign this token.
+    #[error("bad signature")]
+    BadSignature,
 }
 
 impl Denied {
@@ -34,6 +84,19 @@ impl Denied {
         match self {
             Self::Missing => "missing",
             Self::UnknownKey => "unknown_key",
+            Self::MalformedToken => "malformed_token",
+            Self::UnsupportedToken => "unsupported_token",
+            Self::BadAlgorithm => "bad_algorithm",
+            Self::WrongIssuer => "wrong_issuer",
+            Self::WrongAudience => "wrong_audience",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::NoExpiry => "no_expiry",
+            Self::MissingClaim => "missing_claim",
+            Self::NoTenant => "no_tenant",
+            Self::UnknownSigningKey => "unknown_signing_key",
+            Self::KeysUnavailable => "keys_unavailable",
+            Self::BadSignature => "bad_signature",
         }
     }
 }
@@ -42,18 +105,48 @@ impl Denied {
 #[derive(Clone, Debug)]
 pub struct Authenticator {
     keys: KeyRing,
+    issuers: Arc<[Issuer]>,
 }
 
 impl Authenticator {
-    /// Checks the configuration.
+    /// Checks the configuration. `tenants` are all that there are.
     ///
     /// # Errors
     ///
     /// If it cannot work.
-    pub fn new(config: &AuthConfig) -> Result<Self, AuthError> {
+    pub fn new(config: &AuthConfig, tenants: &BTreeSet<String>) -> Result<Self, AuthError> {
+        let keys = KeyRing::new(config)?;
+        let mut issuers: Vec<Issuer> = Vec::new();
+        for (n, config) in config.issuers.iter().enumerate() {
+            let mistake = |(field, problem)| AuthError::Issuer(n + 1, field, problem);
+            let issuer = Issuer::new(config, tenants).map_err(mistake)?;
+            if issuers.iter().any(|other| other.url() == issuer.url()) {
+                return Err(mistake(("url", "this issuer stands twice")));
+            }
+            issuers.push(issuer);
+        }
         Ok(Self {
-            keys: KeyRing::new(config)?,
+            keys,
+            issuers: issuers.into(),
         })
+    }
+
+    /// Keeps the issuers' signing keys fresh while it is polled, until `stop`. From the call on, callers wait for keys
+    /// that are not there yet; without it no token is good.
+    pub fn keep_keys_fresh(
+        &self,
+        outbound: Outbound,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let issuers = Arc::clone(&self.issuers);
+        issuers.iter().for_each(Issuer::start);
+        async move {
+            let fetching = issuers
+                .iter()
+                .map(|issuer| issuer.keep_fresh(outbound.clone(), &metrics, stop.clone()));
+            join_all(fetching).await;
+        }
     }
 
     /// Who shows this. Everybody is [`TENANT_WITHOUT_AUTH`] where authentication is off.
@@ -61,7 +154,6 @@ impl Authenticator {
     /// # Errors
     ///
     /// If it is nobody that may come in.
-    #[expect(clippy::unused_async, reason = "signing keys may have to be fetched")]
     pub async fn identify(&self, shown: Shown<'_>) -> Result<Identity, Denied> {
         if self.keys.is_off() {
             return Ok(Identity {
@@ -69,7 +161,24 @@ impl Authenticator {
             });
         }
         let secret = shown.secret.ok_or(Denied::Missing)?;
+        if !self.issuers.is_empty() && jwt::is_token(secret) {
+            return self.identify_token(secret, unix_now()).await;
+        }
         let tenant = self.keys.tenant(secret).ok_or(Denied::UnknownKey)?;
+        Ok(Identity {
+            tenant: tenant.to_owned(),
+        })
+    }
+
+    /// Who brings this token at that time, in seconds since 1970.
+    pub(super) async fn identify_token(&self, token: &str, now: u64) -> Result<Identity, Denied> {
+        let token = Token::parse(token)?;
+        let says = token.issuer();
+        let issuer = self.issuers.iter().find(|it| Some(it.url()) == says);
+        let tenant = issuer
+            .ok_or(Denied::WrongIssuer)?
+            .tenant(&token, now)
+            .await?;
         Ok(Identity {
             tenant: tenant.to_owned(),
         })
@@ -83,13 +192,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_is_known_by_what_it_shows() {
-        let ring = Authenticator::new(&AuthConfig {
-            mode: AuthMode::Keys,
-            keys: vec![KeyConfig {
-                tenant: "acme".to_owned(),
-                sha256: hash_key("k1"),
-            }],
-        })
+        let ring = Authenticator::new(
+            &AuthConfig {
+                mode: AuthMode::Keys,
+                keys: vec![KeyConfig {
+                    tenant: "acme".to_owned(),
+                    sha256: hash_key("k1"),
+                }],
+                issuers: Vec::new(),
+            },
+            &BTreeSet::new(),
+        )
         .expect("good");
         let identify = async |secret| {
             let identity = ring.identify(Shown { secret }).await;
@@ -102,10 +215,14 @@ mod tests {
 
     #[tokio::test]
     async fn without_authentication_all_are_one_tenant() {
-        let open = Authenticator::new(&AuthConfig {
-            mode: AuthMode::None,
-            keys: Vec::new(),
-        })
+        let open = Authenticator::new(
+            &AuthConfig {
+                mode: AuthMode::None,
+                keys: Vec::new(),
+                issuers: Vec::new(),
+            },
+            &BTreeSet::new(),
+        )
         .expect("good");
         let identity = open.identify(Shown { secret: None }).await;
         assert_eq!(identity.map(|it| it.tenant), Ok(TENANT_WITHOUT_AUTH.into()));

@@ -4,6 +4,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
+use super::issuer_config::IssuerConfig;
+
 /// The tenant of all callers where authentication is off.
 pub const TENANT_WITHOUT_AUTH: &str = "default";
 
@@ -17,13 +19,16 @@ pub struct AuthConfig {
     /// The keys.
     #[serde(default)]
     pub keys: Vec<KeyConfig>,
+    /// Who signs tokens for callers.
+    #[serde(default)]
+    pub issuers: Vec<IssuerConfig>,
 }
 
 /// Whether callers need a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthMode {
-    /// Each caller shows an API key.
+    /// Each caller shows an API key or a token.
     #[default]
     Keys,
     /// Everybody may call. Only on a loopback address.
@@ -46,9 +51,12 @@ pub enum AuthError {
     /// The hash of key number `.0` is no SHA-256.
     #[error("key {0}: sha256 must be 64 hexadecimal digits")]
     NotAHash(usize),
-    /// Keys are asked for and none is there.
+    /// Keys are asked for and none is there, nor is there an issuer of tokens.
     #[error("mode is \"keys\" and there are none, so that nobody could call")]
     NoKeys,
+    /// Issuer number `.0` has a mistake in field `.1`.
+    #[error("{2}")]
+    Issuer(usize, &'static str, &'static str),
 }
 
 type Hash = [u8; 32];
@@ -65,7 +73,7 @@ impl KeyRing {
     ///
     /// # Errors
     ///
-    /// If a hash is no SHA-256, or keys are asked for and none is there.
+    /// If a hash is no SHA-256, or keys are asked for and nobody could come in.
     pub(super) fn new(config: &AuthConfig) -> Result<Self, AuthError> {
         let keys = config
             .keys
@@ -78,7 +86,7 @@ impl KeyRing {
                 ))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        if config.mode == AuthMode::Keys && keys.is_empty() {
+        if config.mode == AuthMode::Keys && keys.is_empty() && config.issuers.is_empty() {
             return Err(AuthError::NoKeys);
         }
         Ok(Self {
@@ -145,6 +153,7 @@ mod tests {
         KeyRing::new(&AuthConfig {
             mode: AuthMode::Keys,
             keys,
+            issuers: Vec::new(),
         })
     }
 

@@ -39,14 +39,18 @@ impl Process {
         let dialer = Dialer::new(Arc::clone(&metrics));
         let outbound = Outbound::new();
         let tools = ToolRunner::new(outbound.clone());
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let keys = &routes.auth;
+        tasks.spawn(keys.keep_keys_fresh(outbound, Arc::clone(&metrics), stop.clone()));
         let gateway = Gateway::new(config.listener.clone(), routes, dialer, tools, metrics);
         let process = Self {
             gateway,
             callers,
             admin,
             grace: config.drain.grace,
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            tasks,
+            stop,
         };
         process.spawn(caller_listener, admin_listener);
         Ok(process)

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::auth::{AuthConfig, AuthMode, Authenticator};
+use crate::auth::{AuthConfig, AuthError, AuthMode, Authenticator};
 use crate::bridge::{Agent, AgentConfig};
 use crate::listener::{ListenerConfig, Routes, TwilioConfig, is_origin};
 use crate::realtime::Shape;
@@ -283,8 +283,17 @@ impl Config {
                 mistakes.add(&["auth", "keys"], problem);
             }
         }
-        Authenticator::new(&self.auth)
-            .map_err(|error| mistakes.add(&["auth", "keys"], error.to_string()))
+        let tenants = self.tenants.keys().cloned().collect();
+        Authenticator::new(&self.auth, &tenants)
+            .map_err(|error| match error {
+                AuthError::Issuer(number, field, _) => mistakes.add(
+                    &["auth", "issuers", &number.to_string(), field],
+                    error.to_string(),
+                ),
+                AuthError::NotAHash(_) | AuthError::NoKeys => {
+                    mistakes.add(&["auth", "keys"], error.to_string());
+                }
+            })
             .ok()
     }
 
@@ -429,6 +438,28 @@ deployment = "east"
         check(
             &GOOD.replace("mode = \"none\"", "mode = \"keys\""),
             &["line 2: auth.keys: mode is \"keys\" and there are none"],
+        );
+        let issuers = GOOD.replace(
+            "mode = \"none\"",
+            "[tenants.acme]\n[[auth.issuers]]\nurl = \"https://a.example\"\naudience = \"voice\"\ntenant = \"acme\"\n\
+             [[auth.issuers]]\nurl = \"https://b.example\"\naudience = [\"voice\"]\ntenant = \"acme\"",
+        );
+        check(&issuers, &[]);
+        check(
+            &issuers.replace("https://b.example", "http://b.example"),
+            &["line 9: auth.issuers.2.url: plain text is for loopback only"],
+        );
+        check(
+            &issuers.replace("[\"voice\"]", "[]"),
+            &["line 10: auth.issuers.2.audience: without one"],
+        );
+        check(
+            &issuers.replace("\"voice\"\ntenant = \"acme\"", "\"voice\""),
+            &["line 4: auth.issuers.1.tenant: either tenant or tenant_claim"],
+        );
+        check(
+            &issuers.replace("[\"voice\"]", "\"v\"\nalgorithms = [\"ES256\", \"HS256\"]"),
+            &["line 11: unknown variant `HS256`"],
         );
         check(
             &GOOD.replace("ws://127.0.0.1:1", "ws://10.1.1.1:1"),
