@@ -42,7 +42,10 @@ static RSA: LazyLock<RsaKeyPair> = LazyLock::new(|| {
         .args(["genpkey", "-algorithm", "RSA", "-outform", "DER"])
         .output()
         .expect("openssl");
-    RsaKeyPair::from_pkcs8(&made.stdout).expect("a key of 2048 bits")
+    // PKCS #1 or #8, by OpenSSL's version.
+    let key = RsaKeyPair::from_der(&made.stdout);
+    key.or_else(|_| RsaKeyPair::from_pkcs8(&made.stdout))
+        .expect("a key of 2048 bits")
 });
 static P256: LazyLock<EcdsaKeyPair> = LazyLock::new(|| ec(&ECDSA_P256_SHA256_FIXED_SIGNING));
 static P384: LazyLock<EcdsaKeyPair> = LazyLock::new(|| ec(&ECDSA_P384_SHA384_FIXED_SIGNING));
