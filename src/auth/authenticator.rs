@@ -171,7 +171,7 @@ impl Authenticator {
     }
 
     /// Who brings this token at that time, in seconds since 1970.
-    pub(super) async fn identify_token(&self, token: &str, now: u64) -> Result<Identity, Denied> {
+    async fn identify_token(&self, token: &str, now: u64) -> Result<Identity, Denied> {
         let token = Token::parse(token)?;
         let says = token.issuer();
         let issuer = self.issuers.iter().find(|it| Some(it.url()) == says);
@@ -226,5 +226,45 @@ mod tests {
         .expect("good");
         let identity = open.identify(Shown { secret: None }).await;
         assert_eq!(identity.map(|it| it.tenant), Ok(TENANT_WITHOUT_AUTH.into()));
+    }
+
+    #[tokio::test]
+    async fn tokens_go_to_their_issuer_and_everything_else_to_the_keys() {
+        let issuer = "url = 'https://idp.example'\naudience = 'voice'\ntenant = 'acme'";
+        let config = AuthConfig {
+            mode: AuthMode::Keys,
+            keys: Vec::new(),
+            issuers: vec![toml::from_str(issuer).expect("good")],
+        };
+        let tenants = ["acme".to_owned()].into();
+        let authenticator = Authenticator::new(&config, &tenants).expect("good without a key");
+        let check = async |secret: &str, expected| {
+            let shown = Shown {
+                secret: Some(secret),
+            };
+            assert_eq!(
+                authenticator.identify(shown).await,
+                Err(expected),
+                "{secret}"
+            );
+        };
+        check("sk-1", Denied::UnknownKey).await;
+        // {"alg":"ES256"} and {"iss":"https://idp.example","aud":"voice","exp":4e9}, then another issuer.
+        let good = "eyJhbGciOiJFUzI1NiJ9.\
+            eyJpc3MiOiJodHRwczovL2lkcC5leGFtcGxlIiwiYXVkIjoidm9pY2UiLCJleHAiOjRlOX0.AA";
+        check(good, Denied::KeysUnavailable).await;
+        let other = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJodHRwczovL290aGVyLmV4YW1wbGUifQ.AA";
+        check(other, Denied::WrongIssuer).await;
+        check("eyJhbGciOiJFUzI1NiJ9.e30.AA", Denied::WrongIssuer).await;
+        check("eyJ..", Denied::MalformedToken).await;
+        let twice = AuthConfig {
+            issuers: vec![config.issuers[0].clone(), config.issuers[0].clone()],
+            ..config.clone()
+        };
+        let error = Authenticator::new(&twice, &tenants).err();
+        assert!(
+            matches!(error, Some(AuthError::Issuer(2, "url", _))),
+            "{error:?}"
+        );
     }
 }

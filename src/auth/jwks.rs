@@ -292,3 +292,67 @@ impl Refresh {
 fn lately(now: Instant, at: Instant, within: Duration) -> bool {
     now.saturating_duration_since(at) < within
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_after_failures_grow_to_a_minute() {
+        let now = Instant::now();
+        let mut refresh = Refresh::new(now);
+        refresh.start(now);
+        let pauses = |refresh: &mut Refresh, jitter| {
+            (0..8)
+                .map(|_| {
+                    refresh.failed(now, jitter);
+                    refresh.due().duration_since(now).as_secs_f64()
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            pauses(&mut refresh, 1.0),
+            [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+        );
+        assert_eq!(pauses(&mut refresh, 0.0), [30.0; 8]);
+        refresh.succeeded(now, None);
+        assert_eq!(refresh.due(), now + REFRESH_AFTER);
+        assert_eq!(pauses(&mut refresh, 0.0)[0], 0.5);
+    }
+
+    #[test]
+    fn failures_are_logged_once_a_minute() {
+        let now = Instant::now();
+        let mut refresh = Refresh::new(now);
+        let logged = |seconds| now + Duration::from_secs(seconds);
+        let found: Vec<_> = [0, 1, 59, 60, 61, 119, 120]
+            .into_iter()
+            .filter(|seconds| refresh.failed(logged(*seconds), 0.0))
+            .collect();
+        assert_eq!(found, [0, 60, 120]);
+    }
+
+    #[test]
+    fn what_is_remembered_of_missing_keys_is_bounded() {
+        let now = Instant::now();
+        let mut refresh = Refresh::new(now);
+        for n in 0..10_000 {
+            refresh.is_missing(&format!("k{n}"), now);
+            refresh.is_missing("same", now);
+        }
+        assert!(refresh.missing.len() <= MAX_MISSING);
+    }
+
+    #[test]
+    fn what_is_no_key_set_is_refused() {
+        for text in ["", "[]", "{}", r#"{"keys":{}}"#, r#"{"keys":[}"#, "\u{0}"] {
+            let read = KeySet::parse(text.as_bytes()).map(|set| set.len());
+            assert_eq!(read, Err(KeySetError::Malformed), "{text}");
+        }
+        let many = format!(r#"{{"keys":[{}1]}}"#, "1,".repeat(MAX_KEYS));
+        let read = KeySet::parse(many.as_bytes()).map(|set| set.len());
+        assert_eq!(read, Err(KeySetError::TooMany));
+        let unusable = KeySet::parse(br#"{"keys":[1,null,{},{"kty":"EC"}]}"#);
+        assert_eq!(unusable.map(|set| set.len()), Ok(0));
+    }
+}

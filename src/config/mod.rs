@@ -420,6 +420,22 @@ deployment = "east"
     }
 
     #[test]
+    fn the_example_of_an_issuer_is_good() {
+        let example = include_str!("../../deploy/trunkline.toml");
+        let from = example.find("# [[auth.issuers]]").expect("the example");
+        let lines = example[from..].lines().take_while(|line| !line.is_empty());
+        // What stands commented out, not what explains it; and one of two ways to a tenant.
+        let is_setting = |line: &&str| line.contains(" = ") || line.starts_with('[');
+        let issuer: Vec<_> = lines
+            .filter_map(|line| line.strip_prefix("# "))
+            .filter(|line| is_setting(line) && !line.starts_with("tenant = "))
+            .collect();
+        assert_eq!(issuer.len(), 11, "{issuer:?}");
+        let good = GOOD.replace("mode = \"none\"", "mode = \"keys\"");
+        check(&format!("{good}[tenants.acme]\n{}", issuer.join("\n")), &[]);
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_lines() {
         check("[deployments.east]\nurl = 5\n", &["line 2: invalid type"]);
         check("[listner]\n", &["line 1: unknown field `listner`"]);

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from openai import AsyncOpenAI
+from openai import OpenAI
 from stack import Stack
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -141,12 +141,10 @@ def test_a_token_lets_in_by_every_carrier(provider, gateway, carrier):
     assert is_let_in(gateway, provider.token("ES256"), carrier)
 
 
-async def test_the_official_sdk_takes_a_token_for_its_key(provider, gateway):
-    client = AsyncOpenAI(
-        api_key=provider.token(), websocket_base_url=f"ws://{gateway.gateway}/v1"
-    )
-    async with client.realtime.connect(model="ga-parrot") as connection:
-        assert (await connection.recv()).type == "session.created"
+def test_the_official_sdk_takes_a_token_for_its_key(provider, gateway):
+    client = OpenAI(api_key=provider.token(), websocket_base_url=f"ws://{gateway.gateway}/v1")
+    with client.realtime.connect(model="ga-parrot") as connection:
+        assert connection.recv().type == "session.created"
 
 
 def test_what_is_wrong_with_a_token_is_told_to_the_operator_only(provider, gateway):
