@@ -331,6 +331,7 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio_util::task::TaskTracker;
 
     use super::*;
 
@@ -422,7 +423,7 @@ mod tests {
     async fn serve(answer: &'static str) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        tokio::spawn(async move {
+        TaskTracker::new().spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut head = Vec::new();
                 while !head.ends_with(b"\r\n\r\n") {

@@ -18,6 +18,7 @@ use ring::signature::{
 };
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 use crate::outbound::{OutboundError, Reach};
 use crate::telemetry::Metrics;
@@ -235,7 +236,7 @@ impl World {
         self.issuer.start();
         let (issuer, web) = (Arc::clone(&self.issuer), self.web.clone());
         let metrics = Arc::clone(&self.metrics);
-        tokio::spawn(async move { issuer.keep_fresh(web, &metrics, stop).await });
+        TaskTracker::new().spawn(async move { issuer.keep_fresh(web, &metrics, stop).await });
         self
     }
 

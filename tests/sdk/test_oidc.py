@@ -1,5 +1,6 @@
 """Callers that show tokens of a real OpenID provider, as clients without a key of the gateway's would."""
 
+import asyncio
 import json
 import re
 import shutil
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from openai import OpenAI
+from openai import AsyncOpenAI
 from stack import Stack
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -142,9 +143,13 @@ def test_a_token_lets_in_by_every_carrier(provider, gateway, carrier):
 
 
 def test_the_official_sdk_takes_a_token_for_its_key(provider, gateway):
-    client = OpenAI(api_key=provider.token(), websocket_base_url=f"ws://{gateway.gateway}/v1")
-    with client.realtime.connect(model="ga-parrot") as connection:
-        assert connection.recv().type == "session.created"
+    async def first_event() -> str:
+        address = f"ws://{gateway.gateway}/v1"
+        client = AsyncOpenAI(api_key=provider.token(), websocket_base_url=address)
+        async with client.realtime.connect(model="ga-parrot") as connection:
+            return (await connection.recv()).type
+
+    assert asyncio.run(first_event()) == "session.created"
 
 
 def test_what_is_wrong_with_a_token_is_told_to_the_operator_only(provider, gateway):
