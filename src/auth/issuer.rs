@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, Uri};
@@ -18,6 +18,7 @@ use crate::outbound::{Limits, Outbound, OutboundError, Reach};
 use crate::telemetry::Metrics;
 
 use super::authenticator::Denied;
+use super::clock::unix_seconds;
 use super::issuer_config::{IssuerConfig, Problem, is_loopback, secure_url};
 use super::jwks::{Asked, KeySet, KeySetError, NoKey, Refresh};
 use super::jwt::{Rules, Token};
@@ -182,7 +183,8 @@ impl Issuer {
                 () = stop.cancelled() => return,
                 fetched = self.source.fetch(&web) => fetched,
             };
-            metrics.signing_keys_fetched(&self.name, fetched.is_ok(), unix_now());
+            let now = unix_seconds(SystemTime::now());
+            metrics.signing_keys_fetched(&self.name, fetched.is_ok(), now);
             match fetched {
                 Ok((keys, max_age)) => self.keep(keys, max_age),
                 Err(error) => self.keep_on(&error),
@@ -220,12 +222,6 @@ impl Issuer {
     fn refresh(&self) -> MutexGuard<'_, Refresh> {
         self.refresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Seconds since 1970 by the wall clock.
-pub(super) fn unix_now() -> u64 {
-    let since = std::time::SystemTime::UNIX_EPOCH.elapsed();
-    since.map_or(0, |since| since.as_secs())
 }
 
 fn now_std() -> std::time::Instant {

@@ -26,6 +26,7 @@ use crate::telemetry::Metrics;
 use super::authenticator::Denied;
 use super::issuer::{Issuer, Web};
 use super::issuer_config::IssuerConfig;
+use super::jwks::KeySet;
 use super::jwt::{MAX_TOKEN_BYTES, Token, is_token};
 
 const NOW: u64 = 1_800_000_000;
@@ -584,6 +585,27 @@ async fn what_is_no_token_is_malformed() {
     let n = (MAX_TOKEN_BYTES - token.len()) * 3 / 4 - 16;
     world.check(&long(n), Ok("acme")).await;
     world.check(&long(n + 16), malformed).await;
+}
+
+proptest::proptest! {
+    /// No bytes of a stranger's, as a token, its parts or a key set, bring the gateway down.
+    #[test]
+    fn whatever_comes_is_read_or_refused(
+        text in "[a-zA-Z0-9_.=-]{0,80}",
+        header in "\\{(\"(alg|kid|typ|crit)\":(\"ES256\"|1|null|\\[\\]|\\{\\}),?){0,4}\\}?",
+        claims in "\\{(\"(iss|aud|exp|nbf)\":(\"voice\"|1e400|-1|4e9|\\[\\]),?){0,4}\\}?",
+        bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..64),
+    ) {
+        let world = World::new(&format!("{CONFIG}tenant = 'acme'"));
+        for token in [text, format!("{}.AA", message(&header, &claims)), encode(&bytes)] {
+            if let Ok(token) = Token::parse(&token) {
+                let judged = futures_util::FutureExt::now_or_never(world.issuer.tenant(&token, NOW));
+                assert!(judged.is_some_and(|judged| judged.is_err()), "nobody signed it");
+            }
+        }
+        let _ = KeySet::parse(&bytes);
+        let _ = KeySet::parse(format!("{{\"keys\":[{header},{claims}]}}").as_bytes());
+    }
 }
 
 #[test]

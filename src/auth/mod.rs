@@ -1,8 +1,12 @@
-//! Who a caller is. Decisions, pure but for the task that fetches issuers' keys; knows neither sockets nor what the
-//! caller wants.
+//! Who a caller is. Pure decisions, given what it shows and the time; knows neither sockets nor what the caller
+//! wants. [`Authenticator`] is the thin shell around them that reads the clock and holds what has to be remembered;
+//! `issuer.rs` has the task that fetches the keys of those who sign tokens.
 
 mod algorithm;
 mod authenticator;
+mod clock;
+mod config;
+mod ephemeral;
 mod issuer;
 mod issuer_config;
 mod json;
@@ -11,8 +15,22 @@ mod jwt;
 #[cfg(test)]
 mod jwt_tests;
 mod keys;
+mod one_time;
+mod provider;
+mod secret;
+mod ticket;
+mod twilio_signature;
 
 pub use algorithm::Algorithm;
-pub use authenticator::{Authenticator, Denied, Identity, Shown};
+pub use authenticator::{
+    Authenticator, Denied, Identity, MintError, NewTicket, Purpose, Shown, TENANT_WITHOUT_AUTH,
+};
+pub use clock::Now;
+pub use config::{AuthConfig, AuthError, AuthMode, SigningConfig, TicketConfig};
+pub use ephemeral::{EphemeralConfig, EphemeralKey, EphemeralSession};
 pub use issuer_config::IssuerConfig;
-pub use keys::{AuthConfig, AuthError, AuthMode, KeyConfig, TENANT_WITHOUT_AUTH, hash_key};
+pub use keys::{KeyConfig, hash_key};
+pub use one_time::{OneTimeIds, UseError};
+pub use provider::{ProviderScheme, SignedRequest, TwilioAccountConfig, TwilioAccounts};
+pub use ticket::OneTimeId;
+pub use twilio_signature::Signed;

@@ -23,7 +23,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use crate::call::ModelEvent;
 use crate::realtime::ErrorBody;
 use crate::telemetry::{Metrics, SetupPhase};
-use crate::transport::{Transport, system_roots};
+use crate::transport::{FrameLimits, FrameMeter, Metered, Peer, Rate, Transport, system_roots};
 
 use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
@@ -37,11 +37,27 @@ const MAX_MESSAGE: usize = 32 * 1024 * 1024;
 /// Unsent bytes towards the deployment: one upload of 15 MiB of audio as base64, twice.
 const MAX_UNSENT: usize = 48 * 1024 * 1024;
 
+/// What a deployment may send. It is trusted with more than callers are, but a broken one must not take the memory
+/// or the time of the others' calls. Its messages are not counted: they are relayed or queued within bounds, and it is
+/// read no faster than that.
+const FRAMES: FrameLimits = FrameLimits {
+    from: Peer::Server,
+    max_message: MAX_MESSAGE as u64,
+    // The largest message in fragments of 2 KiB.
+    max_fragments: 16 * 1024,
+    control: Rate {
+        per_second: 100,
+        burst: 100,
+    },
+    messages: None,
+    message_timeout: Duration::from_secs(30),
+};
+
 /// An open session.
 #[derive(Debug)]
 pub struct ModelLeg {
     /// The connection, its first event already read.
-    pub socket: WebSocketStream<Transport>,
+    pub socket: WebSocketStream<Metered>,
     /// That event, `session.created` as the deployment sent it.
     pub session_created: Utf8Bytes,
 }
@@ -181,7 +197,7 @@ fn detail(name: &str, value: Option<&str>) -> String {
 /// Opens sessions for all calls.
 pub struct Dialer {
     tls: TlsConnector,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     in_memory: HashMap<String, mpsc::Sender<DuplexStream>>,
 }
 
@@ -314,20 +330,20 @@ impl Dialer {
 }
 
 /// Times one phase after another.
-struct PhaseClock<'a> {
+pub(super) struct PhaseClock<'a> {
     deployment: &'a Deployment,
     metrics: &'a Metrics,
 }
 
 impl<'a> PhaseClock<'a> {
-    fn new(deployment: &'a Deployment, metrics: &'a Metrics) -> Self {
+    pub(super) fn new(deployment: &'a Deployment, metrics: &'a Metrics) -> Self {
         Self {
             deployment,
             metrics,
         }
     }
 
-    async fn time<T>(
+    pub(super) async fn time<T>(
         &mut self,
         phase: SetupPhase,
         limit: Duration,
@@ -353,7 +369,7 @@ async fn upgrade(
     deployment: &Deployment,
     transport: Transport,
     transcription: bool,
-) -> Result<WebSocketStream<Transport>, DialError> {
+) -> Result<WebSocketStream<Metered>, DialError> {
     let mut request = deployment.request(transcription);
     let authority = request
         .uri()
@@ -377,6 +393,7 @@ async fn upgrade(
         .max_write_buffer_size(MAX_UNSENT)
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));
+    let transport = Metered::new(transport, FrameMeter::before_answer(FRAMES), &[]);
     match client_async_with_config(request, transport, Some(config)).await {
         Ok((socket, _response)) => Ok(socket),
         Err(WsError::Http(response)) => Err(DialError::Refused {
@@ -390,7 +407,7 @@ async fn upgrade(
     }
 }
 
-fn handshake_error(deployment: &Deployment, source: WsError) -> DialError {
+pub(super) fn handshake_error(deployment: &Deployment, source: WsError) -> DialError {
     DialError::Handshake {
         deployment: deployment.name.clone(),
         source: Box::new(source),
@@ -435,13 +452,13 @@ const MAX_LABEL: usize = 64;
 const MAX_REASON: usize = 123;
 
 /// The characters of a word that can do no harm in a log; `None` if there are none.
-fn label(text: &str) -> Option<String> {
+pub(super) fn label(text: &str) -> Option<String> {
     let is_harmless = |c: &char| c.is_ascii_alphanumeric() || "_.-".contains(*c);
     let kept: String = text.chars().filter(is_harmless).take(MAX_LABEL).collect();
     (!kept.is_empty()).then_some(kept)
 }
 
-fn closed(deployment: &Deployment, frame: Option<&CloseFrame>) -> DialError {
+pub(super) fn closed(deployment: &Deployment, frame: Option<&CloseFrame>) -> DialError {
     let reason = frame.map_or("", |frame| frame.reason.as_str());
     let mut reason: String = reason.chars().filter(|c| !c.is_control()).collect();
     reason.truncate(reason.floor_char_boundary(MAX_REASON));
@@ -454,7 +471,7 @@ fn closed(deployment: &Deployment, frame: Option<&CloseFrame>) -> DialError {
 
 async fn session_created(
     deployment: &Deployment,
-    socket: &mut WebSocketStream<Transport>,
+    socket: &mut WebSocketStream<Metered>,
 ) -> Result<Utf8Bytes, DialError> {
     loop {
         let message = match socket.next().await {
