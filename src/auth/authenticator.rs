@@ -1,13 +1,21 @@
 //! Decides who a caller is by whatever it shows.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use futures_util::future::join_all;
 use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
 
-use super::clock::{Clock, Now};
+use crate::outbound::Outbound;
+use crate::telemetry::Metrics;
+
+use super::clock::{Clock, Now, unix_seconds};
 use super::config::{AuthConfig, AuthError};
 use super::ephemeral::{self, EphemeralKey, EphemeralKeys, EphemeralSession};
+use super::issuer::Issuer;
+use super::jwt::{self, Token};
 use super::keys::{KeyRing, NoKey};
 use super::one_time::{InProcess, OneTimeIds, UseError};
 use super::provider::{ProviderScheme, SignedRequest};
@@ -79,7 +87,7 @@ pub enum Denied {
     /// Nobody has that key.
     #[error("unknown key")]
     UnknownKey,
-    /// A key or ticket that was good once.
+    /// A key, ticket or token that was good once.
     #[error("expired")]
     Expired,
     /// Nothing that we have signed.
@@ -91,9 +99,42 @@ pub enum Denied {
     /// A ticket that was used before.
     #[error("ticket used twice")]
     Replayed,
-    /// A provider's signature that is none of any account.
+    /// A provider's signature that is none of any account, or a token that its key did not sign.
     #[error("bad signature")]
     BadSignature,
+    /// The token cannot be read, or has a member twice.
+    #[error("malformed token")]
+    MalformedToken,
+    /// The token is of another kind, or has extensions that are not understood.
+    #[error("unsupported token")]
+    UnsupportedToken,
+    /// The token's algorithm is none that its issuer may use, or not that of its key.
+    #[error("algorithm not allowed")]
+    BadAlgorithm,
+    /// No issuer of the configuration made the token.
+    #[error("wrong issuer")]
+    WrongIssuer,
+    /// The token is meant for another service.
+    #[error("wrong audience")]
+    WrongAudience,
+    /// The token says that it is from the future.
+    #[error("not yet valid")]
+    NotYetValid,
+    /// The token would be good for ever.
+    #[error("no expiry")]
+    NoExpiry,
+    /// A claim that the configuration asks for is missing or says something else.
+    #[error("missing claim")]
+    MissingClaim,
+    /// The token leads to no tenant.
+    #[error("no tenant")]
+    NoTenant,
+    /// The issuer has no such key.
+    #[error("unknown signing key")]
+    UnknownSigningKey,
+    /// The issuer's keys were never fetched.
+    #[error("signing keys unavailable")]
+    KeysUnavailable,
     /// Two tickets, or credentials of two tenants.
     #[error("credentials that contradict each other")]
     Contradictory,
@@ -111,6 +152,17 @@ impl Denied {
             Self::Misplaced => "misplaced",
             Self::Replayed => "replayed",
             Self::BadSignature => "bad_signature",
+            Self::MalformedToken => "malformed_token",
+            Self::UnsupportedToken => "unsupported_token",
+            Self::BadAlgorithm => "bad_algorithm",
+            Self::WrongIssuer => "wrong_issuer",
+            Self::WrongAudience => "wrong_audience",
+            Self::NotYetValid => "not_yet_valid",
+            Self::NoExpiry => "no_expiry",
+            Self::MissingClaim => "missing_claim",
+            Self::NoTenant => "no_tenant",
+            Self::UnknownSigningKey => "unknown_signing_key",
+            Self::KeysUnavailable => "keys_unavailable",
             Self::Contradictory => "contradictory",
         }
     }
@@ -149,6 +201,7 @@ pub enum MintError {
 #[derive(Clone, Debug)]
 pub struct Authenticator {
     keys: KeyRing,
+    issuers: Arc<[Issuer]>,
     signer: Option<TicketSigner>,
     ephemeral: Arc<EphemeralKeys>,
     used: Arc<dyn OneTimeIds>,
@@ -157,25 +210,51 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// Checks the configuration. `providers` are the schemes of those that sign their requests.
+    /// Checks the configuration. `providers` are the schemes of those that sign their requests, `tenants` all
+    /// that there are.
     ///
     /// # Errors
     ///
     /// If it cannot work.
-    pub fn new(config: &AuthConfig, providers: Vec<ProviderScheme>) -> Result<Self, AuthError> {
+    pub fn new(
+        config: &AuthConfig,
+        providers: Vec<ProviderScheme>,
+        tenants: &BTreeSet<String>,
+    ) -> Result<Self, AuthError> {
         let keys = KeyRing::new(config)?;
+        let issuers = issuers(config, tenants)?;
         let signer = config.ticket_signer()?;
-        if !keys.is_off() && keys.is_empty() && signer.is_none() && providers.is_empty() {
+        let nobody = keys.is_empty() && issuers.is_empty();
+        if !keys.is_off() && nobody && signer.is_none() && providers.is_empty() {
             return Err(AuthError::NoKeys);
         }
         Ok(Self {
             keys,
+            issuers,
             signer,
             ephemeral: Arc::new(EphemeralKeys::new(config.ephemeral_keys)),
             used: Arc::new(InProcess::default()),
             providers,
             clock: Clock::start(),
         })
+    }
+
+    /// Keeps the issuers' signing keys fresh while it is polled, until `stop`. From the call on, callers wait for keys
+    /// that are not there yet; without it no token is good.
+    pub fn keep_keys_fresh(
+        &self,
+        outbound: Outbound,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let issuers = Arc::clone(&self.issuers);
+        issuers.iter().for_each(Issuer::start);
+        async move {
+            let fetching = issuers
+                .iter()
+                .map(|issuer| issuer.keep_fresh(outbound.clone(), &metrics, stop.clone()));
+            join_all(fetching).await;
+        }
     }
 
     /// Who shows this. Everybody is [`TENANT_WITHOUT_AUTH`] where authentication is off and no provider signs. A
@@ -258,6 +337,20 @@ impl Authenticator {
             .ok_or(MintError::TooMany)
     }
 
+    fn takes_tokens(&self) -> bool {
+        !self.keys.is_off() && !self.issuers.is_empty()
+    }
+
+    /// Tokens are judged by the wall clock as it is: unlike what this process signs, they are made by another.
+    async fn by_token(&self, token: &str) -> Result<Identity, Denied> {
+        let token = Token::parse(token)?;
+        let says = token.issuer();
+        let issuer = self.issuers.iter().find(|it| Some(it.url()) == says);
+        let issuer = issuer.ok_or(Denied::WrongIssuer)?;
+        let now = unix_seconds(SystemTime::now());
+        issuer.tenant(&token, now).await.map(Identity::of)
+    }
+
     async fn decide(
         &self,
         shown: Shown<'_>,
@@ -295,8 +388,10 @@ impl Authenticator {
         }
     }
 
-    #[expect(clippy::unused_async, reason = "signing keys may have to be fetched")]
     async fn by_key(&self, text: &str, now: Now) -> Result<Identity, Denied> {
+        if self.takes_tokens() && jwt::is_token(text) {
+            return self.by_token(text).await;
+        }
         let tenant = self.keys.tenant(text, now).map_err(Denied::from)?;
         Ok(Identity::of(tenant))
     }
@@ -367,6 +462,19 @@ impl Authenticator {
             _ => Err(Denied::Misplaced),
         }
     }
+}
+
+fn issuers(config: &AuthConfig, tenants: &BTreeSet<String>) -> Result<Arc<[Issuer]>, AuthError> {
+    let mut issuers: Vec<Issuer> = Vec::new();
+    for (config, n) in config.issuers.iter().zip(1..) {
+        let mistake = |(field, problem)| AuthError::Issuer(n, field, problem);
+        let issuer = Issuer::new(config, tenants).map_err(mistake)?;
+        if issuers.iter().any(|other| other.url() == issuer.url()) {
+            return Err(mistake(("url", "this issuer stands twice")));
+        }
+        issuers.push(issuer);
+    }
+    Ok(issuers.into())
 }
 
 impl From<NoKey> for Denied {
@@ -445,7 +553,7 @@ mod tests {
         let accounts = TwilioAccounts::new("wss://example.com", &[account]).unwrap();
         let providers = with_twilio.then_some(ProviderScheme::Twilio(accounts));
         let config = toml::from_str(&text).unwrap();
-        Authenticator::new(&config, providers.into_iter().collect()).unwrap()
+        Authenticator::new(&config, providers.into_iter().collect(), &BTreeSet::new()).unwrap()
     }
 
     fn ticket(auth: &Authenticator, tenant: &str, dialect: &str, agent: &str) -> String {
@@ -709,7 +817,7 @@ mod tests {
         let check = |text: &str, is_good: bool| {
             let config = toml::from_str(text).unwrap();
             assert_eq!(
-                Authenticator::new(&config, Vec::new()).is_ok(),
+                Authenticator::new(&config, Vec::new(), &BTreeSet::new()).is_ok(),
                 is_good,
                 "{text}"
             );
@@ -737,5 +845,37 @@ mod tests {
         ] {
             assert!(!shown.contains(secret), "{shown}");
         }
+    }
+
+    #[tokio::test]
+    async fn tokens_go_to_their_issuer_and_everything_else_to_the_keys() {
+        let issuer =
+            "[[issuers]]\nurl = 'https://idp.example'\naudience = 'voice'\ntenant = 'acme'\n";
+        let tenants = ["acme".to_owned()].into();
+        let build =
+            |text: &str| Authenticator::new(&toml::from_str(text).unwrap(), Vec::new(), &tenants);
+        let auth = build(issuer).expect("good without a key");
+        let check = async |text: &str, expected| {
+            let identified = auth.identify(secret(text), REALTIME).await;
+            assert_eq!(identified, Err(expected), "{text}");
+        };
+        check("sk-1", Denied::UnknownKey).await;
+        // {"alg":"ES256"} and {"iss":"https://idp.example","aud":"voice","exp":4e9}, then another issuer.
+        let good = "eyJhbGciOiJFUzI1NiJ9.\
+            eyJpc3MiOiJodHRwczovL2lkcC5leGFtcGxlIiwiYXVkIjoidm9pY2UiLCJleHAiOjRlOX0.AA";
+        check(good, Denied::KeysUnavailable).await;
+        let other = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJodHRwczovL290aGVyLmV4YW1wbGUifQ.AA";
+        check(other, Denied::WrongIssuer).await;
+        check("eyJhbGciOiJFUzI1NiJ9.e30.AA", Denied::WrongIssuer).await;
+        check("eyJ..", Denied::MalformedToken).await;
+        let error = build(&issuer.repeat(2)).err();
+        assert!(
+            matches!(error, Some(AuthError::Issuer(2, "url", _))),
+            "{error:?}"
+        );
+        // Where nobody needs a key, a token changes nothing.
+        let open = build(&format!("mode = 'none'\n{issuer}")).expect("good");
+        let identified = open.identify(secret("eyJ.."), REALTIME).await;
+        assert_eq!(identified, Ok(Identity::of(TENANT_WITHOUT_AUTH)));
     }
 }

@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::ephemeral::EphemeralConfig;
+use super::issuer_config::IssuerConfig;
 use super::keys::KeyConfig;
 use super::secret::Source;
 use super::ticket::TicketSigner;
@@ -27,6 +28,9 @@ pub struct AuthConfig {
     /// The keys.
     #[serde(default)]
     pub keys: Vec<KeyConfig>,
+    /// Who signs tokens for callers.
+    #[serde(default)]
+    pub issuers: Vec<IssuerConfig>,
     /// By what tickets are signed; without it there are none.
     #[serde(default)]
     pub signing: Option<SigningConfig>,
@@ -42,7 +46,7 @@ pub struct AuthConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthMode {
-    /// Each caller shows an API key.
+    /// Each caller shows an API key, or a token of an issuer.
     #[default]
     Keys,
     /// Everybody may call. Only on a loopback address.
@@ -103,6 +107,9 @@ pub enum AuthError {
     /// Tickets would live too long or not at all.
     #[error("max_life must be from 1s to 5m")]
     TicketLife,
+    /// Issuer number `.0` has a mistake in field `.1`.
+    #[error("{2}")]
+    Issuer(usize, &'static str, &'static str),
 }
 
 impl AuthError {
@@ -112,6 +119,14 @@ impl AuthError {
         let path: &[&str] = match self {
             Self::NotAHash(n) => {
                 return vec!["auth".into(), "keys".into(), n.to_string(), "sha256".into()];
+            }
+            Self::Issuer(n, field, _) => {
+                return vec![
+                    "auth".into(),
+                    "issuers".into(),
+                    n.to_string(),
+                    (*field).into(),
+                ];
             }
             Self::NoKeys => &["auth", "keys"],
             Self::Signing(_) => &["auth", "signing"],

@@ -288,7 +288,8 @@ impl Config {
             }
         }
         let providers = self.build_twilio_accounts(mistakes)?;
-        Authenticator::new(&self.auth, providers)
+        let tenants = self.tenants.keys().cloned().collect();
+        Authenticator::new(&self.auth, providers, &tenants)
             .map_err(|error| {
                 let path = error.field();
                 let path: Vec<&str> = path.iter().map(String::as_str).collect();
@@ -494,6 +495,22 @@ deployment = "east"
     }
 
     #[test]
+    fn the_example_of_an_issuer_is_good() {
+        let example = include_str!("../../deploy/trunkline.toml");
+        let from = example.find("# [[auth.issuers]]").expect("the example");
+        let lines = example[from..].lines().take_while(|line| !line.is_empty());
+        // What stands commented out, not what explains it; and one of two ways to a tenant.
+        let is_setting = |line: &&str| line.contains(" = ") || line.starts_with('[');
+        let issuer: Vec<_> = lines
+            .filter_map(|line| line.strip_prefix("# "))
+            .filter(|line| is_setting(line) && !line.starts_with("tenant = "))
+            .collect();
+        assert_eq!(issuer.len(), 11, "{issuer:?}");
+        let good = GOOD.replace("mode = \"none\"", "mode = \"keys\"");
+        check(&format!("{good}[tenants.acme]\n{}", issuer.join("\n")), &[]);
+    }
+
+    #[test]
     fn mistakes_in_a_session_policy_are_named_with_their_lines() {
         let check = |policy: &str, expected: &[&str]| {
             check(&format!("{GOOD}[tenants.acme.session]\n{policy}"), expected);
@@ -561,6 +578,28 @@ deployment = "east"
         check(
             &GOOD.replace("mode = \"none\"", "mode = \"keys\""),
             &["line 2: auth.keys: mode is \"keys\" and there are none"],
+        );
+        let issuers = GOOD.replace(
+            "mode = \"none\"",
+            "[tenants.acme]\n[[auth.issuers]]\nurl = \"https://a.example\"\naudience = \"voice\"\ntenant = \"acme\"\n\
+             [[auth.issuers]]\nurl = \"https://b.example\"\naudience = [\"voice\"]\ntenant = \"acme\"",
+        );
+        check(&issuers, &[]);
+        check(
+            &issuers.replace("https://b.example", "http://b.example"),
+            &["line 9: auth.issuers.2.url: plain text is for loopback only"],
+        );
+        check(
+            &issuers.replace("[\"voice\"]", "[]"),
+            &["line 10: auth.issuers.2.audience: without one"],
+        );
+        check(
+            &issuers.replace("\"voice\"\ntenant = \"acme\"", "\"voice\""),
+            &["line 4: auth.issuers.1.tenant: either tenant or tenant_claim"],
+        );
+        check(
+            &issuers.replace("[\"voice\"]", "\"v\"\nalgorithms = [\"ES256\", \"HS256\"]"),
+            &["line 11: unknown variant `HS256`"],
         );
         check(
             &GOOD.replace("ws://127.0.0.1:1", "ws://10.1.1.1:1"),

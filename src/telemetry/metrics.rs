@@ -157,6 +157,8 @@ pub struct Metrics {
     active: IntGaugeVec,
     refused: IntCounterVec,
     denied: IntCounterVec,
+    signing_key_fetches: IntCounterVec,
+    signing_keys_fetched: IntGaugeVec,
     minted: IntCounterVec,
     bad_input: IntCounterVec,
     ignored: IntCounterVec,
@@ -223,6 +225,22 @@ impl Metrics {
                 "trunkline_auth_denied_total",
                 "Callers that showed nothing by which they may come in, by what was wrong with it.",
                 &["route", "reason"],
+            ),
+            signing_key_fetches: counters(
+                r,
+                "trunkline_signing_key_fetches_total",
+                "Times that an issuer was asked for the keys of its tokens.",
+                &["issuer", "outcome"],
+            ),
+            signing_keys_fetched: register(
+                r,
+                IntGaugeVec::new(
+                    opts(
+                        "trunkline_signing_keys_fetched_timestamp_seconds",
+                        "When the keys of an issuer last came, in seconds since 1970.",
+                    ),
+                    &["issuer"],
+                ),
             ),
             minted: counters(
                 r,
@@ -446,6 +464,20 @@ impl Metrics {
     /// What a caller showed on that route is not good; the reason is told to nobody but the operator.
     pub fn denied(&self, route: &str, reason: &str) {
         self.denied.with_label_values(&[route, reason]).inc();
+    }
+
+    /// An issuer of the configuration was asked for its keys; `now` is in seconds since 1970.
+    pub fn signing_keys_fetched(&self, issuer: &str, came: bool, now: u64) {
+        let outcome = if came { "ok" } else { "failed" };
+        self.signing_key_fetches
+            .with_label_values(&[issuer, outcome])
+            .inc();
+        if came {
+            let now = i64::try_from(now).unwrap_or(i64::MAX);
+            self.signing_keys_fetched
+                .with_label_values(&[issuer])
+                .set(now);
+        }
     }
 
     /// A ticket or ephemeral key was made for a tenant.
