@@ -1,5 +1,6 @@
 //! Decides who a caller is by whatever it shows.
 
+use super::certificate::{Certificates, ClientCertificate};
 use super::keys::{AuthConfig, AuthError, KeyRing, TENANT_WITHOUT_AUTH};
 
 /// What a request shows of who sent it.
@@ -7,6 +8,8 @@ use super::keys::{AuthConfig, AuthError, KeyRing, TENANT_WITHOUT_AUTH};
 pub struct Shown<'a> {
     /// The key or token, whichever carrier it came in. Never to be logged.
     pub secret: Option<&'a str>,
+    /// The certificate that was verified in the TLS handshake.
+    pub certificate: Option<&'a ClientCertificate>,
 }
 
 /// Who a caller is, once that is known.
@@ -25,6 +28,9 @@ pub enum Denied {
     /// Nobody has that key.
     #[error("unknown key")]
     UnknownKey,
+    /// It shows no key, and a certificate that is nobody's.
+    #[error("unknown certificate")]
+    UnknownCertificate,
 }
 
 impl Denied {
@@ -34,6 +40,7 @@ impl Denied {
         match self {
             Self::Missing => "missing",
             Self::UnknownKey => "unknown_key",
+            Self::UnknownCertificate => "unknown_certificate",
         }
     }
 }
@@ -42,6 +49,7 @@ impl Denied {
 #[derive(Clone, Debug)]
 pub struct Authenticator {
     keys: KeyRing,
+    certificates: Certificates,
 }
 
 impl Authenticator {
@@ -53,10 +61,17 @@ impl Authenticator {
     pub fn new(config: &AuthConfig) -> Result<Self, AuthError> {
         Ok(Self {
             keys: KeyRing::new(config)?,
+            certificates: Certificates::new(&config.certificates),
         })
     }
 
-    /// Who shows this. Everybody is [`TENANT_WITHOUT_AUTH`] where authentication is off.
+    /// Whether everybody may come in, so that tenants are not told apart.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.keys.is_off()
+    }
+
+    /// Who shows this. A secret decides alone; a certificate counts where none is shown. Everybody is [`TENANT_WITHOUT_AUTH`] where authentication is off.
     ///
     /// # Errors
     ///
@@ -68,8 +83,14 @@ impl Authenticator {
                 tenant: TENANT_WITHOUT_AUTH.to_owned(),
             });
         }
-        let secret = shown.secret.ok_or(Denied::Missing)?;
-        let tenant = self.keys.tenant(secret).ok_or(Denied::UnknownKey)?;
+        let tenant = match (shown.secret, shown.certificate) {
+            (Some(secret), _) => self.keys.tenant(secret).ok_or(Denied::UnknownKey)?,
+            (None, Some(certificate)) => self
+                .certificates
+                .tenant(certificate)
+                .ok_or(Denied::UnknownCertificate)?,
+            (None, None) => return Err(Denied::Missing),
+        };
         Ok(Identity {
             tenant: tenant.to_owned(),
         })
@@ -89,10 +110,16 @@ mod tests {
                 tenant: "acme".to_owned(),
                 sha256: hash_key("k1"),
             }],
+            certificates: Vec::new(),
         })
         .expect("good");
         let identify = async |secret| {
-            let identity = ring.identify(Shown { secret }).await;
+            let identity = ring
+                .identify(Shown {
+                    secret,
+                    certificate: None,
+                })
+                .await;
             identity.map(|identity| identity.tenant)
         };
         assert_eq!(identify(Some("k1")).await, Ok("acme".to_owned()));
@@ -105,9 +132,15 @@ mod tests {
         let open = Authenticator::new(&AuthConfig {
             mode: AuthMode::None,
             keys: Vec::new(),
+            certificates: Vec::new(),
         })
         .expect("good");
-        let identity = open.identify(Shown { secret: None }).await;
+        let identity = open
+            .identify(Shown {
+                secret: None,
+                certificate: None,
+            })
+            .await;
         assert_eq!(identity.map(|it| it.tenant), Ok(TENANT_WITHOUT_AUTH.into()));
     }
 }

@@ -4,6 +4,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
+use super::certificate::CertificateConfig;
+
 /// The tenant of all callers where authentication is off.
 pub const TENANT_WITHOUT_AUTH: &str = "default";
 
@@ -17,6 +19,9 @@ pub struct AuthConfig {
     /// The keys.
     #[serde(default)]
     pub keys: Vec<KeyConfig>,
+    /// Client certificates that are as good as a key.
+    #[serde(default)]
+    pub certificates: Vec<CertificateConfig>,
 }
 
 /// Whether callers need a key.
@@ -78,7 +83,7 @@ impl KeyRing {
                 ))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        if config.mode == AuthMode::Keys && keys.is_empty() {
+        if config.mode == AuthMode::Keys && keys.is_empty() && config.certificates.is_empty() {
             return Err(AuthError::NoKeys);
         }
         Ok(Self {
@@ -145,6 +150,7 @@ mod tests {
         KeyRing::new(&AuthConfig {
             mode: AuthMode::Keys,
             keys,
+            certificates: Vec::new(),
         })
     }
 

@@ -14,6 +14,7 @@ use crate::ingress::{
 };
 
 use super::answer::{Answer, switch, xml};
+use super::door::Peer;
 use super::socket::SocketSizes;
 use super::{Gateway, dial_refusal, socket};
 
@@ -35,6 +36,7 @@ impl Gateway {
         dialect: &'static str,
         agent: &str,
         mut request: Request<Body>,
+        peer: &Peer,
     ) -> Answer {
         let Some(dialect) = Dialect::by_name(dialect) else {
             return self.refused(dialect, &Refusal::not_found(), STYLE);
@@ -47,7 +49,7 @@ impl Gateway {
         let credential = Credential::find(request.uri().query(), request.headers());
         let prepared = match credential {
             Ok(credential) => {
-                self.prepare_phone(call_id, dialect, agent, credential.as_ref())
+                self.prepare_phone(call_id, dialect, agent, credential.as_ref(), peer)
                     .await
             }
             Err(refusal) => Err(refusal),
@@ -80,10 +82,11 @@ impl Gateway {
         dialect: Dialect,
         agent: &str,
         credential: Option<&Credential>,
+        peer: &Peer,
     ) -> Result<ConductedCall, Refusal> {
-        let identity = self.identify(dialect.name(), credential).await?;
+        let identity = self.identify(dialect.name(), credential, peer).await?;
         let (agent, deployment) = self.routes.for_agent(&identity.tenant, agent)?;
-        let permit = self.admit()?;
+        let permit = self.admit(&identity)?;
         let model = self
             .dialer
             .dial(&deployment, false)
@@ -141,7 +144,7 @@ impl Gateway {
         else {
             return self.refused("twilio", &Refusal::not_found(), STYLE);
         };
-        if self.is_draining() || self.calls().is_full() {
+        if self.is_draining() || self.calls().is_full() || self.overload().is_some() {
             self.metrics().refused("twilio", "busy");
             return xml(twiml_reject(RejectReason::Busy));
         }

@@ -10,6 +10,7 @@ use crate::realtime::Shape;
 use crate::upstream::Deployment;
 
 use super::config::TwilioConfig;
+use super::tls::Tls;
 
 /// Everybody who can answer, and who may call.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct Routes {
     pub caller_shapes: BTreeMap<String, Shape>,
     /// How Twilio's numbers are answered.
     pub twilio: TwilioConfig,
+    /// TLS towards callers, if it is asked for.
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Routes {

@@ -12,6 +12,7 @@ use crate::realtime::Shape;
 use crate::upstream::{Deployment, ModelLeg};
 
 use super::answer::{Answer, switch};
+use super::door::Peer;
 use super::socket::SocketSizes;
 use super::{Gateway, dial_refusal, socket};
 
@@ -28,6 +29,7 @@ impl Gateway {
         call_id: &str,
         path: &str,
         mut request: Request<Body>,
+        peer: &Peer,
     ) -> Answer {
         let style = FrontDoor::style_of(path);
         let asked = match self
@@ -41,7 +43,7 @@ impl Gateway {
             Ok(upgrade) => upgrade,
             Err(answer) => return *answer,
         };
-        let (shape, permit, deployment, model) = match self.prepare_sdk(call_id, &asked).await {
+        let (shape, permit, deployment, model) = match self.prepare_sdk(call_id, &asked, peer).await {
             Ok(prepared) => prepared,
             Err(refusal) => return self.refused(REALTIME, &refusal, style),
         };
@@ -82,13 +84,16 @@ impl Gateway {
         &self,
         call_id: &str,
         asked: &RealtimeRequest,
+        peer: &Peer,
     ) -> Result<(Shape, CallPermit, Arc<Deployment>, ModelLeg), Refusal> {
-        let identity = self.identify(REALTIME, asked.credential.as_ref()).await?;
+        let identity = self
+            .identify(REALTIME, asked.credential.as_ref(), peer)
+            .await?;
         let tenant = identity.tenant.as_str();
         // What some tenants' clients speak is not what their URL says.
         let shape = self.routes.caller_shape(tenant, asked.shape);
         let deployment = self.routes.for_model(tenant, asked.model.as_deref())?;
-        let permit = self.admit()?;
+        let permit = self.admit(&identity)?;
         let model = self
             .dialer
             .dial(&deployment, asked.transcription)
