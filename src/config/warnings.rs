@@ -107,7 +107,9 @@ impl Config {
             if connections < max_calls {
                 found.warn(
                     &["listener", "max_connections"],
-                    &format!("fewer than max_calls, {max_calls}, so that so many calls never come in"),
+                    &format!(
+                        "fewer than max_calls, {max_calls}, so that so many calls never come in"
+                    ),
                 );
             }
             if *connections as usize > usual_connections() {
@@ -124,7 +126,10 @@ impl Config {
             found.warn(&["listener", "limits", field], "this limit is off");
         }
         for field in shed.switched_off() {
-            found.warn(&["listener", "shed", field], "calls are taken however little is left");
+            found.warn(
+                &["listener", "shed", field],
+                "calls are taken however little is left",
+            );
         }
     }
 
@@ -248,8 +253,14 @@ model = "gpt-realtime"
     #[test]
     fn a_careful_file_has_no_warnings() {
         check(KEYS, &[]);
-        more("[listener]\naddress = '0.0.0.0:8080'\ntrusted_proxies = ['10.0.0.0/8']", &[]);
-        more("[listener]\nallowed_origins = ['https://a.example', 'http://localhost:3000']", &[]);
+        more(
+            "[listener]\naddress = '0.0.0.0:8080'\ntrusted_proxies = ['10.0.0.0/8']",
+            &[],
+        );
+        more(
+            "[listener]\nallowed_origins = ['https://a.example', 'http://localhost:3000']",
+            &[],
+        );
         more("[admin]\naddress = '0.0.0.0:9100'\ntoken_env = 'X'", &[]);
     }
 
@@ -333,8 +344,14 @@ model = "gpt-realtime"
             &["line 8: admin.token: the token stands in the file"],
         );
         more("[admin]\npublic = true", &["line 8: admin.public: whoever"]);
-        more("[log]\nfilter = 'info,trunkline=debug'", &["line 8: log.filter: "]);
-        more("[process]\ndumpable = true", &["line 8: process.dumpable: "]);
+        more(
+            "[log]\nfilter = 'info,trunkline=debug'",
+            &["line 8: log.filter: "],
+        );
+        more(
+            "[process]\ndumpable = true",
+            &["line 8: process.dumpable: "],
+        );
     }
 
     #[cfg(unix)]
@@ -349,7 +366,10 @@ model = "gpt-realtime"
         };
         let table = format!("api_key_file = '{}'", file.display());
         set(0o644);
-        more(&table, &["line 7: deployments.east.api_key_file: every user"]);
+        more(
+            &table,
+            &["line 7: deployments.east.api_key_file: every user"],
+        );
         set(0o640);
         more(&table, &[]);
         // The configuration itself, if there is a secret in it.

@@ -22,8 +22,8 @@ use crate::transport::{Transport, tune};
 
 use super::Gateway;
 use super::door::Connection;
-use super::sources::NoHandshake;
 use super::sample;
+use super::sources::NoHandshake;
 use super::tls::Tls;
 
 /// How long to wait before accepting again when the system has no descriptor left.
@@ -153,13 +153,10 @@ impl Gateway {
             self.config.limits.tls_handshake,
             tls.acceptor().accept(transport),
         );
-        let stream = shaken
-            .await
-            .map_err(|_| "tls_timeout")?
-            .map_err(|error| {
-                tracing::debug!(%error, "no TLS with a caller");
-                "tls_failed"
-            })?;
+        let stream = shaken.await.map_err(|_| "tls_timeout")?.map_err(|error| {
+            tracing::debug!(%error, "no TLS with a caller");
+            "tls_failed"
+        })?;
         let (_, session) = stream.get_ref();
         if let Some([certificate, ..]) = session.peer_certificates() {
             connection.certified(ClientCertificate::parse(certificate));
@@ -173,8 +170,8 @@ impl Gateway {
         connection: &Arc<Connection>,
     ) -> Result<(), &'static str> {
         let limits = &self.config.limits;
-        let known_by = (Instant::now() + limits.unauthenticated)
-            .min(connection.accepted + limits.upgrade);
+        let known_by =
+            (Instant::now() + limits.unauthenticated).min(connection.accepted + limits.upgrade);
         let service = service_fn(|request| {
             let gateway = Arc::clone(self);
             let connection = Arc::clone(connection);

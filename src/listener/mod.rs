@@ -243,12 +243,7 @@ impl Gateway {
     }
 
     /// Answers somebody who wants to call.
-    async fn call(
-        self: &Arc<Self>,
-        request: Request<Body>,
-        way: Way<'_>,
-        peer: &Peer,
-    ) -> Answer {
+    async fn call(self: &Arc<Self>, request: Request<Body>, way: Way<'_>, peer: &Peer) -> Answer {
         let call_id = new_call_id();
         let request_id = FrontDoor::request_id(request.uri().query(), request.headers());
         let answer = match (self.overload(), way) {

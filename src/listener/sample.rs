@@ -96,9 +96,7 @@ fn memory_used_in(root: &Path, groups: &str) -> Option<f64> {
         };
         let (base, files) = match controllers {
             "" => (root.to_owned(), &V2),
-            _ if controllers.split(',').any(|name| name == "memory") => {
-                (root.join("memory"), &V1)
-            }
+            _ if controllers.split(',').any(|name| name == "memory") => (root.join("memory"), &V1),
             _ => continue,
         };
         for folder in up_from(&base, path) {
@@ -194,7 +192,10 @@ mod tests {
         };
         write("pod/memory.max", "1000\n");
         write("pod/memory.current", "900\n");
-        write("pod/memory.stat", "anon 1\ninactive_file 100\nactive_file 7\n");
+        write(
+            "pod/memory.stat",
+            "anon 1\ninactive_file 100\nactive_file 7\n",
+        );
         write("pod/box/memory.max", "max\n");
         write("pod/box/memory.current", "900\n");
         write("memory/old/memory.limit_in_bytes", "9223372036854771712\n");

@@ -43,7 +43,8 @@ impl Gateway {
             Ok(upgrade) => upgrade,
             Err(answer) => return *answer,
         };
-        let (shape, permit, deployment, model) = match self.prepare_sdk(call_id, &asked, peer).await {
+        let (shape, permit, deployment, model) = match self.prepare_sdk(call_id, &asked, peer).await
+        {
             Ok(prepared) => prepared,
             Err(refusal) => return self.refused(REALTIME, &refusal, style),
         };

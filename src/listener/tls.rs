@@ -391,9 +391,6 @@ mod tests {
         check(&asks(ClientAuth::None, Some(&ca)), "client_auth");
         assert!(Tls::load(&asks(ClientAuth::Optional, Some(&ca))).is_ok());
         let empty = folder.write("empty", "");
-        check(
-            &asks(ClientAuth::Required, Some(&empty)),
-            "client_ca_file",
-        );
+        check(&asks(ClientAuth::Required, Some(&empty)), "client_ca_file");
     }
 }

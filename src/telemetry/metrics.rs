@@ -692,7 +692,12 @@ pub(super) fn opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help)
 }
 
-pub(super) fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+pub(super) fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> IntCounterVec {
     register(registry, IntCounterVec::new(opts(name, help), labels))
 }
 

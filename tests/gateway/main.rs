@@ -6,13 +6,17 @@
 
 mod bad_input;
 mod barge_in;
+mod caller_tls;
 mod client;
+mod descriptors;
 mod doors;
 mod drain;
 mod faults;
 mod harness;
 mod leaks;
+mod limits;
 mod network;
+mod operators;
 mod phone_features;
 mod refusals;
 mod relay;
