@@ -32,7 +32,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 impl Gateway {
     /// Accepts callers until `shutdown`, and picks up changed certificates meanwhile.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
-        let limit = self.config.connection_limit();
+        let limit = self.connection_limit;
         if limit < self.config.max_calls as usize {
             tracing::warn!(
                 max_calls = self.config.max_calls,
@@ -77,7 +77,7 @@ impl Gateway {
     pub fn serve_connection(self: &Arc<Self>, transport: Transport, from: IpAddr) {
         // An answered call is no longer among the connections.
         let n_open = self.connections.len() + self.calls.active();
-        if n_open >= self.config.connection_limit() {
+        if n_open >= self.connection_limit {
             if !self.door.evict() {
                 self.turn_away(transport, "too_many_connections");
                 return;

@@ -328,7 +328,7 @@ async fn the_oldest_idle_connection_makes_room() {
 async fn only_a_trusted_proxy_says_who_calls() {
     let proxy = Ipv4Addr::new(10, 1, 0, 1);
     let limits = "[listener]\ntrusted_proxies = ['10.1.0.0/16']\n\
-                  [listener.limits]\nfailed_auth_per_minute = 2\nconnections_per_source = 1";
+                  [listener.limits]\nfailed_auth_per_minute = 2";
     let world = world_with_keys(limits);
     let with = |from: &str, key: &str| {
         let more = format!("X-Forwarded-For: {from}\r\napi-key: {key}\r\n");
@@ -370,7 +370,7 @@ async fn requests_through_a_proxy_are_counted_for_their_source() {
     let world = world(limits);
     let form = |from: &str| {
         format!(
-            "POST /twilio/voice/ga HTTP/1.1\r\nHost: gateway\r\nX-Forwarded-For: {from}\r\nContent-Length: 9\r\n\r\n"
+            "POST /twilio/voice/ga HTTP/1.1\r\nHost: gateway\r\nX-Forwarded-For: {from}\r\nContent-Length: 22\r\n\r\n"
         )
     };
     // The form never comes.
@@ -382,12 +382,12 @@ async fn requests_through_a_proxy_are_counted_for_their_source() {
     sleep(Duration::from_secs(1)).await;
     let (refused, _) = ask(&world, proxy, &form("192.0.2.1")).await;
     check(&refused, 429, "too_many_from_source");
-    let other = format!("{}CallSid=x", form("192.0.2.2"));
+    let other = format!("{}CallSid=x&AccountSid=y", form("192.0.2.2"));
     let (answer, _) = ask(&world, proxy, &other).await;
     assert_eq!(header(&answer, "x-trunkline-error"), None, "{answer}");
     drop(first);
     sleep(Duration::from_secs(1)).await;
-    let again = format!("{}CallSid=x", form("192.0.2.1"));
+    let again = format!("{}CallSid=x&AccountSid=y", form("192.0.2.1"));
     let (answer, _) = ask(&world, proxy, &again).await;
     assert_eq!(header(&answer, "x-trunkline-error"), None, "{answer}");
 }
@@ -470,8 +470,7 @@ async fn connections_are_not_kept_when_memory_is_short() {
 #[tokio::test(start_paused = true)]
 async fn answers_tell_a_browser_nothing_and_nobody_the_version() {
     let world = world_with_keys("");
-    let form =
-        "POST /twilio/voice/ga HTTP/1.1\r\nHost: gateway\r\nContent-Length: 9\r\n\r\nCallSid=x";
+    let form = "POST /twilio/voice/ga HTTP/1.1\r\nHost: gateway\r\nContent-Length: 22\r\n\r\nCallSid=x&AccountSid=y";
     for (request, status) in [
         (LIVEZ, 200),
         (form, 200),
