@@ -43,7 +43,7 @@ pub(super) struct DemoArguments {
 }
 
 pub(super) async fn demo(arguments: DemoArguments) -> ExitCode {
-    let demo = match Demo::start(&arguments).await {
+    let demo = match Demo::start(&arguments) {
         Ok(demo) => demo,
         Err(error) => return failed("the demo cannot start", &error),
     };
@@ -88,7 +88,7 @@ struct Demo {
 }
 
 impl Demo {
-    async fn start(arguments: &DemoArguments) -> Result<Self, String> {
+    fn start(arguments: &DemoArguments) -> Result<Self, String> {
         let (listener, simulator) = bind(SocketAddr::from(([127, 0, 0, 1], 0)), BACKLOG)?;
         let stop_simulator = CancellationToken::new();
         let simulator_task = TaskTracker::new();
@@ -105,7 +105,7 @@ impl Demo {
         })?;
         let log = start_log(&config.log);
         Ok(Self {
-            process: Process::start(&config, routes).await?,
+            process: Process::start(&config, routes)?,
             simulator,
             stop_simulator,
             simulator_task,

@@ -33,8 +33,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Opens both listeners and serves.
-    pub(super) async fn start(config: &Config, routes: Routes) -> Result<Self, String> {
+    /// Opens both listeners and serves, in the runtime that calls it.
+    pub(super) fn start(config: &Config, routes: Routes) -> Result<Self, String> {
         let listener = &config.listener;
         let (caller_listener, callers) = bind(listener.address, listener.backlog)?;
         let (admin_listener, admin) = bind(config.admin.address, ADMIN_BACKLOG)?;

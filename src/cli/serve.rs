@@ -14,7 +14,7 @@ pub(super) fn serve(config: Config, routes: Routes) -> ExitCode {
         forbid_dumps();
     }
     in_runtime(async move {
-        let process = match Process::start(&config, routes).await {
+        let process = match Process::start(&config, routes) {
             Ok(process) => process,
             Err(error) => return failed("cannot serve", &error),
         };

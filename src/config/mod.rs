@@ -328,6 +328,10 @@ impl Config {
                 mistakes.add(&["listener", "allowed_origins"], problem);
             }
         }
+        for (path, problem) in self.listener.callers.mistakes() {
+            let path: Vec<&str> = ["listener", "callers"].into_iter().chain(path).collect();
+            mistakes.add(&path, problem);
+        }
         if self.listener.max_connections == Some(0) {
             mistakes.add(
                 &["listener", "max_connections"],

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::callers::CallersConfig;
 use super::limits::LimitsConfig;
 use super::shed::ShedConfig;
 use super::tls::TlsConfig;
@@ -43,6 +44,8 @@ pub struct ListenerConfig {
     pub limits: LimitsConfig,
     /// When new calls are refused because the process has too little left.
     pub shed: ShedConfig,
+    /// What callers may send once they are answered.
+    pub callers: CallersConfig,
 }
 
 impl Default for ListenerConfig {
@@ -60,6 +63,7 @@ impl Default for ListenerConfig {
             tls: None,
             limits: LimitsConfig::default(),
             shed: ShedConfig::default(),
+            callers: CallersConfig::default(),
         }
     }
 }

@@ -5,8 +5,10 @@
 
 mod accept;
 mod answer;
+mod callers;
 mod config;
 mod door;
+mod echo;
 mod limits;
 mod phone;
 mod proxies;
@@ -40,7 +42,10 @@ use door::{Connection, Door, Peer, TooFast, Unheard};
 use shed::Shedder;
 
 pub(crate) use answer::secure;
+pub use callers::{CallersConfig, PhoneLimits, RealtimeLimits};
 pub use config::{ListenerConfig, TwilioConfig, is_origin, usual_connections};
+#[doc(hidden)]
+pub use echo::echo_connection;
 pub use limits::LimitsConfig;
 pub use routes::Routes;
 pub use shed::{Overload, ShedConfig, Signals};

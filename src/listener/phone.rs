@@ -15,7 +15,7 @@ use crate::ingress::{
 
 use super::answer::{Answer, switch, xml};
 use super::door::Peer;
-use super::socket::SocketSizes;
+use super::socket::SocketLimits;
 use super::{Gateway, dial_refusal, socket};
 
 /// Phones speak OpenAI's style of errors, having none of their own.
@@ -58,8 +58,9 @@ impl Gateway {
             Ok(call) => call,
             Err(refusal) => return self.refused(name, &refusal, STYLE),
         };
-        let sizes = SocketSizes {
-            max_message: call.dialect.capabilities().max_message_bytes,
+        let max_message = call.dialect.capabilities().max_message_bytes;
+        let sizes = SocketLimits {
+            frames: self.config.callers.phone.frames(max_message),
             max_unsent: MAX_UNSENT,
             read_buffer: 4 * 1024,
         };

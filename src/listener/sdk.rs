@@ -13,14 +13,20 @@ use crate::upstream::{Deployment, ModelLeg};
 
 use super::answer::{Answer, switch};
 use super::door::Peer;
-use super::socket::SocketSizes;
-use super::{Gateway, dial_refusal, socket};
-
-/// An append of 15 MiB of audio as base64 (protocol reference 1.6).
-const MAX_MESSAGE: usize = 21 * 1024 * 1024;
+use super::socket::SocketLimits;
+use super::{Gateway, RealtimeLimits, dial_refusal, socket};
 
 /// One event of a deployment, whatever its size, and then some; while it waits, the deployment is not read.
 const MAX_UNSENT: usize = 40 * 1024 * 1024;
+
+/// Limits of an SDK client's socket.
+pub(super) fn socket_limits(limits: &RealtimeLimits) -> SocketLimits {
+    SocketLimits {
+        frames: limits.frames(),
+        max_unsent: MAX_UNSENT,
+        read_buffer: 4 * 1024,
+    }
+}
 
 impl Gateway {
     /// Answers an SDK client's WebSocket.
@@ -49,11 +55,7 @@ impl Gateway {
             Err(refusal) => return self.refused(REALTIME, &refusal, style),
         };
         let on_upgrade = hyper::upgrade::on(&mut request);
-        let sizes = SocketSizes {
-            max_message: MAX_MESSAGE,
-            max_unsent: MAX_UNSENT,
-            read_buffer: 4 * 1024,
-        };
+        let limits = self.config.callers.realtime;
         let metrics = self.metrics().call(REALTIME, deployment.name());
         let calls = self.calls().clone();
         let span = tracing::info_span!("call", call_id);
@@ -61,7 +63,7 @@ impl Gateway {
         let call_id = call_id.to_owned();
         self.calls().spawn(
             async move {
-                let Some(caller) = socket::open(on_upgrade, sizes).await else {
+                let Some(caller) = socket::open(on_upgrade, socket_limits(&limits)).await else {
                     return;
                 };
                 let call = RelayedCall {
@@ -71,6 +73,7 @@ impl Gateway {
                     model,
                     deployment,
                     metrics,
+                    limits: limits.duration(),
                     calls,
                     permit,
                 };

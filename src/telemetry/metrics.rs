@@ -38,13 +38,18 @@ const UPSTREAM_ERROR_CODES: &[&str] = &[
     "invalid_value",
     "malformed_audio",
     "malformed_event",
+    "message_too_slow",
     "missing_required_parameter",
     "rate_limit_exceeded",
     "response_cancel_not_active",
     "server_error",
     "session_expired",
+    "too_large",
+    "too_many_control_frames",
+    "too_many_fragments",
     "unknown_parameter",
     "unsupported_content_type",
+    "websocket",
 ];
 
 /// A step of setting up a call's model leg.

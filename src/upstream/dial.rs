@@ -23,7 +23,9 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use crate::call::ModelEvent;
 use crate::realtime::ErrorBody;
 use crate::telemetry::{Metrics, SetupPhase};
-use crate::transport::{Transport, UNACKNOWLEDGED, system_roots, tune};
+use crate::transport::{
+    FrameLimits, FrameMeter, Metered, Peer, Rate, Transport, UNACKNOWLEDGED, system_roots, tune,
+};
 
 use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
@@ -37,11 +39,27 @@ const MAX_MESSAGE: usize = 32 * 1024 * 1024;
 /// Unsent bytes towards the deployment: one upload of 15 MiB of audio as base64, twice.
 const MAX_UNSENT: usize = 48 * 1024 * 1024;
 
+/// What a deployment may send. It is trusted with more than callers are, but a broken one must not take the memory
+/// or the time of the others' calls. Its messages are not counted: they are relayed or queued within bounds, and it is
+/// read no faster than that.
+const FRAMES: FrameLimits = FrameLimits {
+    from: Peer::Server,
+    max_message: MAX_MESSAGE as u64,
+    // The largest message in fragments of 2 KiB.
+    max_fragments: 16 * 1024,
+    control: Rate {
+        per_second: 100,
+        burst: 100,
+    },
+    messages: None,
+    message_timeout: Duration::from_secs(30),
+};
+
 /// An open session.
 #[derive(Debug)]
 pub struct ModelLeg {
     /// The connection, its first event already read.
-    pub socket: WebSocketStream<Transport>,
+    pub socket: WebSocketStream<Metered>,
     /// That event, `session.created` as the deployment sent it.
     pub session_created: Utf8Bytes,
 }
@@ -352,7 +370,7 @@ async fn upgrade(
     deployment: &Deployment,
     transport: Transport,
     transcription: bool,
-) -> Result<WebSocketStream<Transport>, DialError> {
+) -> Result<WebSocketStream<Metered>, DialError> {
     let mut request = deployment.request(transcription);
     let authority = request
         .uri()
@@ -376,6 +394,7 @@ async fn upgrade(
         .max_write_buffer_size(MAX_UNSENT)
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));
+    let transport = Metered::new(transport, FrameMeter::before_answer(FRAMES), &[]);
     match client_async_with_config(request, transport, Some(config)).await {
         Ok((socket, _response)) => Ok(socket),
         Err(WsError::Http(response)) => Err(DialError::Refused {
@@ -453,7 +472,7 @@ fn closed(deployment: &Deployment, frame: Option<&CloseFrame>) -> DialError {
 
 async fn session_created(
     deployment: &Deployment,
-    socket: &mut WebSocketStream<Transport>,
+    socket: &mut WebSocketStream<Metered>,
 ) -> Result<Utf8Bytes, DialError> {
     loop {
         let message = match socket.next().await {

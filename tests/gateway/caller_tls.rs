@@ -149,7 +149,6 @@ async fn a_caller_comes_by_tls_and_speaks_http_1_only() {
     let stream = connect(&world, &server, None).await.expect("TLS");
     let (_, session) = stream.get_ref();
     assert_eq!(session.alpn_protocol(), Some(&b"http/1.1"[..]));
-    drop(stream);
     let answer = ask(&world, &server, None, &upgrade_request(CALL, "")).await;
     assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
     let answer = ask(&world, &server, None, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
