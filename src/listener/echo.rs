@@ -7,6 +7,7 @@ use hyper::body::Incoming as Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio_util::task::TaskTracker;
 
 use crate::bridge;
 use crate::ingress::{ErrorStyle, upgrade};
@@ -41,7 +42,7 @@ fn answer(mut request: Request<Body>, callers: CallersConfig) -> Answer {
     };
     let on_upgrade = hyper::upgrade::on(&mut request);
     let limits = sdk::socket_limits(&callers.realtime);
-    tokio::spawn(async move {
+    TaskTracker::new().spawn(async move {
         if let Some(socket) = socket::open(on_upgrade, limits).await {
             bridge::echo(socket).await;
         }
