@@ -40,10 +40,14 @@ impl Config {
         for name in self.tenants.keys() {
             let keys = self.auth.keys.iter().map(|key| &key.tenant);
             let certificates = self.auth.certificates.iter().map(|it| &it.tenant);
-            if self.auth.mode == AuthMode::Keys && !keys.chain(certificates).any(|it| it == name) {
+            let accounts = self.twilio.accounts.iter().map(|account| &account.tenant);
+            let mut known = keys.chain(certificates).chain(accounts);
+            // A ticket may be for any tenant.
+            let has_way = self.auth.signing.is_some() || known.any(|tenant| tenant == name);
+            if self.auth.mode == AuthMode::Keys && !has_way {
                 found.warn(
                     &["tenants", name],
-                    "has neither a key nor a certificate, so that nobody can call as it",
+                    "has no key, certificate or account, so that nobody can call as it",
                 );
             }
         }
@@ -133,6 +137,7 @@ impl Config {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "a list of places")]
     fn warn_of_secrets(&self, found: &mut Mistakes<'_>, path: &Path) {
         let mut holds_secrets = false;
         for (name, deployment) in &self.deployments {
@@ -145,6 +150,43 @@ impl Config {
             }
             if let Some(file) = &deployment.api_key_file {
                 found.warn_if_readable(&["deployments", name, "api_key_file"], file);
+            }
+        }
+        if let Some(signing) = &self.auth.signing {
+            let values = [
+                ("secret", &signing.secret),
+                ("previous_secret", &signing.previous_secret),
+            ];
+            for (field, _) in values.iter().filter(|(_, value)| value.is_some()) {
+                holds_secrets = true;
+                found.warn(
+                    &["auth", "signing", field],
+                    "the secret stands in the file; a file of its own or the environment keep it out",
+                );
+            }
+            let files = [
+                ("secret_file", &signing.secret_file),
+                ("previous_secret_file", &signing.previous_secret_file),
+            ];
+            for (field, file) in files {
+                if let Some(file) = file {
+                    found.warn_if_readable(&["auth", "signing", field], file);
+                }
+            }
+        }
+        for (account, n) in self.twilio.accounts.iter().zip(1..) {
+            let n = format!("{n}");
+            if account.auth_token.is_some() || account.second_auth_token.is_some() {
+                holds_secrets = true;
+                found.warn(
+                    &["twilio", "accounts", &n],
+                    "the token stands in the file; auth_token_file or auth_token_env keep it out",
+                );
+            }
+            for file in [&account.auth_token_file, &account.second_auth_token_file] {
+                if let Some(file) = file {
+                    found.warn_if_readable(&["twilio", "accounts", &n], file);
+                }
             }
         }
         if self.admin.token.is_some() {
@@ -280,7 +322,7 @@ model = "gpt-realtime"
                 "line 9: listener.allowed_origins: pages of these",
             ],
         );
-        more("[tenants.bolt]", &["line 7: tenants.bolt: has neither"]);
+        more("[tenants.bolt]", &["line 7: tenants.bolt: has no key"]);
     }
 
     #[test]

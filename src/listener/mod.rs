@@ -10,7 +10,9 @@ mod config;
 mod door;
 mod echo;
 mod limits;
+mod mint;
 mod phone;
+mod post;
 mod proxies;
 mod rate;
 mod routes;
@@ -19,6 +21,7 @@ mod sdk;
 mod shed;
 mod socket;
 mod sources;
+mod tickets;
 mod tls;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,10 +33,10 @@ use hyper::body::Incoming as Body;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Identity, Shown};
+use crate::auth::{Denied, Identity, Purpose, Shown, UseError};
 use crate::bridge::{CallPermit, Calls, REALTIME, ToolRunner};
 use crate::ingress::upgrade::{self, Upgrade};
-use crate::ingress::{Credential, ErrorStyle, FrontDoor, Refusal};
+use crate::ingress::{Dialect, ErrorStyle, FrontDoor, MintRoute, Refusal};
 use crate::telemetry::Metrics;
 use crate::upstream::{DialError, Dialer};
 
@@ -43,7 +46,7 @@ use shed::Shedder;
 
 pub(crate) use answer::secure;
 pub use callers::{CallersConfig, PhoneLimits, RealtimeLimits};
-pub use config::{ListenerConfig, TwilioConfig, is_origin, usual_connections};
+pub use config::{ListenerConfig, TwilioConfig, is_origin, is_public_url, usual_connections};
 #[doc(hidden)]
 pub use echo::echo_connection;
 pub use limits::LimitsConfig;
@@ -230,18 +233,26 @@ impl Gateway {
         let path = normalise(request.uri().path());
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         match (request.method(), segments.as_slice()) {
-            (&Method::POST, ["twilio", "voice"]) => self.twilio_voice(request, None).await,
+            (&Method::POST, ["twilio", "voice"]) => self.twilio_voice(request, None, peer).await,
             (&Method::POST, ["twilio", "voice", agent]) => {
                 let agent = (*agent).to_owned();
-                self.twilio_voice(request, Some(agent)).await
+                self.twilio_voice(request, Some(agent), peer).await
             }
-            (_, ["twilio", "media", agent]) => {
-                self.call(request, Way::Phone("twilio", agent), peer).await
+            (_, ["twilio", "media", agent, ticket @ ..]) if ticket.len() <= 1 => {
+                let ticket = ticket.first().copied();
+                self.call(request, Way::Phone("twilio", agent, ticket), peer)
+                    .await
             }
-            (_, ["v1", "audio", agent]) => {
-                self.call(request, Way::Phone("audio", agent), peer).await
+            (_, ["v1", "audio", agent, ticket @ ..]) if ticket.len() <= 1 => {
+                let ticket = ticket.first().copied();
+                self.call(request, Way::Phone("audio", agent, ticket), peer)
+                    .await
             }
+            (&Method::POST, ["v1", "tickets"]) => self.ticket(request, peer).await,
             (&Method::GET, ["livez"]) => text(200, "ok\n"),
+            (&Method::POST, _) if let Some(route) = MintRoute::of(&path) => {
+                self.mint(route, request, peer).await
+            }
             _ if path.ends_with("/realtime") || path.contains("/realtime/") => {
                 self.call(request, Way::Sdk(&path), peer).await
             }
@@ -254,14 +265,17 @@ impl Gateway {
         let call_id = new_call_id();
         let request_id = FrontDoor::request_id(request.uri().query(), request.headers());
         let answer = match (self.overload(), way) {
-            (Some(refusal), Way::Phone(dialect, _)) => {
+            (Some(refusal), Way::Phone(dialect, ..)) => {
                 self.refused(dialect, &refusal, ErrorStyle::OpenAi)
             }
             (Some(refusal), Way::Sdk(path)) => {
                 self.refused(REALTIME, &refusal, FrontDoor::style_of(path))
             }
-            (None, Way::Phone(dialect, agent)) => {
-                self.phone(&call_id, dialect, agent, request, peer).await
+            (None, Way::Phone(dialect, agent, ticket)) => {
+                // A path may end in a slash.
+                let ticket = ticket.filter(|ticket| !ticket.is_empty());
+                self.phone(&call_id, dialect, agent, ticket, request, peer)
+                    .await
             }
             (None, Way::Sdk(path)) => self.sdk(&call_id, path, request, peer).await,
         };
@@ -304,10 +318,12 @@ impl Gateway {
 
     /// Whether a page of this origin may call; callers that are no browser send none. A key does not help: a page
     /// that holds one could be anybody's, and where nobody needs a key, any page in a browser beside the gateway
-    /// would be let in.
-    fn check_origin(&self, upgrade: &Upgrade) -> Result<(), Refusal> {
+    /// would be let in. Nobody's page calls in the name of a provider.
+    fn check_origin(&self, route: &str, upgrade: &Upgrade) -> Result<(), Refusal> {
+        let by_provider =
+            Dialect::by_name(route).is_some_and(|dialect| dialect.capabilities().by_provider);
         match &upgrade.origin {
-            Some(origin) if !self.config.allowed_origins.contains(origin) => {
+            Some(origin) if by_provider || !self.config.allowed_origins.contains(origin) => {
                 Err(Refusal::origin_refused())
             }
             Some(_) | None => Ok(()),
@@ -335,7 +351,7 @@ impl Gateway {
             self.metrics.refused(route, error.name());
             Box::new(refuse_upgrade(error, style))
         })?;
-        match self.check_origin(&upgrade) {
+        match self.check_origin(route, &upgrade) {
             Ok(()) => Ok(upgrade),
             Err(refusal) => Err(Box::new(self.refused(route, &refusal, style))),
         }
@@ -349,14 +365,15 @@ impl Gateway {
     async fn identify(
         &self,
         route: &'static str,
-        credential: Option<&Credential>,
+        shown: Shown<'_>,
+        purpose: Purpose<'_>,
         peer: &Peer,
     ) -> Result<Identity, Refusal> {
         let shown = Shown {
-            secret: credential.map(Credential::secret),
             certificate: peer.certificate(),
+            ..shown
         };
-        let identified = self.routes.auth.identify(shown);
+        let identified = self.routes.auth.identify(shown, purpose);
         let Ok(identified) = tokio::time::timeout_at(peer.decide_by, identified).await else {
             self.metrics.denied(route, "timeout");
             let message = "It took too long to find out who calls. Try again later.";
@@ -373,6 +390,22 @@ impl Gateway {
         Ok(identity)
     }
 
+    /// Uses up the ticket that a caller showed, if it did: the last thing before a session is opened for it.
+    ///
+    /// # Errors
+    ///
+    /// If it was used before, or nobody can say.
+    async fn use_up(&self, route: &'static str, identity: &Identity) -> Result<(), Refusal> {
+        match self.routes.auth.use_up(identity).await {
+            Ok(()) => Ok(()),
+            Err(UseError::Replayed) => {
+                self.metrics.denied(route, Denied::Replayed.name());
+                Err(Refusal::unauthorized())
+            }
+            Err(UseError::Unknown) => Err(Refusal::unavailable(Duration::from_secs(5))),
+        }
+    }
+
     fn refused(&self, route: &'static str, refusal: &Refusal, style: ErrorStyle) -> Answer {
         self.metrics.refused(route, refusal.code);
         refuse(refusal, style)
@@ -380,10 +413,10 @@ impl Gateway {
 }
 
 /// Which way a caller comes in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 enum Way<'a> {
-    /// By that dialect, to that agent.
-    Phone(&'static str, &'a str),
+    /// By that dialect, to that agent, with that ticket in the path.
+    Phone(&'static str, &'a str, Option<&'a str>),
     /// By that path of the Realtime API.
     Sdk(&'a str),
 }
