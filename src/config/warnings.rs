@@ -1,6 +1,8 @@
 //! What a configuration may say and perhaps should not: combinations that work and leave a door open.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
 
 use crate::auth::AuthMode;
 use crate::listener::{ClientAuth, ListenerConfig, usual_connections};
@@ -137,67 +139,19 @@ impl Config {
         }
     }
 
-    #[expect(clippy::too_many_lines, reason = "a list of places")]
     fn warn_of_secrets(&self, found: &mut Mistakes<'_>, path: &Path) {
         let mut holds_secrets = false;
-        for (name, deployment) in &self.deployments {
-            if deployment.api_key.is_some() {
+        for secret in self.secrets() {
+            let (name, table) = secret.path.split_last().unwrap_or((&"", &[]));
+            if secret.is_written {
                 holds_secrets = true;
-                found.warn(
-                    &["deployments", name, "api_key"],
-                    "the key stands in the file; api_key_file or api_key_env keep it out",
-                );
+                let problem = format!("stands in the file; {name}_file or {name}_env keep it out");
+                found.warn(&secret.path, &problem);
             }
-            if let Some(file) = &deployment.api_key_file {
-                found.warn_if_readable(&["deployments", name, "api_key_file"], file);
+            if let Some(file) = secret.file {
+                let field = format!("{name}_file");
+                found.warn_if_readable(&[table, &[&field]].concat(), file);
             }
-        }
-        if let Some(signing) = &self.auth.signing {
-            let values = [
-                ("secret", &signing.secret),
-                ("previous_secret", &signing.previous_secret),
-            ];
-            for (field, _) in values.iter().filter(|(_, value)| value.is_some()) {
-                holds_secrets = true;
-                found.warn(
-                    &["auth", "signing", field],
-                    "the secret stands in the file; a file of its own or the environment keep it out",
-                );
-            }
-            let files = [
-                ("secret_file", &signing.secret_file),
-                ("previous_secret_file", &signing.previous_secret_file),
-            ];
-            for (field, file) in files {
-                if let Some(file) = file {
-                    found.warn_if_readable(&["auth", "signing", field], file);
-                }
-            }
-        }
-        for (account, n) in self.twilio.accounts.iter().zip(1..) {
-            let n = format!("{n}");
-            if account.auth_token.is_some() || account.second_auth_token.is_some() {
-                holds_secrets = true;
-                found.warn(
-                    &["twilio", "accounts", &n],
-                    "the token stands in the file; auth_token_file or auth_token_env keep it out",
-                );
-            }
-            for file in [&account.auth_token_file, &account.second_auth_token_file] {
-                if let Some(file) = file {
-                    found.warn_if_readable(&["twilio", "accounts", &n], file);
-                }
-            }
-        }
-        if self.admin.token.is_some() {
-            holds_secrets = true;
-            found.warn(
-                &["admin", "token"],
-                "the token stands in the file; token_file or token_env keep it out",
-            );
-        }
-        if let Some(file) = &self.admin.token_file {
-            found.warn_if_readable(&["admin", "token_file"], file);
         }
         if let Some(tls) = &self.listener.tls {
             found.warn_if_readable(&["listener", "tls", "key_file"], &tls.key_file);
@@ -205,6 +159,32 @@ impl Config {
         if holds_secrets {
             found.warn_if_readable(&[], path);
         }
+    }
+
+    fn secrets(&self) -> Vec<Secret<'_>> {
+        let mut all = Vec::new();
+        if let Some(signing) = &self.auth.signing {
+            let path = || vec!["auth", "signing"];
+            let (value, file) = (&signing.secret, &signing.secret_file);
+            all.push(Secret::new(path(), "secret", value, file));
+            let (value, file) = (&signing.previous_secret, &signing.previous_secret_file);
+            all.push(Secret::new(path(), "previous_secret", value, file));
+        }
+        let admin = &self.admin;
+        let (value, file) = (&admin.token, &admin.token_file);
+        all.push(Secret::new(vec!["admin"], "token", value, file));
+        for (name, it) in &self.deployments {
+            let path = vec!["deployments", name.as_str()];
+            all.push(Secret::new(path, "api_key", &it.api_key, &it.api_key_file));
+        }
+        for it in &self.twilio.accounts {
+            let path = || vec!["twilio", "accounts"];
+            let (value, file) = (&it.auth_token, &it.auth_token_file);
+            all.push(Secret::new(path(), "auth_token", value, file));
+            let (value, file) = (&it.second_auth_token, &it.second_auth_token_file);
+            all.push(Secret::new(path(), "second_auth_token", value, file));
+        }
+        all
     }
 
     fn warn_of_operators(&self, found: &mut Mistakes<'_>) {
@@ -226,6 +206,31 @@ impl Config {
                 &["process", "dumpable"],
                 "core dumps and debuggers show keys and calls",
             );
+        }
+    }
+}
+
+/// A secret of the configuration.
+struct Secret<'a> {
+    /// Of the field that holds it as it is.
+    path: Vec<&'a str>,
+    /// Whether it is there.
+    is_written: bool,
+    /// The file that holds it otherwise.
+    file: Option<&'a Path>,
+}
+
+impl<'a> Secret<'a> {
+    fn new(
+        table: Vec<&'a str>,
+        name: &'a str,
+        value: &Option<SecretString>,
+        file: &'a Option<PathBuf>,
+    ) -> Self {
+        Self {
+            path: [table, vec![name]].concat(),
+            is_written: value.is_some(),
+            file: file.as_deref(),
         }
     }
 }
@@ -379,11 +384,11 @@ model = "gpt-realtime"
     fn what_others_may_read() {
         more(
             "api_key = 'k'",
-            &["line 7: deployments.east.api_key: the key stands in the file"],
+            &["line 7: deployments.east.api_key: stands in the file"],
         );
         more(
             "[admin]\ntoken = 't'\npublic = true",
-            &["line 8: admin.token: the token stands in the file"],
+            &["line 8: admin.token: stands in the file"],
         );
         more("[admin]\npublic = true", &["line 8: admin.public: whoever"]);
         more(
