@@ -9,10 +9,12 @@ mod metered;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::{client, server};
 
 pub use meter::{FoundFault, FrameFault, FrameLimits, FrameMeter, Peer, Rate};
 pub use metered::Metered;
@@ -31,13 +33,39 @@ pub(crate) fn system_roots() -> rustls::RootCertStore {
     roots
 }
 
+/// How long sent bytes may stay unacknowledged before the connection is given up (threat 18 of the threats reference).
+pub(crate) const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+
+/// Silence after which the system asks whether the far end is still there, and how often it asks again.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(5));
+
+/// Sets what a leg's socket needs: small frames do not wait for an acknowledgement, and a far end that vanished
+/// without a FIN is noticed.
+///
+/// # Errors
+///
+/// If the system refuses.
+pub(crate) fn tune(stream: &TcpStream, unacknowledged: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let (after, every) = KEEPALIVE;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(after).with_interval(every))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(unacknowledged))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = unacknowledged;
+    Ok(())
+}
+
 /// A connected byte stream.
 #[derive(Debug)]
 pub enum Transport {
     /// Plain TCP.
     Tcp(TcpStream),
     /// TLS that the gateway began.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<client::TlsStream<TcpStream>>),
+    /// TLS that a caller began, over whatever the caller came by.
+    ServerTls(Box<server::TlsStream<Transport>>),
     /// One end of a pipe in memory.
     Memory(DuplexStream),
 }
@@ -51,6 +79,7 @@ impl AsyncRead for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::ServerTls(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Memory(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -65,6 +94,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::ServerTls(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Memory(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -73,6 +103,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::ServerTls(stream) => Pin::new(stream).poll_flush(cx),
             Self::Memory(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -81,7 +112,26 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::ServerTls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Memory(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_tuned_socket_notices_who_vanished() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        tune(&stream, UNACKNOWLEDGED).unwrap();
+        assert!(stream.nodelay().unwrap());
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
     }
 }

@@ -1,7 +1,11 @@
 //! What operators and their tools look at: `/livez`, `/readyz`, `/metrics`. On a listener of its own,
 //! loopback unless said otherwise.
 
+mod token;
+
 use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,22 +16,76 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use secrecy::SecretString;
+use serde::Deserialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::listener::Gateway;
+use crate::listener::{Gateway, secure};
+
+pub use token::AdminToken;
+
+/// The `[admin]` table.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminConfig {
+    /// Address of `/livez`, `/readyz` and `/metrics`.
+    pub address: SocketAddr,
+    /// Whether that may be another than a loopback address although nobody has to show a token there.
+    pub public: bool,
+    /// What `/metrics` asks for as `Authorization: Bearer`; better one of the two below. `/livez` and `/readyz` never
+    /// ask.
+    pub token: Option<SecretString>,
+    /// Name of the environment variable that holds the token.
+    pub token_env: Option<String>,
+    /// Path of the file that holds the token.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 9100)),
+            public: false,
+            token: None,
+            token_env: None,
+            token_file: None,
+        }
+    }
+}
+
+impl AdminConfig {
+    /// Whether a token is asked for.
+    #[must_use]
+    pub fn has_token(&self) -> bool {
+        self.token.is_some() || self.token_env.is_some() || self.token_file.is_some()
+    }
+}
 
 /// How long a request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a connection may last; who reads an answer so slowly does not read it.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Connections at a time; more are closed.
+const MAX_CONNECTIONS: usize = 64;
+
 /// How long open connections may take to end when the process goes away.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Answers operators until `shutdown`.
-pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, shutdown: CancellationToken) {
+/// Answers operators until `shutdown`. Without a token, everybody who can connect.
+pub async fn serve(
+    gateway: Arc<Gateway>,
+    listener: TcpListener,
+    token: Option<AdminToken>,
+    shutdown: CancellationToken,
+) {
     let connections = TaskTracker::new();
-    accept(&gateway, &listener, &connections, &shutdown).await;
+    let admin = Admin { gateway, token };
+    accept(&Arc::new(admin), &listener, &connections, &shutdown).await;
     connections.close();
     if tokio::time::timeout(CLOSE_PATIENCE, connections.wait())
         .await
@@ -37,8 +95,13 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, shutdown: Cance
     }
 }
 
+struct Admin {
+    gateway: Arc<Gateway>,
+    token: Option<AdminToken>,
+}
+
 async fn accept(
-    gateway: &Arc<Gateway>,
+    admin: &Arc<Admin>,
     listener: &TcpListener,
     connections: &TaskTracker,
     shutdown: &CancellationToken,
@@ -49,53 +112,80 @@ async fn accept(
             () = shutdown.cancelled() => return,
         };
         let Ok((stream, _peer)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let gateway = Arc::clone(gateway);
-        let shutdown = shutdown.clone();
-        connections.spawn(async move {
-            let service = service_fn(move |request| {
-                let answer = answer(&gateway, &request);
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            let mut connection = pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = shutdown.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "an operator's connection broke");
-            }
-        });
+        if connections.len() < MAX_CONNECTIONS {
+            connections.spawn(run(Arc::clone(admin), stream, shutdown.clone()));
+        } else {
+            tracing::warn!("too many connections of operators");
+        }
     }
 }
 
-fn answer(gateway: &Gateway, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    if request.method() != Method::GET {
-        return respond(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
-    }
-    match request.uri().path() {
-        "/livez" => respond(StatusCode::OK, "ok\n".to_owned()),
-        "/readyz" if gateway.is_draining() => {
-            respond(StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
+async fn run(admin: Arc<Admin>, stream: TcpStream, shutdown: CancellationToken) {
+    let service = service_fn(|request| {
+        let answer = admin.answer(&request);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         }
-        "/readyz" => respond(StatusCode::OK, "ok\n".to_owned()),
-        "/metrics" => match gateway.metrics().render() {
-            Ok(text) => respond(StatusCode::OK, text),
-            Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-        },
-        _ => respond(
-            StatusCode::NOT_FOUND,
-            "/livez, /readyz or /metrics\n".to_owned(),
-        ),
+        () = sleep(CONNECTION_TIMEOUT) => Ok(()),
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an operator's connection broke");
+    }
+}
+
+impl Admin {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let mut answer = self.find(request);
+        secure(answer.headers_mut(), false);
+        answer
+    }
+
+    fn find(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET {
+            return respond(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+        }
+        match request.uri().path() {
+            "/livez" => respond(StatusCode::OK, "ok\n".to_owned()),
+            "/readyz" if self.gateway.is_draining() => {
+                respond(StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
+            }
+            "/readyz" => respond(StatusCode::OK, "ok\n".to_owned()),
+            _ if !self.is_allowed(request) => {
+                let mut answer = respond(StatusCode::UNAUTHORIZED, "no\n".to_owned());
+                answer.headers_mut().insert(
+                    http::header::WWW_AUTHENTICATE,
+                    http::HeaderValue::from_static("Bearer"),
+                );
+                answer
+            }
+            "/metrics" => match self.gateway.metrics().render() {
+                Ok(text) => respond(StatusCode::OK, text),
+                Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
+            _ => respond(
+                StatusCode::NOT_FOUND,
+                "/livez, /readyz or /metrics\n".to_owned(),
+            ),
+        }
+    }
+
+    fn is_allowed(&self, request: &Request<Incoming>) -> bool {
+        self.token
+            .as_ref()
+            .is_none_or(|token| token.is_shown(request.headers()))
     }
 }
 

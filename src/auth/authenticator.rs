@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::outbound::Outbound;
 use crate::telemetry::Metrics;
 
+use super::certificate::{Certificates, ClientCertificate};
 use super::clock::{Clock, Now, unix_seconds};
 use super::config::{AuthConfig, AuthError};
 use super::ephemeral::{self, EphemeralKey, EphemeralKeys, EphemeralSession};
@@ -33,6 +34,8 @@ pub struct Shown<'a> {
     pub ticket: Option<&'a str>,
     /// The request, where a provider may have signed it.
     pub signed: Option<SignedRequest<'a>>,
+    /// The certificate that was verified in the TLS handshake. It counts where nothing else says who it is.
+    pub certificate: Option<&'a ClientCertificate>,
 }
 
 /// What a caller wants.
@@ -138,6 +141,9 @@ pub enum Denied {
     /// Two tickets, or credentials of two tenants.
     #[error("credentials that contradict each other")]
     Contradictory,
+    /// It shows no key, and a certificate that is nobody's.
+    #[error("unknown certificate")]
+    UnknownCertificate,
 }
 
 impl Denied {
@@ -164,6 +170,7 @@ impl Denied {
             Self::UnknownSigningKey => "unknown_signing_key",
             Self::KeysUnavailable => "keys_unavailable",
             Self::Contradictory => "contradictory",
+            Self::UnknownCertificate => "unknown_certificate",
         }
     }
 }
@@ -202,6 +209,7 @@ pub enum MintError {
 pub struct Authenticator {
     keys: KeyRing,
     issuers: Arc<[Issuer]>,
+    certificates: Certificates,
     signer: Option<TicketSigner>,
     ephemeral: Arc<EphemeralKeys>,
     used: Arc<dyn OneTimeIds>,
@@ -224,13 +232,14 @@ impl Authenticator {
         let keys = KeyRing::new(config)?;
         let issuers = issuers(config, tenants)?;
         let signer = config.ticket_signer()?;
-        let nobody = keys.is_empty() && issuers.is_empty();
-        if !keys.is_off() && nobody && signer.is_none() && providers.is_empty() {
+        let has_any = !keys.is_empty() || !config.certificates.is_empty() || !issuers.is_empty();
+        if !keys.is_off() && !has_any && signer.is_none() && providers.is_empty() {
             return Err(AuthError::NoKeys);
         }
         Ok(Self {
             keys,
             issuers,
+            certificates: Certificates::new(&config.certificates),
             signer,
             ephemeral: Arc::new(EphemeralKeys::new(config.ephemeral_keys)),
             used: Arc::new(InProcess::default()),
@@ -255,6 +264,12 @@ impl Authenticator {
                 .map(|issuer| issuer.keep_fresh(outbound.clone(), &metrics, stop.clone()));
             join_all(fetching).await;
         }
+    }
+
+    /// Whether everybody may come in, so that tenants are not told apart.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.keys.is_off()
     }
 
     /// Who shows this. Everybody is [`TENANT_WITHOUT_AUTH`] where authentication is off and no provider signs. A
@@ -384,7 +399,11 @@ impl Authenticator {
             None if self.keys.is_off() && self.provider(purpose).is_none() => {
                 Ok(Identity::of(TENANT_WITHOUT_AUTH))
             }
-            None => Err(Denied::Missing),
+            None => {
+                let certificate = shown.certificate.ok_or(Denied::Missing)?;
+                let tenant = self.certificates.tenant(certificate);
+                tenant.map(Identity::of).ok_or(Denied::UnknownCertificate)
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use super::certificate::CertificateConfig;
 use super::ephemeral::EphemeralConfig;
 use super::issuer_config::IssuerConfig;
 use super::keys::KeyConfig;
@@ -31,6 +32,9 @@ pub struct AuthConfig {
     /// Who signs tokens for callers.
     #[serde(default)]
     pub issuers: Vec<IssuerConfig>,
+    /// Client certificates that are as good as a key.
+    #[serde(default)]
+    pub certificates: Vec<CertificateConfig>,
     /// By what tickets are signed; without it there are none.
     #[serde(default)]
     pub signing: Option<SigningConfig>,

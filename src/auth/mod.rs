@@ -4,6 +4,7 @@
 
 mod algorithm;
 mod authenticator;
+mod certificate;
 mod clock;
 mod config;
 mod ephemeral;
@@ -25,6 +26,7 @@ pub use algorithm::Algorithm;
 pub use authenticator::{
     Authenticator, Denied, Identity, MintError, NewTicket, Purpose, Shown, TENANT_WITHOUT_AUTH,
 };
+pub use certificate::{CertificateConfig, ClientCertificate};
 pub use clock::Now;
 pub use config::{AuthConfig, AuthError, AuthMode, SigningConfig, TicketConfig};
 pub use ephemeral::{EphemeralConfig, EphemeralKey, EphemeralSession};

@@ -18,7 +18,7 @@ use crate::simulator::{
 
 use super::process::Process;
 use super::report::SampleCall;
-use super::{bind, failed, start_log};
+use super::{BACKLOG, bind, failed, start_log};
 
 /// The demo's configuration file.
 const CONFIG: &str = include_str!("demo.toml");
@@ -43,7 +43,7 @@ pub(super) struct DemoArguments {
 }
 
 pub(super) async fn demo(arguments: DemoArguments) -> ExitCode {
-    let demo = match Demo::start(&arguments).await {
+    let demo = match Demo::start(&arguments) {
         Ok(demo) => demo,
         Err(error) => return failed("the demo cannot start", &error),
     };
@@ -88,16 +88,16 @@ struct Demo {
 }
 
 impl Demo {
-    async fn start(arguments: &DemoArguments) -> Result<Self, String> {
-        let (listener, simulator) = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    fn start(arguments: &DemoArguments) -> Result<Self, String> {
+        let (listener, simulator) = bind(SocketAddr::from(([127, 0, 0, 1], 0)), BACKLOG)?;
         let stop_simulator = CancellationToken::new();
         let simulator_task = TaskTracker::new();
         let serving = Arc::new(Simulator::new(SimulatorConfig::default()));
         simulator_task.spawn(serving.serve(listener, stop_simulator.clone()));
         let text = CONFIG
             .replace("SIMULATOR", &simulator.to_string())
-            .replace("CALLERS", &free(arguments.listen).await.to_string())
-            .replace("ADMIN", &free(arguments.admin).await.to_string());
+            .replace("CALLERS", &free(arguments.listen).to_string())
+            .replace("ADMIN", &free(arguments.admin).to_string());
         let config = Config::parse(&text).map_err(|mistake| mistake.to_string())?;
         let routes = config.build(&text).map_err(|mistakes| {
             let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
@@ -105,7 +105,7 @@ impl Demo {
         })?;
         let log = start_log(&config.log);
         Ok(Self {
-            process: Process::start(&config, routes).await?,
+            process: Process::start(&config, routes)?,
             simulator,
             stop_simulator,
             simulator_task,
@@ -223,8 +223,8 @@ impl Demo {
 }
 
 /// The address, with a port of the system's choice if its own is in use.
-async fn free(address: SocketAddr) -> SocketAddr {
-    match bind(address).await {
+fn free(address: SocketAddr) -> SocketAddr {
+    match bind(address, BACKLOG) {
         Ok(_) => address,
         Err(_) => SocketAddr::new(address.ip(), 0),
     }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 use crate::config::{Config, LogConfig, LogFormat, Mistake};
@@ -60,10 +60,15 @@ enum Command {
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
-        Command::Serve { config } => with_config(&config, serve::serve),
+        Command::Serve { config } => with_config(&config, |config, _text, routes| {
+            serve::serve(config, routes)
+        }),
         Command::Demo(arguments) => in_runtime(demo::demo(arguments)),
         Command::Simulate(arguments) => in_runtime(simulate::simulate(arguments)),
-        Command::Check { file } => with_config(&file, |config, _routes| {
+        Command::Check { file } => with_config(&file, |config, text, _routes| {
+            for warning in config.warnings(text, &file) {
+                eprintln!("{}: warning: {warning}", file.display());
+            }
             println!(
                 "{}: good: {} deployments, {} agents",
                 file.display(),
@@ -78,12 +83,15 @@ pub fn run() -> ExitCode {
 }
 
 /// Loads, checks and hands over a configuration; mistakes are printed one a line.
-fn with_config(path: &Path, run: impl FnOnce(Config, Routes) -> ExitCode) -> ExitCode {
+fn with_config(path: &Path, run: impl FnOnce(Config, &str, Routes) -> ExitCode) -> ExitCode {
     let built = Config::load(path)
         .map_err(|mistake| vec![mistake])
-        .and_then(|(config, text)| config.build(&text).map(|routes| (config, routes)));
+        .and_then(|(config, text)| {
+            let routes = config.build(&text)?;
+            Ok((config, text, routes))
+        });
     match built {
-        Ok((config, routes)) => run(config, routes),
+        Ok((config, text, routes)) => run(config, &text, routes),
         Err(mistakes) => {
             print_mistakes(path, &mistakes);
             ExitCode::FAILURE
@@ -133,13 +141,22 @@ fn start_log(config: &LogConfig) -> WorkerGuard {
     guard
 }
 
-async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
-    let bound = async {
-        let listener = TcpListener::bind(address).await?;
+/// Connections that may wait where no configuration says how many.
+const BACKLOG: u32 = 1024;
+
+/// Listens, `backlog` connections waiting at most.
+fn bind(address: SocketAddr, backlog: u32) -> Result<(TcpListener, SocketAddr), String> {
+    let bound = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // A restarted process need not wait for the connections of the one before.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(backlog)?;
         let address = listener.local_addr()?;
         Ok::<_, std::io::Error>((listener, address))
     };
-    bound
-        .await
-        .map_err(|error| format!("cannot listen on {address}: {error}"))
+    bound().map_err(|error| format!("cannot listen on {address}: {error}"))
 }

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin;
+use crate::admin::{self, AdminToken};
 use crate::bridge::ToolRunner;
 use crate::config::Config;
 use crate::listener::{Gateway, Routes};
@@ -18,6 +18,9 @@ use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
 
 use super::bind;
+
+/// Operators that may wait to be accepted.
+const ADMIN_BACKLOG: u32 = 64;
 
 /// A gateway that answers callers and operators.
 #[derive(Debug)]
@@ -31,10 +34,12 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Opens both listeners and serves.
-    pub(super) async fn start(config: &Config, routes: Routes) -> Result<Self, String> {
-        let (caller_listener, callers) = bind(config.listener.address).await?;
-        let (admin_listener, admin) = bind(config.admin.address).await?;
+    /// Opens both listeners and serves, in the runtime that calls it.
+    pub(super) fn start(config: &Config, routes: Routes) -> Result<Self, String> {
+        let listener = &config.listener;
+        let (caller_listener, callers) = bind(listener.address, listener.backlog)?;
+        let (admin_listener, admin) = bind(config.admin.address, ADMIN_BACKLOG)?;
+        let token = AdminToken::read(&config.admin)?;
         let metrics = Metrics::new();
         let dialer = Dialer::new(Arc::clone(&metrics));
         let outbound = Outbound::new();
@@ -52,16 +57,18 @@ impl Process {
             tasks,
             stop,
         };
-        process.spawn(caller_listener, admin_listener);
+        process.spawn(caller_listener, admin_listener, token);
         Ok(process)
     }
 
-    fn spawn(&self, callers: TcpListener, operators: TcpListener) {
+    fn spawn(&self, callers: TcpListener, operators: TcpListener, token: Option<AdminToken>) {
         let gateway = Arc::clone(&self.gateway);
         self.tasks.spawn(gateway.serve(callers, self.stop.clone()));
         let gateway = Arc::clone(&self.gateway);
+        self.tasks.spawn(gateway.watch_load(self.stop.clone()));
+        let gateway = Arc::clone(&self.gateway);
         self.tasks
-            .spawn(admin::serve(gateway, operators, self.stop.clone()));
+            .spawn(admin::serve(gateway, operators, token, self.stop.clone()));
     }
 
     /// Serves until SIGTERM or SIGINT, then drains; a second signal ends the calls at once.

@@ -10,16 +10,49 @@ use super::{failed, in_runtime, start_log};
 
 pub(super) fn serve(config: Config, routes: Routes) -> ExitCode {
     let _log = start_log(&config.log);
+    if !config.process.dumpable {
+        forbid_dumps();
+    }
     in_runtime(async move {
-        let process = match Process::start(&config, routes).await {
+        let process = match Process::start(&config, routes) {
             Ok(process) => process,
             Err(error) => return failed("cannot serve", &error),
         };
-        println!("callers on http://{}", process.callers);
+        let scheme = if config.listener.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        println!("callers on {scheme}://{}", process.callers);
         println!("admin on http://{}", process.admin);
         match process.run_until_told().await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed("cannot wait for signals", &error),
         }
     })
+}
+
+/// Keeps keys and calls out of core dumps and from debuggers of the same user (threat 20 of the threats reference).
+fn forbid_dumps() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) =
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+    {
+        tracing::warn!(%error, "core dumps of this process may show keys");
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
+
+    use super::*;
+
+    #[test]
+    fn a_guarded_process_leaves_no_dump() {
+        let before = dumpable_behavior().unwrap();
+        forbid_dumps();
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+        set_dumpable_behavior(before).unwrap();
+    }
 }

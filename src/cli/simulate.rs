@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::LogConfig;
 use crate::simulator::{Simulator, SimulatorConfig};
 
-use super::{bind, failed, start_log};
+use super::{BACKLOG, bind, failed, start_log};
 
 #[derive(Debug, Args)]
 pub(super) struct SimulateArguments {
@@ -33,7 +33,7 @@ pub(super) async fn simulate(arguments: SimulateArguments) -> ExitCode {
         Ok(config) => config,
         Err(error) => return failed("bad simulator settings", &error),
     };
-    let (listener, address) = match bind(arguments.listen).await {
+    let (listener, address) = match bind(arguments.listen, BACKLOG) {
         Ok(bound) => bound,
         Err(error) => return failed("cannot simulate", &error),
     };

@@ -1,19 +1,20 @@
 //! The configuration file: each module's own part of it, put together and checked as a whole.
 
 mod locate;
+mod warnings;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::admin::{AdminConfig, AdminToken};
 use crate::auth::{AuthConfig, AuthMode, Authenticator, ProviderScheme, TwilioAccounts};
 use crate::bridge::{Agent, AgentConfig, TenantPolicy};
-use crate::listener::{ListenerConfig, Routes, TwilioConfig, is_origin, is_public_url};
+use crate::listener::{ListenerConfig, Routes, Tls, TwilioConfig, is_origin, is_public_url};
 use crate::realtime::{SessionPolicy, SessionPolicyConfig, Shape};
 use crate::upstream::{Deployment, DeploymentConfig};
 
@@ -50,25 +51,17 @@ pub struct Config {
     /// What is logged.
     #[serde(default)]
     pub log: LogConfig,
+    /// How the process guards itself.
+    #[serde(default)]
+    pub process: ProcessConfig,
 }
 
-/// The `[admin]` table.
-#[derive(Clone, Debug, Deserialize)]
+/// The `[process]` table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct AdminConfig {
-    /// Address of `/livez`, `/readyz` and `/metrics`.
-    pub address: SocketAddr,
-    /// Whether that may be another than a loopback address: nobody has to show a key there.
-    pub public: bool,
-}
-
-impl Default for AdminConfig {
-    fn default() -> Self {
-        Self {
-            address: SocketAddr::from(([127, 0, 0, 1], 9100)),
-            public: false,
-        }
-    }
+pub struct ProcessConfig {
+    /// Whether the process may leave core dumps and be looked into by a debugger: both show keys and calls.
+    pub dumpable: bool,
 }
 
 /// One `[tenants.NAME]` table.
@@ -197,6 +190,7 @@ impl Config {
         let deployments = self.build_deployments(&mut mistakes);
         let agents = self.build_agents(&mut mistakes);
         let auth = self.build_auth(&mut mistakes);
+        let tls = self.build_tls(&mut mistakes);
         let session_policies = self.build_session_policies(&mut mistakes);
         self.check_models(&mut mistakes);
         self.check_listeners(&mut mistakes);
@@ -228,6 +222,7 @@ impl Config {
                     .collect(),
                 session_policies,
                 twilio: self.twilio.clone(),
+                tls,
             }),
             _ => Err(mistakes.found),
         }
@@ -287,6 +282,16 @@ impl Config {
                 mistakes.add(&["auth", "keys", &format!("{n}"), "tenant"], problem);
             }
         }
+        for (certificate, n) in self.auth.certificates.iter().zip(1..) {
+            if !self.tenants.contains_key(&certificate.tenant) {
+                let problem = format!(
+                    "a certificate is for tenant {}, and there is no such tenant",
+                    certificate.tenant
+                );
+                let path = ["auth", "certificates", &format!("{n}"), "tenant"];
+                mistakes.add(&path, problem);
+            }
+        }
         let providers = self.build_twilio_accounts(mistakes)?;
         let tenants = self.tenants.keys().cloned().collect();
         Authenticator::new(&self.auth, providers, &tenants)
@@ -296,6 +301,23 @@ impl Config {
                 mistakes.add(&path, error.to_string());
             })
             .ok()
+    }
+
+    fn build_tls(&self, mistakes: &mut Mistakes<'_>) -> Option<Arc<Tls>> {
+        let asks_for_certificates = self
+            .listener
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_ca_file.is_some());
+        if !self.auth.certificates.is_empty() && !asks_for_certificates {
+            let problem = "callers are not asked for certificates: set client_ca_file and client_auth in [listener.tls]";
+            mistakes.add(&["auth", "certificates"], problem.to_owned());
+        }
+        let config = self.listener.tls.as_ref()?;
+        Tls::load(config)
+            .map_err(|error| mistakes.add(&["listener", "tls", error.field()], error.to_string()))
+            .ok()
+            .map(Arc::new)
     }
 
     fn build_session_policies(
@@ -364,13 +386,22 @@ impl Config {
 
     fn check_listeners(&self, mistakes: &mut Mistakes<'_>) {
         let admin = &self.admin;
-        if !admin.address.ip().is_loopback() && !admin.public {
+        if let Err(problem) = AdminToken::read(admin) {
+            mistakes.add(&["admin"], problem);
+        }
+        if !admin.address.ip().is_loopback() && !admin.public && !admin.has_token() {
             let problem = format!(
-                "metrics need no key, and {} is no loopback address; if only operators can reach it, say so by \
-                 public = true",
+                "metrics need no key, and {} is no loopback address; set a token, or if only operators can reach it, \
+                 say so by public = true",
                 admin.address
             );
             mistakes.add(&["admin", "address"], problem);
+        }
+        for (field, problem) in self.listener.limits.mistakes() {
+            mistakes.add(&["listener", "limits", field], problem);
+        }
+        for (field, problem) in self.listener.shed.mistakes() {
+            mistakes.add(&["listener", "shed", field], problem);
         }
         for origin in &self.listener.allowed_origins {
             if !is_origin(origin) {

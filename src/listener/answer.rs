@@ -3,7 +3,7 @@
 use http::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Bytes;
 
@@ -85,6 +85,28 @@ pub(super) fn text(status: u16, text: &str) -> Answer {
         "text/plain; charset=utf-8",
     );
     answer
+}
+
+/// The connection ends with this answer.
+pub(super) fn last(answer: &mut Answer) {
+    insert(answer, CONNECTION.as_str(), "close");
+}
+
+/// Adds what keeps a browser from making anything else of an answer than what it is (OWASP Secure Headers Project),
+/// and where callers come by TLS, from ever coming by plain text (RFC 6797).
+pub(crate) fn secure(headers: &mut HeaderMap, is_tls: bool) {
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("cache-control", "no-store"),
+        ("content-security-policy", "default-src 'none'"),
+        ("referrer-policy", "no-referrer"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if is_tls {
+        let year = HeaderValue::from_static("max-age=31536000");
+        headers.insert("strict-transport-security", year);
+    }
 }
 
 fn body(status: u16, text: String) -> Answer {

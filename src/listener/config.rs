@@ -3,12 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::auth::TwilioAccountConfig;
 use crate::bridge::REALTIME;
 
 use super::callers::CallersConfig;
+use super::limits::LimitsConfig;
+use super::shed::ShedConfig;
+use super::tls::TlsConfig;
 
 /// The `[listener]` table.
 #[derive(Clone, Debug, Deserialize)]
@@ -26,11 +30,23 @@ pub struct ListenerConfig {
     /// Web pages that may call: scheme, host and port as browsers send them in `Origin`, like
     /// `https://app.example.com`. Any other page is refused; callers that are no browser send no `Origin`.
     pub allowed_origins: Vec<String>,
-    /// How long a request's head may take, and after it a webhook's form.
+    /// Networks of proxies whose `X-Forwarded-For` is believed, like `10.0.0.0/8`. The header of anybody else is not
+    /// looked at.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`).
+    pub backlog: u32,
+    /// How long a request's head may take, and after it a webhook's form. A kept connection may wait as long for its
+    /// next request.
     #[serde(with = "humantime_serde")]
     pub head_timeout: Duration,
     /// Whether an `api-version` on Azure's GA path is overlooked; the vendor answers 401.
     pub lenient_api_version: bool,
+    /// TLS; without it callers come in plain text.
+    pub tls: Option<TlsConfig>,
+    /// What one connection, one source, one tenant and all together may take.
+    pub limits: LimitsConfig,
+    /// When new calls are refused because the process has too little left.
+    pub shed: ShedConfig,
     /// What callers may send once they are answered.
     pub callers: CallersConfig,
 }
@@ -43,8 +59,13 @@ impl Default for ListenerConfig {
             max_calls: 1000,
             max_connections: None,
             allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            backlog: 1024,
             head_timeout: Duration::from_secs(5),
             lenient_api_version: false,
+            tls: None,
+            limits: LimitsConfig::default(),
+            shed: ShedConfig::default(),
             callers: CallersConfig::default(),
         }
     }
@@ -62,12 +83,7 @@ impl ListenerConfig {
     pub fn connection_limit(&self) -> usize {
         match self.max_connections {
             Some(limit) => limit as usize,
-            None => std::fs::read_to_string("/proc/self/limits")
-                .ok()
-                .and_then(|limits| open_files(&limits))
-                .map_or(USUAL_CONNECTIONS, |files| {
-                    (files.saturating_sub(SPARE_DESCRIPTORS) / 2).max(1)
-                }),
+            None => usual_connections(),
         }
     }
 
@@ -109,8 +125,19 @@ pub fn is_public_url(text: &str) -> bool {
     matches!(scheme, "wss" | "https" | "ws" | "http") && is_host && !rest.contains(['?', '#'])
 }
 
+/// Connections that the process's descriptors allow.
+#[must_use]
+pub fn usual_connections() -> usize {
+    std::fs::read_to_string("/proc/self/limits")
+        .ok()
+        .and_then(|limits| open_files(&limits))
+        .map_or(USUAL_CONNECTIONS, |files| {
+            (files.saturating_sub(SPARE_DESCRIPTORS) / 2).max(1)
+        })
+}
+
 /// The soft limit on open files in the text of `/proc/self/limits` (proc(5)).
-fn open_files(limits: &str) -> Option<usize> {
+pub(super) fn open_files(limits: &str) -> Option<usize> {
     let line = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max open files"))?;

@@ -9,6 +9,7 @@ use crate::ingress::{Credential, FrontDoor, MintRequest, MintRoute, Refusal};
 
 use super::Gateway;
 use super::answer::{Answer, json, name};
+use super::door::Peer;
 use super::sdk::preset;
 
 /// The metric label of requests for keys.
@@ -19,9 +20,14 @@ const MAX_BODY: usize = 64 * 1024;
 
 impl Gateway {
     /// Makes an ephemeral key.
-    pub(super) async fn mint(&self, route: MintRoute, request: Request<Body>) -> Answer {
+    pub(super) async fn mint(
+        &self,
+        route: MintRoute,
+        request: Request<Body>,
+        peer: &Peer,
+    ) -> Answer {
         let request_id = FrontDoor::request_id(request.uri().query(), request.headers());
-        let answer = match self.minted(route, request).await {
+        let answer = match self.minted(route, request, peer).await {
             Ok(reply) => json(200, reply),
             Err(refusal) => self.refused(ROUTE, &refusal, route.style()),
         };
@@ -29,14 +35,19 @@ impl Gateway {
         name(answer, &id, request_id.as_deref())
     }
 
-    async fn minted(&self, route: MintRoute, request: Request<Body>) -> Result<String, Refusal> {
+    async fn minted(
+        &self,
+        route: MintRoute,
+        request: Request<Body>,
+        peer: &Peer,
+    ) -> Result<String, Refusal> {
         let (head, body) = request.into_parts();
         let credential = Credential::find(head.uri.query(), &head.headers)?;
         let shown = Shown {
             secret: credential.as_ref().map(Credential::secret),
             ..Shown::default()
         };
-        let identity = self.identify(ROUTE, shown, Purpose::Mint).await?;
+        let identity = self.identify(ROUTE, shown, Purpose::Mint, peer).await?;
         let body = self.read_post(&head.headers, body, MAX_BODY).await?;
         let lenient = self.config.lenient_api_version;
         let asked = MintRequest::parse(route, head.uri.query(), &body, lenient)?;

@@ -3,54 +3,56 @@
 //! Everything that can refuse a caller happens before the upgrade is answered, the session at the
 //! deployment included, so that nobody is answered and then hung up on. Knows no codec and no event.
 
+mod accept;
 mod answer;
 mod callers;
 mod config;
+mod door;
 mod echo;
+mod limits;
 mod mint;
 mod phone;
 mod post;
+mod proxies;
+mod rate;
 mod routes;
+mod sample;
 mod sdk;
+mod shed;
 mod socket;
+mod sources;
 mod tickets;
+mod tls;
 
-use std::convert::Infallible;
-use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{Method, Request};
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming as Body;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Denied, Identity, Purpose, Shown, UseError};
-use crate::bridge::{CallPermit, Calls, ToolRunner};
+use crate::bridge::{CallPermit, Calls, REALTIME, ToolRunner};
 use crate::ingress::upgrade::{self, Upgrade};
 use crate::ingress::{Dialect, ErrorStyle, FrontDoor, MintRoute, Refusal};
 use crate::telemetry::Metrics;
-use crate::transport::Transport;
 use crate::upstream::{DialError, Dialer};
 
-use answer::{Answer, name, refuse, refuse_upgrade, text};
+use answer::{Answer, last, name, refuse, refuse_upgrade, text};
+use door::{Connection, Door, Peer, TooFast, Unheard};
+use shed::Shedder;
 
+pub(crate) use answer::secure;
 pub use callers::{CallersConfig, PhoneLimits, RealtimeLimits};
-pub use config::{ListenerConfig, TwilioConfig, is_origin, is_public_url};
+pub use config::{ListenerConfig, TwilioConfig, is_origin, is_public_url, usual_connections};
 #[doc(hidden)]
 pub use echo::echo_connection;
+pub use limits::LimitsConfig;
 pub use routes::Routes;
-
-/// Headers of one request (limits reference).
-const MAX_HEADERS: usize = 64;
-
-/// How long to wait before accepting again when the system has no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub use shed::{Overload, ShedConfig, Signals};
+pub use tls::{ClientAuth, Tls, TlsConfig, TlsError};
 
 /// How long connections that are no call may take to end when the process goes away.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
@@ -65,6 +67,9 @@ pub struct Gateway {
     tools: ToolRunner,
     metrics: Arc<Metrics>,
     calls: Calls,
+    door: Arc<Door>,
+    connection_limit: usize,
+    shedder: Mutex<Shedder>,
     draining: AtomicBool,
     connections: TaskTracker,
     /// Cancelled when connections are to end that are no call.
@@ -86,6 +91,9 @@ impl Gateway {
             front_door: FrontDoor {
                 lenient_api_version: config.lenient_api_version,
             },
+            door: Door::new(&config),
+            connection_limit: config.connection_limit(),
+            shedder: Mutex::new(Shedder::new(config.shed)),
             config,
             routes,
             dialer,
@@ -138,124 +146,171 @@ impl Gateway {
         }
     }
 
-    /// Accepts callers until `shutdown`.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
-        let limit = self.config.connection_limit();
-        if limit < self.config.max_calls as usize {
-            tracing::warn!(
-                max_calls = self.config.max_calls,
-                max_connections = limit,
-                "fewer connections than calls are allowed"
-            );
+    /// Notes what the process has left, by which new calls are let in.
+    ///
+    /// # Panics
+    ///
+    /// Never: the lock is held for a comparison only.
+    pub fn observe_load(&self, signals: Signals) {
+        let door = self.metrics.door();
+        door.load(signals.loop_lag, signals.memory, signals.descriptors);
+        let now = tokio::time::Instant::now().into_std();
+        let mut shedder = self.shedder.lock().expect("no panic while held");
+        let before = shedder.overload();
+        shedder.observe(signals, now);
+        for overload in Overload::ALL {
+            door.shedding(overload.name(), shedder.is_on(overload));
         }
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = shutdown.cancelled() => return,
-            };
-            match accepted {
-                Ok((stream, _peer)) => {
-                    // An answered call is no longer among the connections.
-                    if self.connections.len() + self.calls.active() >= limit {
-                        self.metrics.refused("other", "too_many_connections");
-                        turn_away(&stream);
-                        continue;
-                    }
-                    // Small frames must not wait for the peer's acknowledgement.
-                    if stream.set_nodelay(true).is_ok() {
-                        self.serve_connection(Transport::Tcp(stream));
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+        match (before, shedder.overload()) {
+            (None, Some(overload)) => {
+                tracing::warn!(
+                    reason = overload.name(),
+                    ?signals,
+                    "new calls are refused for now"
+                );
             }
+            (Some(_), None) => tracing::info!("new calls are taken again"),
+            _ => {}
         }
     }
 
-    /// Answers one connection, as a task of its own.
-    pub fn serve_connection(self: &Arc<Self>, transport: Transport) {
-        let gateway = Arc::clone(self);
-        let closing = self.closing.clone();
-        self.connections.spawn(async move {
-            let timeout = gateway.config.head_timeout;
-            let service = service_fn(move |request| {
-                let gateway = Arc::clone(&gateway);
-                async move { Ok::<_, Infallible>(gateway.answer(request).await) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(timeout)
-                .max_headers(MAX_HEADERS)
-                .max_buf_size(16 * 1024)
-                .serve_connection(TokioIo::new(transport), service)
-                .with_upgrades();
-            let mut connection = pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = closing.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "connection ended before a call");
+    /// Answers one request.
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request<Body>,
+        connection: &Arc<Connection>,
+    ) -> Answer {
+        let peer = connection.request(request.headers());
+        let mut answer = match self.check_request(&request, &peer) {
+            Ok(()) => self.route(request, &peer).await,
+            Err((refusal, style)) => self.refused("other", &refusal, style),
+        };
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            peer.failed();
+        }
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            secure(answer.headers_mut(), self.routes.tls.is_some());
+            let may_keep_alive = self.shedder().may_keep_alive();
+            if connection.is_last_answer() || !may_keep_alive {
+                last(&mut answer);
             }
-        });
+        }
+        answer
     }
 
-    async fn answer(self: &Arc<Self>, request: Request<Body>) -> Answer {
+    /// Whether a request is looked at at all, whatever it asks for.
+    fn check_request(
+        &self,
+        request: &Request<Body>,
+        peer: &Peer,
+    ) -> Result<(), (Refusal, ErrorStyle)> {
+        let path = request.uri().path();
+        let target = request.uri().path_and_query();
+        if target.is_some_and(|target| target.as_str().len() > self.config.limits.target_bytes) {
+            let refusal = Refusal::new(414, "target_too_long", "Path and query are too long.");
+            return Err((refusal, ErrorStyle::OpenAi));
+        }
+        if path == "/livez" {
+            return Ok(());
+        }
+        let refusal = match peer.check() {
+            Ok(()) => return Ok(()),
+            Err(Unheard::Blocked(wait)) => Refusal {
+                code: "too_many_failures",
+                message: "Too many credentials were refused. Try again later.".into(),
+                ..Refusal::too_many_requests(wait)
+            },
+            Err(Unheard::TooManyFromSource) => Refusal {
+                code: "too_many_from_source",
+                message: "Too many connections on which nobody is known yet.".into(),
+                ..Refusal::too_many_requests(jittered())
+            },
+        };
+        Err((refusal, FrontDoor::style_of(path)))
+    }
+
+    async fn route(self: &Arc<Self>, request: Request<Body>, peer: &Peer) -> Answer {
         let path = normalise(request.uri().path());
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         match (request.method(), segments.as_slice()) {
-            (&Method::POST, ["twilio", "voice"]) => self.twilio_voice(request, None).await,
+            (&Method::POST, ["twilio", "voice"]) => self.twilio_voice(request, None, peer).await,
             (&Method::POST, ["twilio", "voice", agent]) => {
                 let agent = (*agent).to_owned();
-                self.twilio_voice(request, Some(agent)).await
+                self.twilio_voice(request, Some(agent), peer).await
             }
             (_, ["twilio", "media", agent, ticket @ ..]) if ticket.len() <= 1 => {
                 let ticket = ticket.first().copied();
-                self.call(request, Door::Phone("twilio", agent, ticket))
+                self.call(request, Way::Phone("twilio", agent, ticket), peer)
                     .await
             }
             (_, ["v1", "audio", agent, ticket @ ..]) if ticket.len() <= 1 => {
                 let ticket = ticket.first().copied();
-                self.call(request, Door::Phone("audio", agent, ticket))
+                self.call(request, Way::Phone("audio", agent, ticket), peer)
                     .await
             }
-            (&Method::POST, ["v1", "tickets"]) => self.ticket(request).await,
+            (&Method::POST, ["v1", "tickets"]) => self.ticket(request, peer).await,
             (&Method::GET, ["livez"]) => text(200, "ok\n"),
             (&Method::POST, _) if let Some(route) = MintRoute::of(&path) => {
-                self.mint(route, request).await
+                self.mint(route, request, peer).await
             }
             _ if path.ends_with("/realtime") || path.contains("/realtime/") => {
-                self.call(request, Door::Sdk(&path)).await
+                self.call(request, Way::Sdk(&path), peer).await
             }
             _ => self.refused("other", &Refusal::not_found(), ErrorStyle::OpenAi),
         }
     }
 
     /// Answers somebody who wants to call.
-    async fn call(self: &Arc<Self>, request: Request<Body>, door: Door<'_>) -> Answer {
+    async fn call(self: &Arc<Self>, request: Request<Body>, way: Way<'_>, peer: &Peer) -> Answer {
         let call_id = new_call_id();
         let request_id = FrontDoor::request_id(request.uri().query(), request.headers());
-        let answer = match door {
-            Door::Phone(dialect, agent, ticket) => {
+        let answer = match (self.overload(), way) {
+            (Some(refusal), Way::Phone(dialect, ..)) => {
+                self.refused(dialect, &refusal, ErrorStyle::OpenAi)
+            }
+            (Some(refusal), Way::Sdk(path)) => {
+                self.refused(REALTIME, &refusal, FrontDoor::style_of(path))
+            }
+            (None, Way::Phone(dialect, agent, ticket)) => {
                 // A path may end in a slash.
                 let ticket = ticket.filter(|ticket| !ticket.is_empty());
-                self.phone(&call_id, dialect, agent, ticket, request).await
+                self.phone(&call_id, dialect, agent, ticket, request, peer)
+                    .await
             }
-            Door::Sdk(path) => self.sdk(&call_id, path, request).await,
+            (None, Way::Sdk(path)) => self.sdk(&call_id, path, request, peer).await,
         };
         name(answer, &call_id, request_id.as_deref())
     }
 
+    /// Why nobody is let in at the moment whoever it is: the process has too little left.
+    fn overload(&self) -> Option<Refusal> {
+        let overload = self.shedder().overload()?;
+        Some(Refusal {
+            code: overload.name(),
+            ..Refusal::unavailable(jittered())
+        })
+    }
+
+    fn shedder(&self) -> Shedder {
+        *self.shedder.lock().expect("no panic while held")
+    }
+
     /// Lets one more call in, if there is room and time.
-    fn admit(&self) -> Result<CallPermit, Refusal> {
+    fn admit(&self, identity: &Identity) -> Result<CallPermit, Refusal> {
         if self.is_draining() {
             return Err(Refusal::unavailable(Duration::from_secs(1)));
         }
+        let tenant = (!self.routes.auth.is_off()).then_some(identity.tenant.as_str());
+        self.door.count_call(tenant).map_err(|too_fast| {
+            let code = match too_fast {
+                TooFast::All => "call_rate_exceeded",
+                TooFast::Tenant => "tenant_call_rate_exceeded",
+            };
+            Refusal {
+                code,
+                ..Refusal::unavailable(jittered())
+            }
+        })?;
         self.calls
             .admit()
             .ok_or_else(|| Refusal::unavailable(Duration::from_secs(5)))
@@ -312,12 +367,27 @@ impl Gateway {
         route: &'static str,
         shown: Shown<'_>,
         purpose: Purpose<'_>,
+        peer: &Peer,
     ) -> Result<Identity, Refusal> {
-        let identified = self.routes.auth.identify(shown, purpose).await;
-        identified.map_err(|denied| {
+        let shown = Shown {
+            certificate: peer.certificate(),
+            ..shown
+        };
+        let identified = self.routes.auth.identify(shown, purpose);
+        let Ok(identified) = tokio::time::timeout_at(peer.decide_by, identified).await else {
+            self.metrics.denied(route, "timeout");
+            let message = "It took too long to find out who calls. Try again later.";
+            return Err(Refusal {
+                retry_after: Some(jittered()),
+                ..Refusal::new(503, "authentication_timeout", message)
+            });
+        };
+        let identity = identified.map_err(|denied| {
             self.metrics.denied(route, denied.name());
             Refusal::unauthorized()
-        })
+        })?;
+        peer.known();
+        Ok(identity)
     }
 
     /// Uses up the ticket that a caller showed, if it did: the last thing before a session is opened for it.
@@ -344,7 +414,7 @@ impl Gateway {
 
 /// Which way a caller comes in.
 #[derive(Clone, Copy)]
-enum Door<'a> {
+enum Way<'a> {
     /// By that dialect, to that agent, with that ticket in the path.
     Phone(&'static str, &'a str, Option<&'a str>),
     /// By that path of the Realtime API.
@@ -356,14 +426,9 @@ fn new_call_id() -> String {
     format!("call-{:016x}", fastrand::u64(..))
 }
 
-/// Answers and closes without waiting for a request: whoever floods the gateway costs no task. A new socket takes
-/// so few bytes at once; if it does not, the caller sees the connection closed.
-fn turn_away(stream: &TcpStream) {
-    let answer = b"HTTP/1.1 503 Service Unavailable\r\nx-trunkline-error: too_many_connections\r\n\
-        retry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    if let Err(error) = stream.try_write(answer) {
-        tracing::debug!(%error, "a caller was turned away without an answer");
-    }
+/// When whoever is refused now should try again; spread, so that not all come back at once.
+fn jittered() -> Duration {
+    Duration::from_millis(fastrand::u64(1_000..=5_000))
 }
 
 /// What a caller is told when no session could be opened for it.

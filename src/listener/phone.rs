@@ -17,6 +17,7 @@ use crate::ingress::{
 };
 
 use super::answer::{Answer, switch, xml};
+use super::door::Peer;
 use super::mint::mint_refusal;
 use super::socket::SocketLimits;
 use super::{Gateway, dial_refusal, socket};
@@ -43,6 +44,7 @@ impl Gateway {
         agent: &str,
         ticket: Option<&str>,
         mut request: Request<Body>,
+        peer: &Peer,
     ) -> Answer {
         let Some(dialect) = Dialect::by_name(dialect) else {
             return self.refused(dialect, &Refusal::not_found(), STYLE);
@@ -66,8 +68,10 @@ impl Gateway {
                         signed: Signed::Upgrade,
                         agent,
                     }),
+                    ..Shown::default()
                 };
-                self.prepare_phone(call_id, dialect, agent, shown).await
+                self.prepare_phone(call_id, dialect, agent, shown, peer)
+                    .await
             }
             Err(refusal) => Err(refusal),
         };
@@ -99,15 +103,16 @@ impl Gateway {
         dialect: Dialect,
         agent: &str,
         shown: Shown<'_>,
+        peer: &Peer,
     ) -> Result<ConductedCall, Refusal> {
         let name = dialect.name();
         let purpose = Purpose::Call {
             dialect: name,
             agent: Some(agent),
         };
-        let identity = self.identify(name, shown, purpose).await?;
+        let identity = self.identify(name, shown, purpose, peer).await?;
         let (agent, deployment) = self.routes.for_agent(&identity.tenant, agent)?;
-        let permit = self.admit()?;
+        let permit = self.admit(&identity)?;
         self.use_up(name, &identity).await?;
         let model = self
             .dialer
@@ -135,8 +140,9 @@ impl Gateway {
         &self,
         request: Request<Body>,
         agent: Option<String>,
+        peer: &Peer,
     ) -> Answer {
-        match self.connect_twilio(request, agent).await {
+        match self.connect_twilio(request, agent, peer).await {
             Ok(twiml) => xml(twiml),
             Err(refusal) => self.refused(TWILIO, &refusal, STYLE),
         }
@@ -146,6 +152,7 @@ impl Gateway {
         &self,
         request: Request<Body>,
         agent: Option<String>,
+        peer: &Peer,
     ) -> Result<String, Refusal> {
         let (head, body) = request.into_parts();
         let body = self.read_post(&head.headers, body, MAX_FORM).await?;
@@ -166,12 +173,13 @@ impl Gateway {
                 },
                 agent: &agent,
             }),
+            ..Shown::default()
         };
         let purpose = Purpose::Webhook { dialect: TWILIO };
-        let identity = self.identify(TWILIO, shown, purpose).await?;
+        let identity = self.identify(TWILIO, shown, purpose, peer).await?;
         let tenant = identity.tenant.as_str();
         self.routes.for_agent(tenant, &agent)?;
-        if self.is_draining() || self.calls().is_full() {
+        if self.is_draining() || self.calls().is_full() || self.overload().is_some() {
             self.metrics().refused(TWILIO, "busy");
             return Ok(twiml_reject(RejectReason::Busy));
         }

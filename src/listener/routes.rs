@@ -10,6 +10,7 @@ use crate::realtime::Shape;
 use crate::upstream::Deployment;
 
 use super::config::TwilioConfig;
+use super::tls::Tls;
 
 /// Everybody who can answer, and who may call.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct Routes {
     pub session_policies: BTreeMap<String, TenantPolicy>,
     /// How Twilio's numbers are answered.
     pub twilio: TwilioConfig,
+    /// TLS towards callers, if it is asked for.
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Routes {

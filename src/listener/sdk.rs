@@ -13,6 +13,7 @@ use crate::realtime::{SessionPreset, Shape};
 use crate::upstream::Deployment;
 
 use super::answer::{Answer, switch};
+use super::door::Peer;
 use super::socket::SocketLimits;
 use super::{Gateway, RealtimeLimits, dial_refusal, socket};
 
@@ -35,6 +36,7 @@ impl Gateway {
         call_id: &str,
         path: &str,
         mut request: Request<Body>,
+        peer: &Peer,
     ) -> Answer {
         let style = FrontDoor::style_of(path);
         let asked = match self
@@ -48,7 +50,8 @@ impl Gateway {
             Ok(upgrade) => upgrade,
             Err(answer) => return *answer,
         };
-        let (shape, permit, deployment, session) = match self.prepare_sdk(call_id, &asked).await {
+        let prepared = self.prepare_sdk(call_id, &asked, peer).await;
+        let (shape, permit, deployment, session) = match prepared {
             Ok(prepared) => prepared,
             Err(refusal) => return self.refused(REALTIME, &refusal, style),
         };
@@ -86,6 +89,7 @@ impl Gateway {
         &self,
         call_id: &str,
         asked: &RealtimeRequest,
+        peer: &Peer,
     ) -> Result<(Shape, CallPermit, Arc<Deployment>, OpenedSession), Refusal> {
         let shown = Shown {
             secret: asked.credential.as_ref().map(Credential::secret),
@@ -95,13 +99,13 @@ impl Gateway {
             dialect: REALTIME,
             agent: asked.model.as_deref(),
         };
-        let identity = self.identify(REALTIME, shown, purpose).await?;
+        let identity = self.identify(REALTIME, shown, purpose, peer).await?;
         let tenant = identity.tenant.as_str();
         // What some tenants' clients speak is not what their URL says.
         let shape = self.routes.caller_shape(tenant, asked.shape);
         let (model, transcription) = opened(&identity, asked)?;
         let deployment = self.routes.for_model(tenant, model)?;
-        let permit = self.admit()?;
+        let permit = self.admit(&identity)?;
         self.use_up(REALTIME, &identity).await?;
         let policy = self.routes.session_policy(tenant);
         let preset = identity.session.as_deref().map(preset).transpose()?;

@@ -12,6 +12,7 @@ use crate::ingress::{Credential, ErrorStyle, Refusal};
 
 use super::Gateway;
 use super::answer::{Answer, json};
+use super::door::Peer;
 use super::mint::mint_refusal;
 
 /// The metric label of requests for tickets.
@@ -39,21 +40,21 @@ fn twilio() -> String {
 
 impl Gateway {
     /// Makes a ticket.
-    pub(super) async fn ticket(&self, request: Request<Body>) -> Answer {
-        match self.ticketed(request).await {
+    pub(super) async fn ticket(&self, request: Request<Body>, peer: &Peer) -> Answer {
+        match self.ticketed(request, peer).await {
             Ok(reply) => json(201, reply),
             Err(refusal) => self.refused(ROUTE, &refusal, ErrorStyle::OpenAi),
         }
     }
 
-    async fn ticketed(&self, request: Request<Body>) -> Result<String, Refusal> {
+    async fn ticketed(&self, request: Request<Body>, peer: &Peer) -> Result<String, Refusal> {
         let (head, body) = request.into_parts();
         let credential = Credential::find(head.uri.query(), &head.headers)?;
         let shown = Shown {
             secret: credential.as_ref().map(Credential::secret),
             ..Shown::default()
         };
-        let identity = self.identify(ROUTE, shown, Purpose::Mint).await?;
+        let identity = self.identify(ROUTE, shown, Purpose::Mint, peer).await?;
         let body = self.read_post(&head.headers, body, MAX_BODY).await?;
         let asked: TicketRequest = serde_json::from_slice(&body).map_err(|_| {
             Refusal::bad_request(

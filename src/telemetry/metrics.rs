@@ -10,6 +10,8 @@ use prometheus::{
     IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::door::DoorMetrics;
+
 /// Buckets from 20 us to 100 ms: work of the gateway itself on one frame.
 const FRAME_BUCKETS: &[f64] = &[
     0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05,
@@ -186,6 +188,7 @@ pub struct Metrics {
     tools: IntCounterVec,
     panics: IntCounter,
     draining: IntGauge,
+    door: DoorMetrics,
     handles: Mutex<BTreeMap<(String, String), Arc<CallMetrics>>>,
 }
 
@@ -434,6 +437,7 @@ impl Metrics {
                     "1 while the process refuses new calls because it is going away.",
                 )),
             ),
+            door: DoorMetrics::new(r),
             handles: Mutex::default(),
             registry,
         };
@@ -454,6 +458,12 @@ impl Metrics {
                 Arc::new(CallMetrics::new(Arc::clone(self), dialect, deployment))
             }),
         )
+    }
+
+    /// What is counted at the door.
+    #[must_use]
+    pub fn door(&self) -> &DoorMetrics {
+        &self.door
     }
 
     /// A caller was refused on that route before the upgrade.
@@ -744,11 +754,16 @@ impl CallMetrics {
     }
 }
 
-fn opts(name: &str, help: &str) -> Opts {
+pub(super) fn opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help)
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+pub(super) fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> IntCounterVec {
     register(registry, IntCounterVec::new(opts(name, help), labels))
 }
 
@@ -763,7 +778,7 @@ fn histograms(
     register(registry, HistogramVec::new(opts, labels))
 }
 
-fn register<C: Collector + Clone + 'static>(
+pub(super) fn register<C: Collector + Clone + 'static>(
     registry: &Registry,
     metric: prometheus::Result<C>,
 ) -> C {

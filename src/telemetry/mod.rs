@@ -3,6 +3,8 @@
 //! Labels come from configuration or from closed sets, never from a caller or a deployment, so that
 //! nobody outside can make series.
 
+mod door;
 mod metrics;
 
+pub use door::DoorMetrics;
 pub use metrics::{CallMetrics, Direction, FrameDrop, Metrics, Modality, SetupPhase};

@@ -23,7 +23,9 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use crate::call::ModelEvent;
 use crate::realtime::ErrorBody;
 use crate::telemetry::{Metrics, SetupPhase};
-use crate::transport::{FrameLimits, FrameMeter, Metered, Peer, Rate, Transport, system_roots};
+use crate::transport::{
+    FrameLimits, FrameMeter, Metered, Peer, Rate, Transport, UNACKNOWLEDGED, system_roots, tune,
+};
 
 use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
@@ -303,8 +305,7 @@ impl Dialer {
         }
         let connect = async {
             let stream = TcpStream::connect((deployment.host.as_str(), deployment.port)).await?;
-            // Small frames must not wait for the peer's acknowledgement.
-            stream.set_nodelay(true)?;
+            tune(&stream, UNACKNOWLEDGED)?;
             Ok(stream)
         };
         let stream = clock

@@ -116,14 +116,13 @@ async fn one_connection_too_many_is_turned_away_and_all_are_closed_at_the_end() 
     let tasks = TaskTracker::new();
     tasks.spawn(world.gateway.clone().serve(listener, stop.clone()));
 
-    let mut first = TcpStream::connect(address).await.expect("connected");
-    first
-        .write_all(b"GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
+    let mut call = TcpStream::connect(address).await.expect("connected");
+    call.write_all(upgrade_request("/v1/audio/ga", "").as_bytes())
         .await
         .expect("written");
     let mut answer = [0; 12];
-    first.read_exact(&mut answer).await.expect("an answer");
-    assert_eq!(&answer, b"HTTP/1.1 200");
+    call.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 101");
     let mut second = TcpStream::connect(address).await.expect("connected");
     let mut refusal = String::new();
     second
@@ -138,10 +137,21 @@ async fn one_connection_too_many_is_turned_away_and_all_are_closed_at_the_end() 
     let refused = r#"trunkline_calls_refused_total{reason="too_many_connections",route="other"}"#;
     assert_eq!(world.metric(refused), 1.0);
 
+    drop(call);
+    while world.gateway.calls().active() > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let mut first = TcpStream::connect(address).await.expect("connected");
+    first
+        .write_all(b"GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
+        .await
+        .expect("written");
+    first.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 200");
     stop.cancel();
     let began = Instant::now();
     world.gateway.close().await;
-    // The first connection was idle: nobody waits for it.
+    // The connection was idle: nobody waits for it.
     assert!(began.elapsed().as_secs() < 2, "{:?}", began.elapsed());
     let mut rest = Vec::new();
     first.read_to_end(&mut rest).await.expect("closed");

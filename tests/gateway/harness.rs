@@ -1,8 +1,10 @@
 //! A whole gateway and its deployments in one process, over pipes in memory, so that time can be simulated.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use trunkline::bridge::{CallSummary, ToolRunner};
@@ -54,6 +56,7 @@ pub(crate) struct World {
     #[allow(dead_code, reason = "not every subject asks the far end")]
     pub(crate) simulator: Arc<Simulator>,
     tasks: TaskTracker,
+    n_callers: AtomicU32,
 }
 
 impl World {
@@ -126,14 +129,23 @@ impl World {
             gateway: Gateway::new(parsed.listener, routes, dialer, tools, metrics),
             simulator,
             tasks,
+            n_callers: AtomicU32::new(0),
         };
         (world, ours)
     }
 
-    /// A connection to the gateway.
+    /// A connection to the gateway, from an address that nobody else has.
     pub(crate) fn connect(&self) -> DuplexStream {
+        let n = self.n_callers.fetch_add(1, Ordering::Relaxed);
+        let address = u32::from(Ipv4Addr::new(10, 0, 0, 1)) + n;
+        self.connect_from(Ipv4Addr::from(address))
+    }
+
+    /// A connection to the gateway from that address.
+    pub(crate) fn connect_from(&self, address: impl Into<IpAddr>) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(PIPE);
-        self.gateway.serve_connection(Transport::Memory(theirs));
+        let transport = Transport::Memory(theirs);
+        self.gateway.serve_connection(transport, address.into());
         ours
     }
 
@@ -160,8 +172,16 @@ impl World {
     /// Sends a raw HTTP request and reads the answer to the end of its head and whatever else is there.
     #[allow(dead_code, reason = "for refusals")]
     pub(crate) async fn http(&self, request: &str) -> String {
-        let mut stream = self.connect();
-        stream.write_all(request.as_bytes()).await.expect("written");
+        Self::ask(self.connect(), request).await
+    }
+
+    /// The same on that connection.
+    pub(crate) async fn ask(
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        request: &str,
+    ) -> String {
+        // Whoever was turned away at once has an answer and nobody who listens.
+        let _ = stream.write_all(request.as_bytes()).await;
         let mut answer = Vec::new();
         let mut chunk = [0; 4096];
         let read = async {

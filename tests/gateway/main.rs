@@ -6,15 +6,19 @@
 
 mod bad_input;
 mod barge_in;
+mod caller_tls;
 mod client;
 mod credentials;
+mod descriptors;
 mod doors;
 mod drain;
 mod faults;
 mod frame_limits;
 mod harness;
 mod leaks;
+mod limits;
 mod network;
+mod operators;
 mod phone_features;
 mod policy;
 mod refusals;

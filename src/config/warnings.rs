@@ -1,0 +1,430 @@
+//! What a configuration may say and perhaps should not: combinations that work and leave a door open.
+
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+
+use crate::auth::AuthMode;
+use crate::listener::{ClientAuth, ListenerConfig, usual_connections};
+
+use super::{Config, Mistake, Mistakes};
+
+impl Config {
+    /// Everything in a good configuration that an operator should have meant. `text` is the file's text and `path`
+    /// the file itself.
+    #[must_use]
+    pub fn warnings(&self, text: &str, path: &Path) -> Vec<Mistake> {
+        let mut found = Mistakes {
+            text,
+            found: Vec::new(),
+        };
+        self.warn_of_callers(&mut found);
+        self.warn_of_the_listener(&mut found);
+        self.warn_of_limits(&mut found);
+        self.warn_of_secrets(&mut found, path);
+        self.warn_of_operators(&mut found);
+        found.found
+    }
+
+    fn warn_of_callers(&self, found: &mut Mistakes<'_>) {
+        if self.auth.mode == AuthMode::None {
+            found.warn(
+                &["auth", "mode"],
+                "everybody who can connect may call, at your expense",
+            );
+            if !self.listener.allowed_origins.is_empty() {
+                found.warn(
+                    &["listener", "allowed_origins"],
+                    "pages of these origins may call without a key",
+                );
+            }
+        }
+        for name in self.tenants.keys() {
+            let keys = self.auth.keys.iter().map(|key| &key.tenant);
+            let certificates = self.auth.certificates.iter().map(|it| &it.tenant);
+            let accounts = self.twilio.accounts.iter().map(|account| &account.tenant);
+            let mut known = keys.chain(certificates).chain(accounts);
+            // A ticket may be for any tenant.
+            let has_way = self.auth.signing.is_some() || known.any(|tenant| tenant == name);
+            if self.auth.mode == AuthMode::Keys && !has_way {
+                found.warn(
+                    &["tenants", name],
+                    "has no key, certificate or account, so that nobody can call as it",
+                );
+            }
+        }
+    }
+
+    fn warn_of_the_listener(&self, found: &mut Mistakes<'_>) {
+        let listener = &self.listener;
+        let is_public = !listener.address.ip().is_loopback();
+        if is_public && listener.tls.is_none() && listener.trusted_proxies.is_empty() {
+            found.warn(
+                &["listener", "address"],
+                "keys and calls come in plain text: set [listener.tls], or trusted_proxies if a proxy before it does TLS",
+            );
+        }
+        let plain = |origin: &&String| {
+            let host = origin.strip_prefix("http://");
+            host.is_some_and(|host| !is_local(host))
+        };
+        for origin in listener.allowed_origins.iter().filter(plain) {
+            found.warn(
+                &["listener", "allowed_origins"],
+                &format!("{origin} comes in plain text, so that anybody on the way can be it"),
+            );
+        }
+        if listener
+            .trusted_proxies
+            .iter()
+            .any(|network| network.prefix_len() == 0)
+        {
+            found.warn(
+                &["listener", "trusted_proxies"],
+                "everybody's X-Forwarded-For is believed",
+            );
+        }
+        if listener.lenient_api_version {
+            found.warn(
+                &["listener", "lenient_api_version"],
+                "callers get used to requests that the vendor refuses",
+            );
+        }
+        if let Some(tls) = &listener.tls
+            && tls.client_auth == ClientAuth::Optional
+            && self.auth.certificates.is_empty()
+        {
+            found.warn(
+                &["listener", "tls", "client_auth"],
+                "a certificate lets nobody in: there is no [[auth.certificates]]",
+            );
+        }
+    }
+
+    fn warn_of_limits(&self, found: &mut Mistakes<'_>) {
+        let ListenerConfig {
+            max_calls,
+            max_connections,
+            limits,
+            shed,
+            ..
+        } = &self.listener;
+        if let Some(connections) = max_connections {
+            if connections < max_calls {
+                found.warn(
+                    &["listener", "max_connections"],
+                    &format!(
+                        "fewer than max_calls, {max_calls}, so that so many calls never come in"
+                    ),
+                );
+            }
+            if *connections as usize > usual_connections() {
+                found.warn(
+                    &["listener", "max_connections"],
+                    &format!(
+                        "the process's file descriptors are enough for {}, each with a connection to its deployment",
+                        usual_connections()
+                    ),
+                );
+            }
+        }
+        for field in limits.switched_off() {
+            found.warn(&["listener", "limits", field], "this limit is off");
+        }
+        for field in shed.switched_off() {
+            found.warn(
+                &["listener", "shed", field],
+                "calls are taken however little is left",
+            );
+        }
+    }
+
+    fn warn_of_secrets(&self, found: &mut Mistakes<'_>, path: &Path) {
+        let mut holds_secrets = false;
+        for secret in self.secrets() {
+            let (name, table) = secret.path.split_last().unwrap_or((&"", &[]));
+            if secret.is_written {
+                holds_secrets = true;
+                let problem = format!("stands in the file; {name}_file or {name}_env keep it out");
+                found.warn(&secret.path, &problem);
+            }
+            if let Some(file) = secret.file {
+                let field = format!("{name}_file");
+                found.warn_if_readable(&[table, &[&field]].concat(), file);
+            }
+        }
+        if let Some(tls) = &self.listener.tls {
+            found.warn_if_readable(&["listener", "tls", "key_file"], &tls.key_file);
+        }
+        if holds_secrets {
+            found.warn_if_readable(&[], path);
+        }
+    }
+
+    fn secrets(&self) -> Vec<Secret<'_>> {
+        let mut all = Vec::new();
+        if let Some(signing) = &self.auth.signing {
+            let path = || vec!["auth", "signing"];
+            let (value, file) = (&signing.secret, &signing.secret_file);
+            all.push(Secret::new(path(), "secret", value, file));
+            let (value, file) = (&signing.previous_secret, &signing.previous_secret_file);
+            all.push(Secret::new(path(), "previous_secret", value, file));
+        }
+        let admin = &self.admin;
+        let (value, file) = (&admin.token, &admin.token_file);
+        all.push(Secret::new(vec!["admin"], "token", value, file));
+        for (name, it) in &self.deployments {
+            let path = vec!["deployments", name.as_str()];
+            all.push(Secret::new(path, "api_key", &it.api_key, &it.api_key_file));
+        }
+        for it in &self.twilio.accounts {
+            let path = || vec!["twilio", "accounts"];
+            let (value, file) = (&it.auth_token, &it.auth_token_file);
+            all.push(Secret::new(path(), "auth_token", value, file));
+            let (value, file) = (&it.second_auth_token, &it.second_auth_token_file);
+            all.push(Secret::new(path(), "second_auth_token", value, file));
+        }
+        all
+    }
+
+    fn warn_of_operators(&self, found: &mut Mistakes<'_>) {
+        if self.admin.public && !self.admin.has_token() {
+            found.warn(
+                &["admin", "public"],
+                "whoever reaches this address reads the metrics; a token would keep others out",
+            );
+        }
+        let filter = self.log.filter.to_ascii_lowercase();
+        if filter.contains("debug") || filter.contains("trace") {
+            found.warn(
+                &["log", "filter"],
+                "this level is for finding faults: it costs time on each frame",
+            );
+        }
+        if self.process.dumpable {
+            found.warn(
+                &["process", "dumpable"],
+                "core dumps and debuggers show keys and calls",
+            );
+        }
+    }
+}
+
+/// A secret of the configuration.
+struct Secret<'a> {
+    /// Of the field that holds it as it is.
+    path: Vec<&'a str>,
+    /// Whether it is there.
+    is_written: bool,
+    /// The file that holds it otherwise.
+    file: Option<&'a Path>,
+}
+
+impl<'a> Secret<'a> {
+    fn new(
+        table: Vec<&'a str>,
+        name: &'a str,
+        value: &Option<SecretString>,
+        file: &'a Option<PathBuf>,
+    ) -> Self {
+        Self {
+            path: [table, vec![name]].concat(),
+            is_written: value.is_some(),
+            file: file.as_deref(),
+        }
+    }
+}
+
+impl Mistakes<'_> {
+    fn warn(&mut self, path: &[&str], problem: &str) {
+        self.add(path, problem.to_owned());
+    }
+
+    #[cfg(unix)]
+    fn warn_if_readable(&mut self, field: &[&str], file: &Path) {
+        use std::os::unix::fs::PermissionsExt;
+        let Ok(metadata) = std::fs::metadata(file) else {
+            return;
+        };
+        if metadata.permissions().mode() & 0o004 != 0 {
+            let problem = format!("every user of this machine may read {}", file.display());
+            self.warn(field, &problem);
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn warn_if_readable(&mut self, _field: &[&str], _file: &Path) {}
+}
+
+/// Whether an origin's authority is this machine.
+fn is_local(authority: &str) -> bool {
+    let host = authority
+        .parse::<http::uri::Authority>()
+        .map(|authority| authority.host().to_owned())
+        .unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || address
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEYS: &str = r#"[auth]
+keys = [{ tenant = "acme", sha256 = "0000000000000000000000000000000000000000000000000000000000000000" }]
+[tenants.acme]
+[deployments.east]
+url = "ws://127.0.0.1:1"
+model = "gpt-realtime"
+"#;
+
+    fn check(text: &str, expected: &[&str]) {
+        let config = Config::parse(text).unwrap();
+        let path = Path::new("/no/such/file");
+        let found = config.warnings(text, path);
+        let found: Vec<String> = found.iter().map(Mistake::to_string).collect();
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(expected), "{found:?}: {expected:?}");
+        }
+    }
+
+    /// Lines of a table after [`KEYS`]; its first line is 8.
+    fn more(table: &str, expected: &[&str]) {
+        check(&format!("{KEYS}{table}\n"), expected);
+    }
+
+    #[test]
+    fn a_careful_file_has_no_warnings() {
+        check(KEYS, &[]);
+        more(
+            "[listener]\naddress = '0.0.0.0:8080'\ntrusted_proxies = ['10.0.0.0/8']",
+            &[],
+        );
+        more(
+            "[listener]\nallowed_origins = ['https://a.example', 'http://localhost:3000']",
+            &[],
+        );
+        more("[admin]\naddress = '0.0.0.0:9100'\ntoken_env = 'X'", &[]);
+    }
+
+    #[test]
+    fn who_may_call() {
+        check(
+            &KEYS.replace("[auth]", "[auth]\nmode = 'none'"),
+            &["line 2: auth.mode: everybody"],
+        );
+        check(
+            &format!(
+                "{}[listener]\nallowed_origins = ['https://a.example']\n",
+                KEYS.replace("[auth]", "[auth]\nmode = 'none'")
+            ),
+            &[
+                "line 2: auth.mode: ",
+                "line 9: listener.allowed_origins: pages of these",
+            ],
+        );
+        more("[tenants.bolt]", &["line 7: tenants.bolt: has no key"]);
+    }
+
+    #[test]
+    fn how_callers_come_in() {
+        more(
+            "[listener]\naddress = '0.0.0.0:8080'",
+            &["line 8: listener.address: keys and calls come in plain text"],
+        );
+        more(
+            "[listener]\nallowed_origins = ['http://a.example']",
+            &["line 8: listener.allowed_origins: http://a.example comes in plain text"],
+        );
+        more(
+            "[listener]\ntrusted_proxies = ['0.0.0.0/0']",
+            &["line 8: listener.trusted_proxies: everybody's"],
+        );
+        more(
+            "[listener]\nlenient_api_version = true",
+            &["line 8: listener.lenient_api_version: "],
+        );
+        more(
+            "[listener.tls]\ncertificate_file = '/no/c'\nkey_file = '/no/k'\nclient_ca_file = '/no/a'\nclient_auth = 'optional'",
+            &["line 11: listener.tls.client_auth: a certificate lets nobody in"],
+        );
+    }
+
+    #[test]
+    fn what_is_not_limited() {
+        more(
+            "[listener]\nmax_calls = 10\nmax_connections = 9",
+            &["line 9: listener.max_connections: fewer than max_calls"],
+        );
+        more(
+            "[listener]\nmax_connections = 4000000000",
+            &["line 8: listener.max_connections: the process's file descriptors"],
+        );
+        more(
+            "[listener.limits]\nhandshakes = 0\ncalls_per_second = 0",
+            &[
+                "line 8: listener.limits.handshakes: ",
+                "line 9: listener.limits.calls_per_second: ",
+            ],
+        );
+        more(
+            "[listener.shed]\nloop_lag = '0s'\ndescriptors = 0",
+            &[
+                "line 8: listener.shed.loop_lag: ",
+                "line 9: listener.shed.descriptors: ",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_others_may_read() {
+        more(
+            "api_key = 'k'",
+            &["line 7: deployments.east.api_key: stands in the file"],
+        );
+        more(
+            "[admin]\ntoken = 't'\npublic = true",
+            &["line 8: admin.token: stands in the file"],
+        );
+        more("[admin]\npublic = true", &["line 8: admin.public: whoever"]);
+        more(
+            "[log]\nfilter = 'info,trunkline=debug'",
+            &["line 8: log.filter: "],
+        );
+        more(
+            "[process]\ndumpable = true",
+            &["line 8: process.dumpable: "],
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn files_of_secrets_are_for_their_owner() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = std::env::temp_dir().join(format!("trunkline-key-{}", std::process::id()));
+        std::fs::write(&file, "secret").unwrap();
+        let set = |mode| {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&file, permissions).unwrap();
+        };
+        let table = format!("api_key_file = '{}'", file.display());
+        set(0o644);
+        more(
+            &table,
+            &["line 7: deployments.east.api_key_file: every user"],
+        );
+        set(0o640);
+        more(&table, &[]);
+        // The configuration itself, if there is a secret in it.
+        set(0o644);
+        let text = format!("{KEYS}api_key = 'k'\n");
+        let config = Config::parse(&text).unwrap();
+        assert_eq!(config.warnings(&text, &file).len(), 2);
+        assert_eq!(Config::parse(KEYS).unwrap().warnings(KEYS, &file).len(), 0);
+        std::fs::remove_file(&file).unwrap();
+    }
+}

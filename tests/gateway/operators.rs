@@ -1,0 +1,113 @@
+//! The operators' listener: who may read what, and how many at a time. On real sockets, because it has no others.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use trunkline::admin::{self, AdminConfig, AdminToken};
+
+use crate::harness::{CONFIG, World};
+
+struct Operators {
+    world: World,
+    address: SocketAddr,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Operators {
+    async fn new(admin: &str) -> Self {
+        let world = World::with_config(CONFIG, "");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let config: AdminConfig = toml::from_str(admin).expect("good");
+        let token = AdminToken::read(&config).expect("good");
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let gateway = Arc::clone(&world.gateway);
+        tasks.spawn(admin::serve(gateway, listener, token, stop.clone()));
+        Self {
+            world,
+            address,
+            stop,
+            tasks,
+        }
+    }
+
+    async fn get(&self, path: &str, more: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.expect("connected");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}\r\n");
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        answer
+    }
+
+    async fn close(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.world.gateway.close().await;
+    }
+}
+
+#[tokio::test]
+async fn metrics_ask_for_a_token_and_probes_do_not() {
+    let operators = Operators::new("token = 'operators-only'").await;
+    for (path, more, status) in [
+        ("/livez", "", 200),
+        ("/readyz", "", 200),
+        ("/metrics", "", 401),
+        ("/elsewhere", "", 401),
+        ("/metrics", "Authorization: Bearer operators-onl\r\n", 401),
+        ("/metrics", "Authorization: Bearer operators-only\r\n", 200),
+        (
+            "/elsewhere",
+            "Authorization: Bearer operators-only\r\n",
+            404,
+        ),
+    ] {
+        let answer = operators.get(path, more).await;
+        let start = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&start), "{path} {more}: {answer}");
+        let head = answer.split("\r\n\r\n").next().expect("a head");
+        assert!(head.contains("x-content-type-options: nosniff"), "{head}");
+        assert!(head.contains("cache-control: no-store"), "{head}");
+        assert!(!head.contains("server:"), "{head}");
+        assert!(!answer.contains(env!("CARGO_PKG_VERSION")), "{answer}");
+        assert_eq!(head.contains("www-authenticate: Bearer"), status == 401);
+    }
+    operators.close().await;
+    let operators = Operators::new("").await;
+    let answer = operators.get("/metrics", "").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    operators.close().await;
+}
+
+#[tokio::test]
+async fn one_operator_too_many_is_closed() {
+    let operators = Operators::new("").await;
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        held.push(
+            TcpStream::connect(operators.address)
+                .await
+                .expect("connected"),
+        );
+    }
+    let mut beyond = TcpStream::connect(operators.address)
+        .await
+        .expect("connected");
+    assert_eq!(beyond.read(&mut [0]).await.expect("closed"), 0);
+    let last = held.last_mut().expect("64 of them");
+    last.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .expect("written");
+    let mut answer = [0; 12];
+    last.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    drop(held);
+    operators.close().await;
+}
