@@ -389,6 +389,9 @@ impl Authenticator {
             Some(text) if text.starts_with(ephemeral::PREFIX) => {
                 agree(&mut found, self.by_ephemeral_key(text, purpose, now)?)?;
             }
+            Some(text) if self.takes_tokens() && jwt::is_token(text) => {
+                agree(&mut found, self.by_token(text).await?)?;
+            }
             Some(text) if !self.keys.is_off() => {
                 agree(&mut found, self.by_key(text, now).await?)?;
             }
