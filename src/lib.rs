@@ -21,6 +21,8 @@ pub mod telemetry;
 
 pub mod transport;
 
+pub mod outbound;
+
 pub mod admin;
 
 pub mod config;

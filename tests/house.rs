@@ -16,6 +16,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("telemetry", 1),
     ("drain", 1),
     ("transport", 1),
+    ("outbound", 1),
     ("media", 2),
     ("call", 3),
     ("auth", 4),
@@ -34,7 +35,16 @@ const LAYERS: &[(&str, u8)] = &[
 /// Imports that the layers alone would allow: who, what, and why not.
 const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
     (LAYER_1, LAYER_1, "layer 1 imports nothing of ours"),
-    (PURE, &["transport"], "a pure module holds no socket"),
+    (
+        &["outbound"],
+        &["realtime", "telemetry", "drain"],
+        "what is asked of others rests on transport alone",
+    ),
+    (
+        PURE,
+        &["transport", "outbound"],
+        "a pure module holds no socket",
+    ),
     (
         &["auth", "quota", "routing"],
         &["auth", "quota", "routing"],
@@ -835,6 +845,8 @@ fn sideways_imports_are_found_where_forbidden() {
     check_import("src/telemetry/mod.rs", "use crate::realtime::X;", &[1]);
     check_import("src/realtime/mod.rs", "use crate::telemetry::X;", &[1]);
     check_import("src/media/mod.rs", "use crate::transport::X;", &[1]);
+    check_import("src/ingress/mod.rs", "use crate::outbound::X;", &[1]);
+    check_import("src/outbound.rs", "use crate::telemetry::X;", &[1]);
     check_import("src/auth/mod.rs", "use crate::quota::X;", &[1]);
     check_import("src/routing/mod.rs", "use crate::auth::X;", &[1]);
     check_import("src/quota/mod.rs", "use crate::media::X;", &[1]);
@@ -859,6 +871,7 @@ fn wanted_imports_pass() {
     check_import("src/call/mod.rs", "use self::event::X;", &[]);
     check_import("src/ingress/twilio.rs", "use crate::{call, realtime};", &[]);
     check_import("src/simulator/mod.rs", "use crate::media::X;", &[]);
+    check_import("src/outbound.rs", "use crate::transport::X;", &[]);
     check_import("src/cli/demo.rs", "use crate::{simulator, listener};", &[]);
     check_import("src/config/mod.rs", "use crate::listener::X;", &[]);
     check_import("src/main.rs", "use trunkline::cli;", &[]);

@@ -9,6 +9,7 @@ mod echo;
 mod leg;
 mod legs;
 mod media_path;
+mod opening;
 mod registry;
 mod relay;
 mod summary;
@@ -21,6 +22,7 @@ pub use agent::{Agent, AgentConfig, AgentError, PlayoutConfig};
 pub use conduct::ConductedCall;
 #[doc(hidden)]
 pub use echo::echo;
+pub use opening::{OpenError, OpenedSession, TenantPolicy};
 pub use registry::{CallPermit, Calls};
 pub use relay::{REALTIME, RelayLimits, RelayedCall};
 pub use summary::{CallSummary, MAX_TURNS, Share};

@@ -18,15 +18,16 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::call::{EndReason, ModelEvent, TurnLatency};
 use crate::realtime::{
-    ScanError, ServerEvent, ServerEventError, Shape, TranslateError, Translated, Translator,
-    WireFormat, append_audio, check_depth, event_type,
+    Echo, PolicedSession, ScanError, ServerEvent, ServerEventError, Shape, TranslateError,
+    Translated, Translator, Verdict, WireFormat, append_audio, check_depth, event_type,
 };
 use crate::telemetry::{CallMetrics, Direction};
 use crate::transport::Metered;
-use crate::upstream::{Decoder, Deployment, ModelLeg};
+use crate::upstream::{Decoder, Deployment};
 
 use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress};
+use super::opening::OpenedSession;
 use super::registry::{CallPermit, Calls};
 use super::session_id;
 use super::summary::{CallSummary, Ledger};
@@ -46,8 +47,8 @@ pub struct RelayedCall {
     pub shape: Shape,
     /// Whether it is so old that it speaks the first preview.
     pub first_preview: bool,
-    /// The open session.
-    pub model: ModelLeg,
+    /// The open session, and what the caller may do in it.
+    pub session: OpenedSession,
     /// Where it is.
     pub deployment: Arc<Deployment>,
     /// Where this kind of call is counted.
@@ -73,7 +74,13 @@ impl RelayedCall {
     /// Runs the call to its end on the caller's connection.
     pub async fn run(self, caller: WebSocketStream<Metered>) {
         let now = Instant::now();
-        let session = session_id(&self.model.session_created);
+        let OpenedSession {
+            model,
+            early,
+            transcribes,
+            policy,
+        } = self.session;
+        let session = session_id(&model.session_created);
         let ledger = Ledger::new(
             self.metrics,
             self.call_id,
@@ -82,7 +89,7 @@ impl RelayedCall {
             session,
         );
         let mut task = Relay {
-            legs: Legs::gated(caller, self.model.socket),
+            legs: Legs::gated(caller, model.socket),
             caller_shape: self.shape,
             model_shape: self.deployment.shape(),
             decoder: Decoder::new(),
@@ -92,6 +99,10 @@ impl RelayedCall {
             } else {
                 Translator::new()
             },
+            policed: policy.map(|of| Policed {
+                tenant: of.tenant,
+                session: PolicedSession::new(of.policy, self.shape, transcribes),
+            }),
             ledger,
             turn: Turn::default(),
             formats: (PCM, PCM),
@@ -102,7 +113,9 @@ impl RelayedCall {
             end_now: Box::pin(self.calls.end_now().cancelled_owned()),
             began: now,
         };
-        task.relay_down(self.model.session_created, now);
+        for event in std::iter::once(model.session_created).chain(early) {
+            task.relay_down(event, now);
+        }
         let summary = task.run().await;
         self.calls.remember(summary);
         drop(self.permit);
@@ -117,6 +130,7 @@ struct Relay {
     /// Events pass as they are.
     passes: bool,
     translator: Translator,
+    policed: Option<Policed>,
     ledger: Ledger,
     turn: Turn,
     /// Formats of the session's audio, the caller's and the reply's.
@@ -128,6 +142,12 @@ struct Relay {
     timer: Pin<Box<Sleep>>,
     end_now: Pin<Box<WaitForCancellationFutureOwned>>,
     began: Instant,
+}
+
+/// What holds the caller to its tenant's policy.
+struct Policed {
+    tenant: String,
+    session: PolicedSession,
 }
 
 /// The answer that is being waited for.
@@ -237,7 +257,7 @@ impl Relay {
         self.ended = Some(End::bad_input(name, close_code));
     }
 
-    fn relay_up(&mut self, text: Utf8Bytes, now: Instant) {
+    fn relay_up(&mut self, mut text: Utf8Bytes, now: Instant) {
         let translates = if let Some(audio) = append_audio(&text) {
             let duration = duration_of(&audio, self.formats.0);
             self.ledger.metrics.audio(Direction::ToModel, duration);
@@ -248,12 +268,25 @@ impl Relay {
                 Ok(kind) => kind,
                 Err((name, close_code)) => return self.bad_input(name, close_code),
             };
-            if kind == "conversation.item.truncate" {
+            // A session of the other shape is refused in any case (protocol reference 1.2).
+            let translates = !self.passes || kind.ends_with("session.update");
+            let truncates = kind == "conversation.item.truncate";
+            if let Some(policed) = &mut self.policed {
+                match policed.session.client_event(&kind, &text) {
+                    Verdict::Unchanged => {}
+                    Verdict::Replaced(event) => text = event.into(),
+                    Verdict::Refused { rule, answer } => {
+                        let tenant = &policed.tenant;
+                        self.ledger.metrics.policy_refused(tenant, rule.name());
+                        return self.send_caller(answer.into());
+                    }
+                }
+            }
+            if truncates {
                 // A client truncates what it stopped playing because its user spoke.
                 self.ledger.barged_in(Duration::ZERO);
             }
-            // A session of the other shape is refused in any case (protocol reference 1.2).
-            !self.passes || kind.ends_with("session.update")
+            translates
         };
         if !translates {
             return self.send_model(text);
@@ -313,9 +346,14 @@ impl Relay {
         }
     }
 
-    fn relay_down(&mut self, text: Utf8Bytes, now: Instant) {
+    fn relay_down(&mut self, mut text: Utf8Bytes, now: Instant) {
+        let mut echo = Echo::Unchanged;
         match self.decoder.decode(&text) {
             Ok(decoded) => {
+                if let Some(Policed { session, .. }) = &mut self.policed {
+                    session.heard(decoded.server_event());
+                    echo = session.echo(&text, Some(decoded.server_event()));
+                }
                 if let ServerEvent::SessionCreated(session) | ServerEvent::SessionUpdated(session) =
                     decoded.server_event()
                 {
@@ -331,7 +369,15 @@ impl Relay {
                 if is_bomb || !self.passes || serde_json::from_str::<IgnoredAny>(&text).is_err() {
                     return;
                 }
+                if let Some(Policed { session, .. }) = &self.policed {
+                    echo = session.echo(&text, None);
+                }
             }
+        }
+        match echo {
+            Echo::Unchanged => {}
+            Echo::Replaced(event) => text = event.into(),
+            Echo::Withheld => return self.ledger.metrics.upstream_error("malformed_event"),
         }
         if self.passes {
             return self.send_caller(text);

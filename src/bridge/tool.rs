@@ -1,23 +1,17 @@
 //! Tools of an agent: each is a webhook that answers with a text.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::Request;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
-use crate::transport::system_roots;
+use crate::outbound::{Limits, Outbound, OutboundError, Reach};
 
 /// The longest answer of a webhook; it becomes part of the conversation and is billed with every turn.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -55,21 +49,9 @@ fn ten_seconds() -> Duration {
 }
 
 /// Calls webhooks for all calls of the process.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ToolRunner {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-}
-
-impl Default for ToolRunner {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl fmt::Debug for ToolRunner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ToolRunner").finish_non_exhaustive()
-    }
+    outbound: Outbound,
 }
 
 /// A tool returned.
@@ -108,28 +90,10 @@ enum ToolError {
 }
 
 impl ToolRunner {
-    /// A runner that trusts the system's certificate authorities. Where there are none, webhooks by `http` work
-    /// and the others fail one by one.
-    ///
-    /// # Panics
-    ///
-    /// Never: ring supports the default protocol versions.
+    /// A runner that reaches webhooks by that client.
     #[must_use]
-    pub fn new() -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring supports TLS 1.2 and 1.3")
-            .with_root_certificates(system_roots())
-            .with_no_client_auth();
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .build();
-        Self {
-            client: Client::builder(TokioExecutor::new()).build(connector),
-        }
+    pub fn new(outbound: Outbound) -> Self {
+        Self { outbound }
     }
 
     /// Runs a tool among a call's running tools. What goes wrong is told to the model, which can then
@@ -150,14 +114,16 @@ impl ToolRunner {
             });
             return;
         };
-        let client = self.client.clone();
+        let outbound = self.outbound.clone();
         running.spawn(async move {
-            let answer = tokio::time::timeout(webhook.timeout, post(&client, &webhook, &call));
+            let answer = post(&outbound, &webhook, &call);
             // A turn waits for all its tools: one that is lost would leave it silent for ever.
             let (output, outcome) = match AssertUnwindSafe(answer).catch_unwind().await {
-                Ok(Ok(Ok(answer))) => (answer, "ok"),
-                Ok(Ok(Err(error))) => (error_output(&error.to_string()), "failed"),
-                Ok(Err(_)) => (error_output(&ToolError::Timeout.to_string()), "timeout"),
+                Ok(Ok(answer)) => (answer, "ok"),
+                Ok(Err(error @ ToolError::Timeout)) => {
+                    (error_output(&error.to_string()), "timeout")
+                }
+                Ok(Err(error)) => (error_output(&error.to_string()), "failed"),
                 Err(_) => (error_output("the tool failed"), "panicked"),
             };
             ToolResult {
@@ -170,7 +136,7 @@ impl ToolRunner {
 }
 
 async fn post(
-    client: &Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    outbound: &Outbound,
     webhook: &WebhookConfig,
     call: &ToolCall,
 ) -> Result<String, ToolError> {
@@ -184,20 +150,31 @@ async fn post(
     });
     let request = Request::post(webhook.url.clone())
         .header("content-type", "application/json")
-        .body(Full::from(body.to_string()))
+        .body(Bytes::from(body.to_string()))
         .map_err(|_| ToolError::Unreachable)?;
-    let response = client
-        .request(request)
-        .await
-        .map_err(|_| ToolError::Unreachable)?;
-    if !response.status().is_success() {
-        return Err(ToolError::Status(response.status().as_u16()));
+    let limits = Limits {
+        timeout: webhook.timeout,
+        max_answer: MAX_ANSWER,
+    };
+    let answer = outbound.send(request, Reach::Any, limits).await?;
+    if !answer.status().is_success() {
+        return Err(ToolError::Status(answer.status().as_u16()));
     }
-    let body = Limited::new(response.into_body(), MAX_ANSWER)
-        .collect()
-        .await
-        .map_err(|_| ToolError::Answer)?;
-    String::from_utf8(body.to_bytes().into()).map_err(|_| ToolError::Answer)
+    String::from_utf8(answer.into_body().into()).map_err(|_| ToolError::Answer)
+}
+
+impl From<OutboundError> for ToolError {
+    fn from(error: OutboundError) -> Self {
+        match error {
+            OutboundError::Timeout => Self::Timeout,
+            OutboundError::Redirect(status) => Self::Status(status),
+            OutboundError::Answer => Self::Answer,
+            OutboundError::Url
+            | OutboundError::PlainText
+            | OutboundError::Forbidden
+            | OutboundError::Unreachable => Self::Unreachable,
+        }
+    }
 }
 
 fn error_output(problem: &str) -> String {

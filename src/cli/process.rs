@@ -13,6 +13,7 @@ use crate::admin;
 use crate::bridge::ToolRunner;
 use crate::config::Config;
 use crate::listener::{Gateway, Routes};
+use crate::outbound::Outbound;
 use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
 
@@ -36,15 +37,20 @@ impl Process {
         let (admin_listener, admin) = bind(config.admin.address).await?;
         let metrics = Metrics::new();
         let dialer = Dialer::new(Arc::clone(&metrics));
-        let tools = ToolRunner::new();
+        let outbound = Outbound::new();
+        let tools = ToolRunner::new(outbound.clone());
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let keys = &routes.auth;
+        tasks.spawn(keys.keep_keys_fresh(outbound, Arc::clone(&metrics), stop.clone()));
         let gateway = Gateway::new(config.listener.clone(), routes, dialer, tools, metrics);
         let process = Self {
             gateway,
             callers,
             admin,
             grace: config.drain.grace,
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            tasks,
+            stop,
         };
         process.spawn(caller_listener, admin_listener);
         Ok(process)

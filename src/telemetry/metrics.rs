@@ -157,8 +157,12 @@ pub struct Metrics {
     active: IntGaugeVec,
     refused: IntCounterVec,
     denied: IntCounterVec,
+    signing_key_fetches: IntCounterVec,
+    signing_keys_fetched: IntGaugeVec,
+    minted: IntCounterVec,
     bad_input: IntCounterVec,
     ignored: IntCounterVec,
+    policy_refused: IntCounterVec,
     setup: HistogramVec,
     turn: HistogramVec,
     turn_model: HistogramVec,
@@ -222,6 +226,28 @@ impl Metrics {
                 "Callers that showed nothing by which they may come in, by what was wrong with it.",
                 &["route", "reason"],
             ),
+            signing_key_fetches: counters(
+                r,
+                "trunkline_signing_key_fetches_total",
+                "Times that an issuer was asked for the keys of its tokens.",
+                &["issuer", "outcome"],
+            ),
+            signing_keys_fetched: register(
+                r,
+                IntGaugeVec::new(
+                    opts(
+                        "trunkline_signing_keys_fetched_timestamp_seconds",
+                        "When the keys of an issuer last came, in seconds since 1970.",
+                    ),
+                    &["issuer"],
+                ),
+            ),
+            minted: counters(
+                r,
+                "trunkline_credentials_made_total",
+                "Tickets and ephemeral keys that were made.",
+                &["tenant", "kind"],
+            ),
             bad_input: counters(
                 r,
                 "trunkline_bad_input_total",
@@ -233,6 +259,12 @@ impl Metrics {
                 "trunkline_ignored_messages_total",
                 "Caller messages that were well formed and had no effect, counted when the call ends.",
                 &["dialect", "kind"],
+            ),
+            policy_refused: counters(
+                r,
+                "trunkline_policy_refused_total",
+                "Events of SDK callers, and settings of keys, that their tenant's session policy does not allow.",
+                &["tenant", "rule"],
             ),
             setup: histograms(
                 r,
@@ -434,6 +466,30 @@ impl Metrics {
         self.denied.with_label_values(&[route, reason]).inc();
     }
 
+    /// An issuer of the configuration was asked for its keys; `now` is in seconds since 1970.
+    pub fn signing_keys_fetched(&self, issuer: &str, came: bool, now: u64) {
+        let outcome = if came { "ok" } else { "failed" };
+        self.signing_key_fetches
+            .with_label_values(&[issuer, outcome])
+            .inc();
+        if came {
+            let now = i64::try_from(now).unwrap_or(i64::MAX);
+            self.signing_keys_fetched
+                .with_label_values(&[issuer])
+                .set(now);
+        }
+    }
+
+    /// A ticket or ephemeral key was made for a tenant.
+    pub fn minted(&self, tenant: &str, kind: &'static str) {
+        self.minted.with_label_values(&[tenant, kind]).inc();
+    }
+
+    /// What that configured tenant's caller or server wanted broke that rule of its session policy, a closed name.
+    pub fn policy_refused(&self, tenant: &str, rule: &str) {
+        self.policy_refused.with_label_values(&[tenant, rule]).inc();
+    }
+
     /// A model leg could not be set up.
     pub fn dial_failed(&self, deployment: &str, reason: &str) {
         self.dial_failures
@@ -546,6 +602,11 @@ impl CallMetrics {
             .bad_input
             .with_label_values(&[&self.dialect, reason])
             .inc();
+    }
+
+    /// An event of a caller of that configured tenant broke that rule of its policy, a closed name.
+    pub fn policy_refused(&self, tenant: &str, rule: &str) {
+        self.all.policy_refused(tenant, rule);
     }
 
     /// So many caller messages of that closed `kind` had no effect.

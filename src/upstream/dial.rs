@@ -197,7 +197,7 @@ fn detail(name: &str, value: Option<&str>) -> String {
 /// Opens sessions for all calls.
 pub struct Dialer {
     tls: TlsConnector,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     in_memory: HashMap<String, mpsc::Sender<DuplexStream>>,
 }
 
@@ -330,20 +330,20 @@ impl Dialer {
 }
 
 /// Times one phase after another.
-struct PhaseClock<'a> {
+pub(super) struct PhaseClock<'a> {
     deployment: &'a Deployment,
     metrics: &'a Metrics,
 }
 
 impl<'a> PhaseClock<'a> {
-    fn new(deployment: &'a Deployment, metrics: &'a Metrics) -> Self {
+    pub(super) fn new(deployment: &'a Deployment, metrics: &'a Metrics) -> Self {
         Self {
             deployment,
             metrics,
         }
     }
 
-    async fn time<T>(
+    pub(super) async fn time<T>(
         &mut self,
         phase: SetupPhase,
         limit: Duration,
@@ -407,7 +407,7 @@ async fn upgrade(
     }
 }
 
-fn handshake_error(deployment: &Deployment, source: WsError) -> DialError {
+pub(super) fn handshake_error(deployment: &Deployment, source: WsError) -> DialError {
     DialError::Handshake {
         deployment: deployment.name.clone(),
         source: Box::new(source),
@@ -452,13 +452,13 @@ const MAX_LABEL: usize = 64;
 const MAX_REASON: usize = 123;
 
 /// The characters of a word that can do no harm in a log; `None` if there are none.
-fn label(text: &str) -> Option<String> {
+pub(super) fn label(text: &str) -> Option<String> {
     let is_harmless = |c: &char| c.is_ascii_alphanumeric() || "_.-".contains(*c);
     let kept: String = text.chars().filter(is_harmless).take(MAX_LABEL).collect();
     (!kept.is_empty()).then_some(kept)
 }
 
-fn closed(deployment: &Deployment, frame: Option<&CloseFrame>) -> DialError {
+pub(super) fn closed(deployment: &Deployment, frame: Option<&CloseFrame>) -> DialError {
     let reason = frame.map_or("", |frame| frame.reason.as_str());
     let mut reason: String = reason.chars().filter(|c| !c.is_control()).collect();
     reason.truncate(reason.floor_char_boundary(MAX_REASON));

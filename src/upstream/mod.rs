@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of callers, and decides nothing about a call.
 
+mod configure;
 mod decode;
 mod deployment;
 mod dial;

@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 use trunkline::bridge::{CallSummary, ToolRunner};
 use trunkline::config::Config;
 use trunkline::listener::Gateway;
+use trunkline::outbound::Outbound;
 use trunkline::simulator::{CallReport, Simulator, SimulatorConfig, SoftPhone};
 use trunkline::telemetry::Metrics;
 use trunkline::transport::Transport;
@@ -120,7 +121,7 @@ impl World {
                 }
             });
         }
-        let tools = ToolRunner::new();
+        let tools = ToolRunner::new(Outbound::new());
         let world = Self {
             gateway: Gateway::new(parsed.listener, routes, dialer, tools, metrics),
             simulator,

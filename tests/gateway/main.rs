@@ -7,6 +7,7 @@
 mod bad_input;
 mod barge_in;
 mod client;
+mod credentials;
 mod doors;
 mod drain;
 mod faults;
@@ -15,6 +16,7 @@ mod harness;
 mod leaks;
 mod network;
 mod phone_features;
+mod policy;
 mod refusals;
 mod relay;
 mod rfc6455;

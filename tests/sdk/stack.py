@@ -69,7 +69,7 @@ kind = "failed_transcription"
 }
 
 
-def gateway_config(simulators: dict[str, str]) -> str:
+def gateway_config(simulators: dict[str, str], more: str = "") -> str:
     parts = [
         '[listener]\naddress = "127.0.0.1:0"',
         '[admin]\naddress = "127.0.0.1:0"',
@@ -88,7 +88,7 @@ def gateway_config(simulators: dict[str, str]) -> str:
                 f'model = "gpt-realtime"\napi_key = "{DEPLOYMENT_KEY}"'
             )
             aliases.append(f'"{alias}" = "{alias}"')
-    return "\n\n".join([*parts, "\n".join(aliases)]) + "\n"
+    return "\n\n".join([*parts, "\n".join(aliases), more]) + "\n"
 
 
 class Process:
@@ -150,8 +150,10 @@ class Process:
 class Stack:
     """The stand-ins and the gateway, from `with` to its end."""
 
-    def __init__(self, gateway: bool = True):
+    def __init__(self, gateway: bool = True, more: str = ""):
         self._with_gateway = gateway
+        # Further tables of the gateway's configuration.
+        self._more = more
         self._processes: list[Process] = []
         self.simulators: dict[str, str] = {}
         self.gateway: str | None = None
@@ -164,7 +166,7 @@ class Stack:
                 process = self._start(["simulate", "--listen", "127.0.0.1:0"], name, config)
                 self.simulators[name] = process.address("simulator listening")
             if self._with_gateway:
-                process = self._start(["serve"], "gateway", gateway_config(self.simulators))
+                process = self._start(["serve"], "gateway", gateway_config(self.simulators, self._more))
                 self.gateway = process.address("callers")
                 self.admin = process.address("admin")
         except BaseException:

@@ -21,6 +21,7 @@ pub(crate) const SUBJECTS: &[Subject] = &[
     ("front_door", requests::front_door),
     ("upgrade", requests::upgrade),
     ("frames", frames::run),
+    ("mint", requests::mint),
     ("client_event", json::client_event),
     ("server_event", json::server_event),
     ("base64", media::base64),
