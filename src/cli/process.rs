@@ -14,7 +14,7 @@ use crate::bridge::ToolRunner;
 use crate::config::Config;
 use crate::listener::{Gateway, Routes};
 use crate::telemetry::Metrics;
-use crate::upstream::Dialer;
+use crate::upstream::{Dialer, keep_credentials};
 
 use super::bind;
 
@@ -37,14 +37,22 @@ impl Process {
         let metrics = Metrics::new();
         let dialer = Dialer::new(Arc::clone(&metrics));
         let tools = ToolRunner::new();
+        let deployments: Vec<_> = routes.deployments.values().cloned().collect();
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn(keep_credentials(
+            deployments,
+            Arc::clone(&metrics),
+            stop.clone(),
+        ));
         let gateway = Gateway::new(config.listener.clone(), routes, dialer, tools, metrics);
         let process = Self {
             gateway,
             callers,
             admin,
             grace: config.drain.grace,
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            tasks,
+            stop,
         };
         process.spawn(caller_listener, admin_listener);
         Ok(process)

@@ -15,7 +15,7 @@ use crate::auth::{AuthConfig, AuthMode, Authenticator};
 use crate::bridge::{Agent, AgentConfig};
 use crate::listener::{ListenerConfig, Routes, TwilioConfig, is_origin};
 use crate::realtime::Shape;
-use crate::upstream::{Deployment, DeploymentConfig};
+use crate::upstream::{Deployment, DeploymentConfig, Identities};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -234,12 +234,17 @@ impl Config {
             mistakes.add(&["deployments"], "there is none".to_owned());
         }
         let mut built = BTreeMap::new();
+        let mut identities = Identities::default();
         for (name, config) in &self.deployments {
-            match Deployment::new(name, config.clone()) {
+            match Deployment::with_identities(name, config.clone(), &mut identities) {
                 Ok(deployment) => {
                     built.insert(name.clone(), Arc::new(deployment));
                 }
-                Err(error) => mistakes.add(&["deployments", name], error.to_string()),
+                Err(error) => {
+                    let mut path = vec!["deployments", name];
+                    path.extend(error.field().split('.'));
+                    mistakes.add(&path, error.problem().to_owned());
+                }
             }
         }
         built
@@ -432,7 +437,7 @@ deployment = "east"
         );
         check(
             &GOOD.replace("ws://127.0.0.1:1", "ws://10.1.1.1:1"),
-            &["line 4: deployments.east: url: plain text is for loopback only"],
+            &["line 5: deployments.east.url: plain text is for loopback only"],
         );
         let admin = format!("{GOOD}[admin]\naddress = \"0.0.0.0:9100\"\n");
         check(&admin, &["line 12: admin.address: metrics need no key"]);

@@ -2,14 +2,22 @@
 //!
 //! Knows nothing of callers, and decides nothing about a call.
 
+mod assertion;
+mod credential;
 mod decode;
 mod deployment;
 mod dial;
 mod encode;
+mod entra;
+mod token_http;
+mod token_keeper;
+mod token_schedule;
 
+pub use credential::keep_credentials;
 pub use decode::{Decoded, Decoder};
 pub use deployment::{
     Deployment, DeploymentConfig, DeploymentError, DialTimeouts, Kind, ModelAudio,
 };
 pub use dial::{DialError, Dialer, ModelLeg};
 pub use encode::{SessionContext, encode};
+pub use entra::{EntraConfig, EntraKind, Identities};
