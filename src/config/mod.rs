@@ -439,6 +439,29 @@ deployment = "east"
             &GOOD.replace("ws://127.0.0.1:1", "ws://10.1.1.1:1"),
             &["line 5: deployments.east.url: plain text is for loopback only"],
         );
+        let entra = format!(
+            "{GOOD}[deployments.west]\nurl = \"wss://x\"\nmodel = \"m\"\n[deployments.west.entra]\n"
+        );
+        for (fields, expected) in [
+            (
+                "kind = \"managed_identity\"\nclient_id = \"a b\"\n",
+                "line 16: deployments.west.entra.client_id: is no id",
+            ),
+            (
+                "kind = \"managed_identity\"\ntoken_file = \"/x\"\n",
+                "line 16: deployments.west.entra.token_file: is not for this kind",
+            ),
+            (
+                "kind = \"client_secret\"\ntenant_id = \"t\"\nclient_id = \"c\"\n",
+                "line 14: deployments.west.entra.client_secret: give one of",
+            ),
+            (
+                "kind = \"password\"\n",
+                "line 15: unknown variant `password`",
+            ),
+        ] {
+            check(&format!("{entra}{fields}"), &[expected]);
+        }
         let admin = format!("{GOOD}[admin]\naddress = \"0.0.0.0:9100\"\n");
         check(&admin, &["line 12: admin.address: metrics need no key"]);
         check(&format!("{admin}public = true\n"), &[]);

@@ -42,9 +42,7 @@ impl fmt::Debug for Certificate {
 impl Certificate {
     /// Reads a PEM file with a certificate and its RSA key. `audience` is the address of the token endpoint.
     pub(super) fn read(path: &Path, client_id: &str, audience: String) -> Result<Self, FetchError> {
-        let wrong = |problem: &str| {
-            FetchError::Local(format!("certificate_file {}: {problem}", path.display()))
-        };
+        let wrong = |problem: &str| FetchError::Local(format!("{}: {problem}", path.display()));
         let pem = std::fs::read(path).map_err(|error| wrong(&error.kind().to_string()))?;
         let certificate = CertificateDer::from_pem_slice(&pem)
             .map_err(|_| wrong("holds no certificate in PEM form"))?;

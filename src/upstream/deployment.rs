@@ -138,7 +138,7 @@ pub struct Deployment {
 }
 
 /// What is wrong with a deployment's configuration.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct DeploymentError {
     field: String,
@@ -498,6 +498,12 @@ mod tests {
     }
 
     #[test]
+    fn plain_text_is_a_decision() {
+        let text = "url = 'ws://10.0.0.1'\nmodel = 'm'\nplaintext = true";
+        check(text, false, "ws://10.0.0.1:80/openai/v1/realtime?model=m");
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (text, expected) in [
             ("url = 'ftp://x'\nmodel = 'm'", "scheme"),
@@ -506,6 +512,26 @@ mod tests {
             (
                 "url = 'wss://x'\nmodel = 'm'\napi_key = 'a'\napi_key_env = 'B'",
                 "only one of",
+            ),
+            (
+                "url = 'wss://x'\nmodel = 'm'\napi_key = 'a'\n[entra]\nkind = 'managed_identity'",
+                "only one of",
+            ),
+            (
+                "url = 'wss://x'\nmodel = 'm'\nkind = 'openai'\n[entra]\nkind = 'managed_identity'",
+                "entra: is for kind azure only",
+            ),
+            (
+                "url = 'wss://x'\nmodel = 'm'\napi_key = ''",
+                "api_key: the key is empty",
+            ),
+            (
+                "url = 'wss://x'\nmodel = 'm'\napi_key_file = '/no/such/file'",
+                "api_key_file: /no/such/file cannot be read: entity not found",
+            ),
+            (
+                "url = 'wss://x'\nmodel = 'm'\nca_file = '/dev/null'",
+                "ca_file: /dev/null holds no certificate",
             ),
             (
                 "url = 'wss://x'\nmodel = 'm'\napi_key_env = 'NO_SUCH_VARIABLE'",

@@ -585,3 +585,167 @@ impl TokenCredential for DeveloperTools {
         azd.get_token(scopes, options).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a configuration comes to in the environment that the workload identity webhook makes.
+    fn identity(text: &str) -> Result<Identity, String> {
+        let config: EntraConfig = toml::from_str(text).map_err(|error| error.to_string())?;
+        let env = |name: &str| {
+            let value = match name {
+                "AZURE_TENANT_ID" => "tenant-env",
+                "AZURE_CLIENT_ID" => "client-env",
+                "AZURE_FEDERATED_TOKEN_FILE" => {
+                    "/var/run/secrets/azure/tokens/azure-identity-token"
+                }
+                "AZURE_AUTHORITY_HOST" => "https://login.microsoftonline.com/",
+                "SECRET" => "s-1",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        };
+        Identity::new(&config, env).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_environment_fills_in_what_is_left_out() {
+        let workload = identity("kind = 'workload_identity'").expect("good");
+        assert_eq!(
+            workload.method,
+            Method::Workload {
+                tenant: "tenant-env".to_owned(),
+                client: "client-env".to_owned(),
+                file: "/var/run/secrets/azure/tokens/azure-identity-token".into(),
+            }
+        );
+        assert_eq!(workload.https_authority(), AUTHORITY);
+        assert!(workload.reroute().is_none());
+        let managed = identity("kind = 'managed_identity'").expect("good");
+        assert_eq!(managed.method, Method::Managed { client: None });
+        assert!(managed.reroute().is_none());
+        let secret = identity("kind = 'client_secret'\nclient_secret_env = 'SECRET'");
+        let value = "kind = 'client_secret'\nclient_secret = 's-1'\ntenant_id = 'tenant-env'";
+        assert_eq!(secret, identity(value));
+        assert!(!format!("{secret:?}").contains("s-1"));
+    }
+
+    #[test]
+    fn authorities_are_https_or_local() {
+        let check = |given: &str, expected: Result<&str, &str>| {
+            let text = format!("kind = 'workload_identity'\nauthority_host = '{given}'");
+            let authority = identity(&text).map(|it| it.authority.expect("given"));
+            match (authority, expected) {
+                (Ok(authority), Ok(expected)) => assert_eq!(authority, expected),
+                (Err(error), Err(expected)) => assert!(error.contains(expected), "{error}"),
+                (authority, _) => panic!("{given}: {authority:?}"),
+            }
+        };
+        check(
+            "https://login.microsoftonline.us/",
+            Ok("https://login.microsoftonline.us"),
+        );
+        check("https://LOGIN.example:443", Ok("https://login.example"));
+        check("http://127.0.0.1:4000", Ok("http://127.0.0.1:4000"));
+        check("http://login.microsoftonline.com", Err("must be https"));
+        check("http://10.0.0.1", Err("must be https"));
+        check("ftp://127.0.0.1", Err("must be https"));
+        check("https://a/tenant", Err("only scheme, host and port"));
+        check("https://user:secret@a", Err("no user name"));
+        check("login.microsoftonline.com", Err("is not a URL"));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, expected) in [
+            (
+                "kind = 'client_secret'\nclient_secret_env = 'NONE'",
+                "entra.client_secret_env: no environment variable NONE",
+            ),
+            ("kind = 'client_secret'", "entra.client_secret: give one of"),
+            (
+                "kind = 'client_secret'\nclient_secret = 's'\nclient_secret_file = 'f'",
+                "entra.client_secret: give one of",
+            ),
+            (
+                "kind = 'client_secret'\nclient_secret = ''",
+                "entra.client_secret: is empty",
+            ),
+            (
+                "kind = 'client_certificate'",
+                "entra.certificate_file: is needed",
+            ),
+            (
+                "kind = 'workload_identity'\ntenant_id = '../x'",
+                "entra.tenant_id: is no id",
+            ),
+            (
+                "kind = 'developer_cli'\nauthority_host = 'https://a'",
+                "entra.authority_host: is not for this kind",
+            ),
+            (
+                "kind = 'developer_cli'\nscope = 'a b'",
+                "entra.scope: is no scope",
+            ),
+            (
+                "kind = 'managed_identity'\ntenant_id = 't'",
+                "entra.tenant_id: is not for this kind",
+            ),
+        ] {
+            let error = identity(text).expect_err(text);
+            assert!(error.contains(expected), "{error}");
+        }
+        let config: EntraConfig = toml::from_str("kind = 'developer_cli'").expect("good");
+        assert_eq!(
+            Identity::new(&config, |_| None).map(|it| it.scope),
+            Ok(cognitive_services())
+        );
+        let config: EntraConfig = toml::from_str("kind = 'workload_identity'").expect("good");
+        let error = Identity::new(&config, |_| None).expect_err("no tenant");
+        assert!(
+            error
+                .to_string()
+                .contains("AZURE_TENANT_ID is not set either")
+        );
+    }
+
+    #[test]
+    fn what_is_read_later_must_be_there_at_start() {
+        let check = |text: &str, expected: &str| {
+            let error = identity(text).expect("good").check_files();
+            let error = error.expect_err(text).to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(
+            "kind = 'workload_identity'\ntoken_file = '/no/token'",
+            "entra.token_file: /no/token cannot be read",
+        );
+        check(
+            "kind = 'client_secret'\nclient_secret_file = '/no/secret'",
+            "entra.client_secret_file: /no/secret cannot",
+        );
+        check(
+            "kind = 'client_certificate'\ncertificate_file = '/no/pem'",
+            "entra.certificate_file: /no/pem: entity not found",
+        );
+        check(
+            "kind = 'client_certificate'\ncertificate_file = '/dev/null'",
+            "holds no certificate",
+        );
+    }
+
+    #[test]
+    fn the_same_identity_has_one_keeper() {
+        let mut identities = Identities::default();
+        let mut keeper = |name: &str, text: &str| {
+            let config: EntraConfig = toml::from_str(text).expect("good");
+            identities.keeper(name, &config).expect("good")
+        };
+        let managed = "kind = 'managed_identity'\nclient_id = 'c'";
+        let first = keeper("east", managed);
+        assert!(Arc::ptr_eq(&first, &keeper("west", managed)));
+        let another = format!("{managed}\nscope = 'https://ai.azure.com/.default'");
+        assert!(!Arc::ptr_eq(&first, &keeper("north", &another)));
+    }
+}

@@ -236,7 +236,7 @@ impl TokenKeeper {
         let mut state = self.lock();
         let failures = state.schedule.failures();
         let error = match fetched {
-            Ok(fetched) if state.schedule.fetched(asked, fetched.expires) => {
+            Ok(fetched) if state.schedule.fetched(asked, now, fetched.expires) => {
                 state.token = Some(fetched.token);
                 return Ok(failures);
             }

@@ -91,7 +91,7 @@ def test_the_example_configuration_is_good_and_mistakes_are_named():
         file.flush()
         bad = subprocess.run([BINARY, "check", file.name], capture_output=True, text=True)
     assert bad.returncode == 1
-    assert "line 1: deployments.a: url:" in bad.stderr
+    assert "line 2: deployments.a.url:" in bad.stderr
     assert "auth.keys" in bad.stderr
 
 
