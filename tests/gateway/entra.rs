@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -142,7 +143,7 @@ fn token(n: usize, seconds: u64) -> String {
 /// Deployments with one identity, each a simulator that knows certain tokens only.
 struct World {
     deployments: Vec<Arc<Deployment>>,
-    simulators: Vec<Arc<Simulator>>,
+    n_dialled: Vec<Arc<AtomicUsize>>,
     dialer: Dialer,
     metrics: Arc<Metrics>,
     _tasks: JoinSet<()>,
@@ -156,7 +157,7 @@ impl World {
         let mut tasks = JoinSet::new();
         let mut identities = Identities::default();
         let mut deployments = Vec::new();
-        let mut stand_ins = Vec::new();
+        let mut n_dialled = Vec::new();
         for (n, settings) in simulators.iter().enumerate() {
             let name = format!("d{n}");
             // Long enough for any machine; a dial that needs no token does not wait.
@@ -171,15 +172,16 @@ impl World {
             let simulator = Arc::new(Simulator::new(settings));
             let (accept, mut accepted) = mpsc::channel(8);
             dialer = dialer.with_memory(&name, accept);
-            let serves = Arc::clone(&simulator);
+            let dialled = Arc::new(AtomicUsize::new(0));
+            n_dialled.push(Arc::clone(&dialled));
             tasks.spawn(async move {
                 let mut connections = JoinSet::new();
                 while let Some(stream) = accepted.recv().await {
-                    let simulator = Arc::clone(&serves);
+                    dialled.fetch_add(1, Ordering::Relaxed);
+                    let simulator = Arc::clone(&simulator);
                     connections.spawn(async move { simulator.serve_connection(stream).await });
                 }
             });
-            stand_ins.push(simulator);
         }
         let keep = keep_credentials(
             deployments.clone(),
@@ -189,7 +191,7 @@ impl World {
         tasks.spawn(keep);
         Self {
             deployments,
-            simulators: stand_ins,
+            n_dialled,
             dialer,
             metrics,
             _tasks: tasks,
@@ -198,6 +200,11 @@ impl World {
 
     async fn dial(&self, n: usize) -> Result<ModelLeg, DialError> {
         self.dialer.dial(&self.deployments[n], false).await
+    }
+
+    /// How often that deployment was dialled.
+    fn n_dialled(&self, n: usize) -> usize {
+        self.n_dialled[n].load(Ordering::Relaxed)
     }
 
     fn metric(&self, line: &str) -> f64 {
@@ -257,7 +264,7 @@ async fn kubernetes_token_is_exchanged_and_read_anew_each_time() {
     // The token of the other deployment is the same, and refused there: it is fetched anew, and the dial repeated.
     std::fs::write(&file.0, "federated-2").expect("written");
     let _third = world.dial(1).await.expect("a session");
-    assert_eq!(world.simulators[1].n_upgrades(), 2);
+    assert_eq!(world.n_dialled(1), 2);
     let retries = r#"trunkline_credential_retries_total{deployment="d1"}"#;
     assert_eq!((world.metric(retries), world.refreshes("ok")), (1.0, 2.0));
     let left = world.metric(r#"trunkline_token_expiry_seconds{identity="d0"}"#);
@@ -486,14 +493,14 @@ async fn a_short_token_is_refreshed_before_it_is_over() {
 async fn a_deployment_that_refuses_every_token_causes_one_refresh() {
     let endpoint = Endpoint::start([]).await;
     let world = World::new(&by_secret(&endpoint, ""), &["entra_tokens = ['another']"]);
-    for n_upgrades in [2, 3, 4] {
+    for n_dialled in [2, 3, 4] {
         let error = world.dial(0).await.expect_err("refused");
         assert_eq!(
             (error.name(), error.caller_status().0),
             ("unauthorized", 502)
         );
         assert!(!error.to_string().contains("token-"), "{error}");
-        assert_eq!(world.simulators[0].n_upgrades(), n_upgrades);
+        assert_eq!(world.n_dialled(0), n_dialled);
         assert_eq!(endpoint.asked().len(), 2);
     }
 }
@@ -505,7 +512,7 @@ async fn a_403_is_about_rights_and_needs_no_other_token() {
     let world = World::new(&by_secret(&endpoint, ""), &[refuse]);
     let error = world.dial(0).await.expect_err("refused");
     assert_eq!(error.name(), "unauthorized");
-    assert_eq!(world.simulators[0].n_upgrades(), 1);
+    assert_eq!(world.n_dialled(0), 1);
     assert_eq!(endpoint.asked().len(), 1);
 }
 
