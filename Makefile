@@ -2,11 +2,14 @@
 
 CARGO ?= cargo
 MAKEFLAGS += --no-print-directory
+# Seconds for each subject, and which subjects; all if none is named.
+SECONDS ?= 60
+SUBJECTS ?=
 # Passed to `trunkline demo`, for example: make demo ARGS=--once. Only what it says goes to standard output.
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test
+.PHONY: help demo test fuzz
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -19,3 +22,7 @@ demo: ## Start the gateway on the built-in simulator, place two calls, keep serv
 test: ## Format, lints, documentation, all tests and the real SDKs, with a count at the end
 	@tests/tools/setup.sh test
 	@CARGO="$(CARGO)" python3 tests/tools/run_suites.py
+
+fuzz: ## Fuzz every parser that meets the network, SECONDS=60 each; not part of the tests, which replay what it found
+	@tests/tools/setup.sh build
+	@tests/tools/fuzz.sh $(SECONDS) $(SUBJECTS)

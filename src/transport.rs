@@ -1,7 +1,10 @@
-//! The byte stream under a leg: TCP, TLS over TCP, or memory.
+//! The byte stream under a leg: TCP, TLS over TCP, or memory; and the meter that watches what comes in on it.
 //!
 //! Memory is for the simulator inside the same process and for tests under simulated time. An enum and
 //! not a boxed trait, because every frame passes here.
+
+mod meter;
+mod metered;
 
 use std::io;
 use std::pin::Pin;
@@ -10,6 +13,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+pub use meter::{FoundFault, FrameFault, FrameLimits, FrameMeter, Peer, Rate};
+pub use metered::Metered;
 
 /// The system's certificate authorities. There may be none: plain text on loopback works without.
 pub(crate) fn system_roots() -> rustls::RootCertStore {

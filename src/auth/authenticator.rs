@@ -1,19 +1,73 @@
 //! Decides who a caller is by whatever it shows.
 
-use super::keys::{AuthConfig, AuthError, KeyRing, TENANT_WITHOUT_AUTH};
+use std::sync::Arc;
+use std::time::Duration;
 
-/// What a request shows of who sent it.
-#[derive(Clone, Copy)]
+use secrecy::SecretString;
+
+use super::clock::{Clock, Now};
+use super::config::{AuthConfig, AuthError};
+use super::ephemeral::{self, EphemeralKey, EphemeralKeys, EphemeralSession};
+use super::keys::{KeyRing, NoKey};
+use super::one_time::{InProcess, OneTimeIds, UseError};
+use super::provider::{ProviderScheme, SignedRequest};
+use super::ticket::{self, BadTicket, OneTimeId, Ticket, TicketSigner};
+
+/// The tenant of all callers where authentication is off.
+pub const TENANT_WITHOUT_AUTH: &str = "default";
+
+/// What a request shows of who sent it. All of it must be good, and of one tenant.
+#[derive(Clone, Copy, Default)]
 pub struct Shown<'a> {
-    /// The key or token, whichever carrier it came in. Never to be logged.
+    /// The key, token or ticket, whichever carrier it came in. Never to be logged.
     pub secret: Option<&'a str>,
+    /// A ticket in the path, besides. Never to be logged.
+    pub ticket: Option<&'a str>,
+    /// The request, where a provider may have signed it.
+    pub signed: Option<SignedRequest<'a>>,
+}
+
+/// What a caller wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose<'a> {
+    /// A call by this dialect to this agent; in the dialect `realtime` to this model, if it names one.
+    Call {
+        /// The dialect's name.
+        dialect: &'a str,
+        /// The agent or model.
+        agent: Option<&'a str>,
+    },
+    /// To be told where to connect a call that comes by this dialect.
+    Webhook {
+        /// The dialect's name.
+        dialect: &'a str,
+    },
+    /// Tickets or keys for others. What is short-lived itself does not give that.
+    Mint,
 }
 
 /// Who a caller is, once that is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// Whose caller it is.
     pub tenant: String,
+    /// What it may open, if it showed an ephemeral key.
+    pub session: Option<Arc<EphemeralSession>>,
+    /// The only agent or model that it may reach, if it showed a ticket.
+    pub agent: Option<String>,
+    /// What [`Authenticator::use_up`] marks as used, with its end in Unix seconds.
+    one_time: Option<(OneTimeId, u64)>,
+}
+
+impl Identity {
+    /// A caller of this tenant, of whom nothing else is known.
+    #[must_use]
+    pub fn of(tenant: impl Into<String>) -> Self {
+        Self {
+            tenant: tenant.into(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Why a caller is not let in. For metrics and logs; the caller is told only that it is not.
@@ -25,6 +79,24 @@ pub enum Denied {
     /// Nobody has that key.
     #[error("unknown key")]
     UnknownKey,
+    /// A key or ticket that was good once.
+    #[error("expired")]
+    Expired,
+    /// Nothing that we have signed.
+    #[error("bad ticket")]
+    BadTicket,
+    /// A good ticket or ephemeral key, for something else.
+    #[error("shown where it is not for")]
+    Misplaced,
+    /// A ticket that was used before.
+    #[error("ticket used twice")]
+    Replayed,
+    /// A provider's signature that is none of any account.
+    #[error("bad signature")]
+    BadSignature,
+    /// Two tickets, or credentials of two tenants.
+    #[error("credentials that contradict each other")]
+    Contradictory,
 }
 
 impl Denied {
@@ -34,80 +106,620 @@ impl Denied {
         match self {
             Self::Missing => "missing",
             Self::UnknownKey => "unknown_key",
+            Self::Expired => "expired",
+            Self::BadTicket => "bad_ticket",
+            Self::Misplaced => "misplaced",
+            Self::Replayed => "replayed",
+            Self::BadSignature => "bad_signature",
+            Self::Contradictory => "contradictory",
         }
     }
+}
+
+/// A new ticket.
+#[derive(Debug)]
+pub struct NewTicket {
+    /// The ticket, which is kept nowhere.
+    pub value: SecretString,
+    /// When it ceases to be good, in Unix seconds.
+    pub expires_at: u64,
+}
+
+/// Why no ticket or key is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MintError {
+    /// There is no secret that signs.
+    #[error("tickets need [auth.signing] in the configuration")]
+    NoSigning,
+    /// A life of less than a second, or longer than the configuration allows.
+    #[error("the life of a ticket is from 1 s to {max_s} s")]
+    Life {
+        /// The longest, in seconds.
+        max_s: u64,
+    },
+    /// The tenant or all together have as many as they may.
+    #[error("too many ephemeral keys")]
+    TooMany,
+    /// The system has none.
+    #[error("no randomness")]
+    NoRandomness,
 }
 
 /// Knows all ways to be let in.
 #[derive(Clone, Debug)]
 pub struct Authenticator {
     keys: KeyRing,
+    signer: Option<TicketSigner>,
+    ephemeral: Arc<EphemeralKeys>,
+    used: Arc<dyn OneTimeIds>,
+    providers: Vec<ProviderScheme>,
+    clock: Clock,
 }
 
 impl Authenticator {
-    /// Checks the configuration.
+    /// Checks the configuration. `providers` are the schemes of those that sign their requests.
     ///
     /// # Errors
     ///
     /// If it cannot work.
-    pub fn new(config: &AuthConfig) -> Result<Self, AuthError> {
+    pub fn new(config: &AuthConfig, providers: Vec<ProviderScheme>) -> Result<Self, AuthError> {
+        let keys = KeyRing::new(config)?;
+        let signer = config.ticket_signer()?;
+        if !keys.is_off() && keys.is_empty() && signer.is_none() && providers.is_empty() {
+            return Err(AuthError::NoKeys);
+        }
         Ok(Self {
-            keys: KeyRing::new(config)?,
+            keys,
+            signer,
+            ephemeral: Arc::new(EphemeralKeys::new(config.ephemeral_keys)),
+            used: Arc::new(InProcess::default()),
+            providers,
+            clock: Clock::start(),
         })
     }
 
-    /// Who shows this. Everybody is [`TENANT_WITHOUT_AUTH`] where authentication is off.
+    /// Who shows this. Everybody is [`TENANT_WITHOUT_AUTH`] where authentication is off and no provider signs. A
+    /// ticket is not used up by this, see [`Self::use_up`].
     ///
     /// # Errors
     ///
     /// If it is nobody that may come in.
     #[expect(clippy::unused_async, reason = "signing keys may have to be fetched")]
-    pub async fn identify(&self, shown: Shown<'_>) -> Result<Identity, Denied> {
-        if self.keys.is_off() {
-            return Ok(Identity {
-                tenant: TENANT_WITHOUT_AUTH.to_owned(),
-            });
-        }
-        let secret = shown.secret.ok_or(Denied::Missing)?;
-        let tenant = self.keys.tenant(secret).ok_or(Denied::UnknownKey)?;
-        Ok(Identity {
-            tenant: tenant.to_owned(),
-        })
+    pub async fn identify(
+        &self,
+        shown: Shown<'_>,
+        purpose: Purpose<'_>,
+    ) -> Result<Identity, Denied> {
+        self.decide(shown, purpose, self.clock.now())
     }
+
+    /// Marks the ticket as used that the caller showed, if it did. To be done when nothing else stands against the
+    /// call, and before anything is done for it: a caller who was refused for want of room may come again with the
+    /// same ticket, and one who was let in may not.
+    ///
+    /// # Errors
+    ///
+    /// If it was used before, or nobody can say.
+    pub async fn use_up(&self, identity: &Identity) -> Result<(), UseError> {
+        match identity.one_time {
+            Some((id, expires)) => self.used.use_up(id, expires, self.clock.now()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether there can be tickets.
+    #[must_use]
+    pub fn has_tickets(&self) -> bool {
+        self.signer.is_some()
+    }
+
+    /// Makes a ticket for a call of `tenant` by `dialect` to `agent`; without `life`, as long-lived as is allowed.
+    ///
+    /// # Errors
+    ///
+    /// If there are no tickets, or none of that life.
+    pub fn make_ticket(
+        &self,
+        tenant: &str,
+        dialect: &str,
+        agent: &str,
+        life: Option<Duration>,
+    ) -> Result<NewTicket, MintError> {
+        let signer = self.signer.as_ref().ok_or(MintError::NoSigning)?;
+        let max_s = signer.max_life();
+        let life = life.map_or(max_s, |life| life.as_secs());
+        if life == 0 || life > max_s {
+            return Err(MintError::Life { max_s });
+        }
+        let expires_at = self.clock.now().wall + life;
+        let value = signer.sign(&Ticket {
+            tenant: tenant.to_owned(),
+            agent: agent.to_owned(),
+            dialect: dialect.to_owned(),
+            expires: expires_at,
+            id: random()?,
+        });
+        Ok(NewTicket { value, expires_at })
+    }
+
+    /// Makes an ephemeral key of `tenant` that opens such sessions for `life`.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many.
+    pub fn make_ephemeral_key(
+        &self,
+        tenant: &str,
+        session: EphemeralSession,
+        life: Duration,
+    ) -> Result<EphemeralKey, MintError> {
+        let (random, now) = (random()?, self.clock.now());
+        self.ephemeral
+            .mint(tenant, session, life.as_secs(), random, now)
+            .ok_or(MintError::TooMany)
+    }
+
+    fn decide(&self, shown: Shown<'_>, purpose: Purpose<'_>, now: Now) -> Result<Identity, Denied> {
+        let mut found = None;
+        if let Some(tenant) = self.signing_tenant(shown, purpose)? {
+            agree(&mut found, Identity::of(tenant))?;
+        }
+        let secret_ticket = shown.secret.filter(|text| text.starts_with(ticket::PREFIX));
+        match (shown.ticket, secret_ticket) {
+            (Some(_), Some(_)) => return Err(Denied::Contradictory),
+            (Some(text), None) | (None, Some(text)) => {
+                agree(&mut found, self.by_ticket(text, purpose, now)?)?;
+            }
+            (None, None) => {}
+        }
+        match shown.secret {
+            Some(text) if text.starts_with(ticket::PREFIX) => {}
+            Some(text) if text.starts_with(ephemeral::PREFIX) => {
+                agree(&mut found, self.by_ephemeral_key(text, purpose, now)?)?;
+            }
+            Some(text) if !self.keys.is_off() => {
+                let tenant = self.keys.tenant(text, now).map_err(Denied::from)?;
+                agree(&mut found, Identity::of(tenant))?;
+            }
+            _ => {}
+        }
+        match found {
+            Some(identity) => Ok(identity),
+            None if self.keys.is_off() && self.provider(purpose).is_none() => {
+                Ok(Identity::of(TENANT_WITHOUT_AUTH))
+            }
+            None => Err(Denied::Missing),
+        }
+    }
+
+    /// The scheme of the provider whose callers come by this dialect, if the operator named its accounts.
+    fn provider(&self, purpose: Purpose<'_>) -> Option<&ProviderScheme> {
+        let (Purpose::Call { dialect, .. } | Purpose::Webhook { dialect }) = purpose else {
+            return None;
+        };
+        let mut providers = self.providers.iter();
+        providers.find(|provider| provider.dialect() == dialect)
+    }
+
+    fn signing_tenant(
+        &self,
+        shown: Shown<'_>,
+        purpose: Purpose<'_>,
+    ) -> Result<Option<&str>, Denied> {
+        let (Some(provider), Some(request)) = (self.provider(purpose), shown.signed) else {
+            return Ok(None);
+        };
+        match provider.tenant(request) {
+            // A webhook is answered to the provider alone, whatever else is shown.
+            Ok(None) if matches!(purpose, Purpose::Webhook { .. }) => Err(Denied::Missing),
+            Ok(tenant) => Ok(tenant),
+            Err(_) => Err(Denied::BadSignature),
+        }
+    }
+
+    /// Used elsewhere, a ticket is not good and not used up either: nothing is won by trying it there, and who
+    /// mistook the place may still go to the right one.
+    fn by_ticket(&self, text: &str, purpose: Purpose<'_>, now: Now) -> Result<Identity, Denied> {
+        let signer = self.signer.as_ref().ok_or(Denied::BadTicket)?;
+        let ticket = signer.verify(text, now).map_err(|bad| match bad {
+            BadTicket::Forged => Denied::BadTicket,
+            BadTicket::Expired => Denied::Expired,
+        })?;
+        match purpose {
+            Purpose::Call { dialect, agent }
+                if dialect == ticket.dialect && agent.is_none_or(|agent| agent == ticket.agent) =>
+            {
+                Ok(Identity {
+                    one_time: Some((ticket.id, ticket.expires)),
+                    agent: Some(ticket.agent),
+                    ..Identity::of(ticket.tenant)
+                })
+            }
+            _ => Err(Denied::Misplaced),
+        }
+    }
+
+    /// The model is not looked at: another one than the key's is no question of who somebody is.
+    fn by_ephemeral_key(
+        &self,
+        text: &str,
+        purpose: Purpose<'_>,
+        now: Now,
+    ) -> Result<Identity, Denied> {
+        let (tenant, session) = self.ephemeral.find(text, now).map_err(Denied::from)?;
+        match purpose {
+            Purpose::Call {
+                dialect: "realtime",
+                ..
+            } => Ok(Identity {
+                session: Some(session),
+                ..Identity::of(tenant)
+            }),
+            _ => Err(Denied::Misplaced),
+        }
+    }
+}
+
+impl From<NoKey> for Denied {
+    fn from(no_key: NoKey) -> Self {
+        match no_key {
+            NoKey::Unknown => Self::UnknownKey,
+            NoKey::Expired => Self::Expired,
+        }
+    }
+}
+
+/// Adds what another credential says to what is known.
+fn agree(known: &mut Option<Identity>, also: Identity) -> Result<(), Denied> {
+    match known {
+        None => *known = Some(also),
+        Some(known) if known.tenant != also.tenant => return Err(Denied::Contradictory),
+        Some(known) => {
+            known.session = known.session.take().or(also.session);
+            known.agent = known.agent.take().or(also.agent);
+            known.one_time = known.one_time.or(also.one_time);
+        }
+    }
+    Ok(())
+}
+
+fn random<const N: usize>() -> Result<[u8; N], MintError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| MintError::NoRandomness)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::keys::{AuthMode, KeyConfig, hash_key};
+    use http::HeaderMap;
+    use secrecy::ExposeSecret;
+
+    use crate::realtime::Shape;
+
+    use super::super::keys::hash_key;
+    use super::super::provider::TwilioAccounts;
+    use super::super::twilio_signature::Signed;
     use super::*;
 
-    #[tokio::test]
-    async fn a_caller_is_known_by_what_it_shows() {
-        let ring = Authenticator::new(&AuthConfig {
-            mode: AuthMode::Keys,
-            keys: vec![KeyConfig {
-                tenant: "acme".to_owned(),
-                sha256: hash_key("k1"),
-            }],
-        })
-        .expect("good");
-        let identify = async |secret| {
-            let identity = ring.identify(Shown { secret }).await;
-            identity.map(|identity| identity.tenant)
+    /// Of `wss://example.com/media` by the token `12345` (telephony reference 1.2).
+    const MEDIA: &str = "7PR3qMkpDyEJtMrVOY/LDyNq8J8=";
+
+    const AUDIO: Purpose<'_> = Purpose::Call {
+        dialect: "audio",
+        agent: Some("desk"),
+    };
+    const TWILIO: Purpose<'_> = Purpose::Call {
+        dialect: "twilio",
+        agent: Some("desk"),
+    };
+    const REALTIME: Purpose<'_> = Purpose::Call {
+        dialect: "realtime",
+        agent: Some("m"),
+    };
+    const WEBHOOK: Purpose<'_> = Purpose::Webhook { dialect: "twilio" };
+
+    fn authenticator(mode: &str, with_twilio: bool) -> Authenticator {
+        let key = |tenant: &str, key: &str, more: &str| {
+            format!(
+                "[[keys]]\ntenant = '{tenant}'\nsha256 = '{}'\n{more}",
+                hash_key(key)
+            )
         };
-        assert_eq!(identify(Some("k1")).await, Ok("acme".to_owned()));
-        assert_eq!(identify(Some("k2")).await, Err(Denied::UnknownKey));
-        assert_eq!(identify(None).await, Err(Denied::Missing));
+        let text = format!(
+            "mode = '{mode}'\n{}{}{}[signing]\nsecret = '0123456789abcdef0123456789abcdef'\n",
+            key("acme", "k1", ""),
+            key("bolt", "k2", ""),
+            key("bolt", "old", "expires = 2001-01-01T00:00:00Z\n"),
+        );
+        let account = toml::from_str("tenant = 'acme'\nauth_token = '12345'").unwrap();
+        let accounts = TwilioAccounts::new("wss://example.com", &[account]).unwrap();
+        let providers = with_twilio.then_some(ProviderScheme::Twilio(accounts));
+        let config = toml::from_str(&text).unwrap();
+        Authenticator::new(&config, providers.into_iter().collect()).unwrap()
+    }
+
+    fn ticket(auth: &Authenticator, tenant: &str, dialect: &str, agent: &str) -> String {
+        let made = auth.make_ticket(tenant, dialect, agent, None).unwrap();
+        made.value.expose_secret().to_owned()
+    }
+
+    fn ephemeral_key(auth: &Authenticator, tenant: &str) -> String {
+        let session = EphemeralSession {
+            shape: Shape::Ga,
+            transcription: false,
+            model: Some("m".to_owned()),
+            settings: "{}".to_owned(),
+        };
+        let life = Duration::from_secs(60);
+        let made = auth.make_ephemeral_key(tenant, session, life).unwrap();
+        made.value.expose_secret().to_owned()
+    }
+
+    fn tenant(
+        auth: &Authenticator,
+        shown: Shown<'_>,
+        purpose: Purpose<'_>,
+    ) -> Result<String, Denied> {
+        let decided = auth.decide(shown, purpose, auth.clock.now());
+        decided.map(|identity| identity.tenant)
+    }
+
+    fn secret(secret: &str) -> Shown<'_> {
+        Shown {
+            secret: Some(secret),
+            ..Shown::default()
+        }
+    }
+
+    fn in_path(ticket: &str) -> Shown<'_> {
+        Shown {
+            ticket: Some(ticket),
+            ..Shown::default()
+        }
+    }
+
+    #[test]
+    fn a_caller_is_known_by_its_key() {
+        let auth = authenticator("keys", false);
+        for purpose in [AUDIO, TWILIO, REALTIME, WEBHOOK, Purpose::Mint] {
+            let check = |shown, expected: Result<&str, Denied>| {
+                assert_eq!(
+                    tenant(&auth, shown, purpose),
+                    expected.map(str::to_owned),
+                    "{purpose:?}"
+                );
+            };
+            check(secret("k1"), Ok("acme"));
+            check(secret("k2"), Ok("bolt"));
+            check(secret("k3"), Err(Denied::UnknownKey));
+            check(secret("old"), Err(Denied::Expired));
+            check(Shown::default(), Err(Denied::Missing));
+        }
+    }
+
+    #[test]
+    fn without_authentication_all_are_one_tenant() {
+        let auth = authenticator("none", false);
+        let check = |shown, purpose, expected: Result<&str, Denied>| {
+            assert_eq!(tenant(&auth, shown, purpose), expected.map(str::to_owned));
+        };
+        for shown in [Shown::default(), secret("k1"), secret("nonsense")] {
+            check(shown, AUDIO, Ok(TENANT_WITHOUT_AUTH));
+            check(shown, Purpose::Mint, Ok(TENANT_WITHOUT_AUTH));
+        }
+        // Who shows a ticket or an ephemeral key is judged by it.
+        check(in_path("tt_nonsense"), AUDIO, Err(Denied::BadTicket));
+        check(secret("ek_nonsense"), REALTIME, Err(Denied::UnknownKey));
+        check(
+            in_path(&ticket(&auth, "acme", "audio", "desk")),
+            AUDIO,
+            Ok("acme"),
+        );
+    }
+
+    #[test]
+    fn a_ticket_is_for_one_agent_and_dialect() {
+        let auth = authenticator("keys", false);
+        let text = ticket(&auth, "acme", "audio", "desk");
+        let other_agent = Purpose::Call {
+            dialect: "audio",
+            agent: Some("door"),
+        };
+        for shown in [secret(&text), in_path(&text)] {
+            assert_eq!(tenant(&auth, shown, AUDIO), Ok("acme".to_owned()));
+            for purpose in [TWILIO, REALTIME, WEBHOOK, Purpose::Mint, other_agent] {
+                assert_eq!(
+                    tenant(&auth, shown, purpose),
+                    Err(Denied::Misplaced),
+                    "{purpose:?}"
+                );
+            }
+        }
+        let no_model = Purpose::Call {
+            dialect: "realtime",
+            agent: None,
+        };
+        let text = ticket(&auth, "acme", "realtime", "m");
+        let identity = auth
+            .decide(secret(&text), no_model, auth.clock.now())
+            .unwrap();
+        assert_eq!(identity.agent.as_deref(), Some("m"));
+        // Expired, forged, cut short, and of a gateway with another secret or none.
+        let later = Now {
+            wall: auth.clock.now().wall + 60,
+            ..auth.clock.now()
+        };
+        let decided = auth.decide(secret(&text), no_model, later);
+        assert_eq!(decided, Err(Denied::Expired));
+        for bad in ["tt_", "tt_a.b", &text[..text.len() - 1]] {
+            assert_eq!(
+                tenant(&auth, secret(bad), no_model),
+                Err(Denied::BadTicket),
+                "{bad}"
+            );
+        }
+        let stranger = Authenticator {
+            signer: None,
+            ..auth.clone()
+        };
+        assert_eq!(
+            tenant(&stranger, secret(&text), no_model),
+            Err(Denied::BadTicket)
+        );
     }
 
     #[tokio::test]
-    async fn without_authentication_all_are_one_tenant() {
-        let open = Authenticator::new(&AuthConfig {
-            mode: AuthMode::None,
-            keys: Vec::new(),
-        })
-        .expect("good");
-        let identity = open.identify(Shown { secret: None }).await;
-        assert_eq!(identity.map(|it| it.tenant), Ok(TENANT_WITHOUT_AUTH.into()));
+    async fn a_ticket_is_used_up_once() {
+        let auth = authenticator("keys", false);
+        let text = ticket(&auth, "acme", "audio", "desk");
+        let identity = auth.identify(secret(&text), AUDIO).await.unwrap();
+        assert_eq!(auth.use_up(&identity).await, Ok(()));
+        let again = auth.identify(in_path(&text), AUDIO).await.unwrap();
+        assert_eq!(auth.use_up(&again).await, Err(UseError::Replayed));
+        let another = ticket(&auth, "acme", "audio", "desk");
+        let identity = auth.identify(secret(&another), AUDIO).await.unwrap();
+        assert_eq!(auth.use_up(&identity).await, Ok(()));
+        let by_key = auth.identify(secret("k1"), AUDIO).await.unwrap();
+        assert_eq!(auth.use_up(&by_key).await, Ok(()));
+        assert_eq!(auth.use_up(&by_key).await, Ok(()));
+    }
+
+    #[test]
+    fn an_ephemeral_key_opens_sessions_only() {
+        let auth = authenticator("keys", false);
+        let key = ephemeral_key(&auth, "acme");
+        let identity = auth
+            .decide(secret(&key), REALTIME, auth.clock.now())
+            .unwrap();
+        assert_eq!(identity.tenant, "acme");
+        assert_eq!(identity.session.unwrap().model.as_deref(), Some("m"));
+        for purpose in [AUDIO, TWILIO, WEBHOOK, Purpose::Mint] {
+            assert_eq!(tenant(&auth, secret(&key), purpose), Err(Denied::Misplaced));
+        }
+        assert_eq!(
+            tenant(&auth, secret("ek_k1"), REALTIME),
+            Err(Denied::UnknownKey)
+        );
+    }
+
+    #[test]
+    fn all_that_is_shown_must_agree() {
+        let auth = authenticator("keys", false);
+        let ours = ticket(&auth, "acme", "audio", "desk");
+        let check = |secret: &str, expected: Result<&str, Denied>| {
+            let shown = Shown {
+                secret: Some(secret),
+                ..in_path(&ours)
+            };
+            assert_eq!(tenant(&auth, shown, AUDIO), expected.map(str::to_owned));
+        };
+        check("k1", Ok("acme"));
+        check("k2", Err(Denied::Contradictory));
+        check("k3", Err(Denied::UnknownKey));
+        check(&ours, Err(Denied::Contradictory));
+    }
+
+    #[test]
+    fn a_provider_lets_its_calls_in_by_its_signature() {
+        for mode in ["keys", "none"] {
+            let auth = authenticator(mode, true);
+            let ours = ticket(&auth, "acme", "twilio", "desk");
+            let other = ticket(&auth, "bolt", "twilio", "desk");
+            let check =
+                |signature: Option<&str>, ticket, purpose, expected: Result<&str, Denied>| {
+                    let mut headers = HeaderMap::new();
+                    if let Some(signature) = signature {
+                        headers.insert("x-twilio-signature", signature.parse().unwrap());
+                    }
+                    let signed = SignedRequest {
+                        target: "/media",
+                        headers: &headers,
+                        signed: Signed::Upgrade,
+                        agent: "desk",
+                    };
+                    let shown = Shown {
+                        ticket,
+                        signed: Some(signed),
+                        ..Shown::default()
+                    };
+                    let expected = expected.map(str::to_owned);
+                    assert_eq!(
+                        tenant(&auth, shown, purpose),
+                        expected,
+                        "{mode} {signature:?}"
+                    );
+                };
+            check(Some(MEDIA), None, TWILIO, Ok("acme"));
+            check(Some(MEDIA), Some(ours.as_str()), TWILIO, Ok("acme"));
+            check(None, Some(&ours), TWILIO, Ok("acme"));
+            check(Some("AAAA"), Some(&ours), TWILIO, Err(Denied::BadSignature));
+            check(Some(MEDIA), Some("tt_a.b"), TWILIO, Err(Denied::BadTicket));
+            check(
+                Some(MEDIA),
+                Some(&other),
+                TWILIO,
+                Err(Denied::Contradictory),
+            );
+            check(None, None, TWILIO, Err(Denied::Missing));
+            check(None, None, WEBHOOK, Err(Denied::Missing));
+            // Elsewhere the signature means nothing.
+            let elsewhere = match mode {
+                "keys" => Err(Denied::Missing),
+                _ => Ok(TENANT_WITHOUT_AUTH),
+            };
+            check(Some(MEDIA), None, AUDIO, elsewhere);
+        }
+        // A key is not enough where the provider signs.
+        let auth = authenticator("keys", true);
+        let headers = HeaderMap::new();
+        let shown = Shown {
+            signed: Some(SignedRequest {
+                target: "/media",
+                headers: &headers,
+                signed: Signed::Webhook {
+                    body: b"",
+                    form: &[],
+                },
+                agent: "desk",
+            }),
+            ..secret("k1")
+        };
+        assert_eq!(tenant(&auth, shown, WEBHOOK), Err(Denied::Missing));
+        assert_eq!(tenant(&auth, shown, TWILIO), Ok("acme".to_owned()));
+    }
+
+    #[test]
+    fn somebody_must_be_able_to_call() {
+        let check = |text: &str, is_good: bool| {
+            let config = toml::from_str(text).unwrap();
+            assert_eq!(
+                Authenticator::new(&config, Vec::new()).is_ok(),
+                is_good,
+                "{text}"
+            );
+        };
+        check("", false);
+        check("mode = 'none'", true);
+        check(
+            "[signing]\nsecret = '0123456789abcdef0123456789abcdef'",
+            true,
+        );
+    }
+
+    #[test]
+    fn debug_output_shows_no_secret() {
+        let auth = authenticator("keys", true);
+        let ticket = auth.make_ticket("acme", "audio", "desk", None).unwrap();
+        let key = ephemeral_key(&auth, "acme");
+        let identity = auth.decide(secret(&key), REALTIME, auth.clock.now());
+        let shown = format!("{auth:?} {ticket:?} {identity:?}");
+        for secret in [
+            "12345",
+            "0123456789abcdef0123456789abcdef",
+            key.as_str(),
+            ticket.value.expose_secret(),
+        ] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
     }
 }

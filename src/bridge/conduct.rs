@@ -24,7 +24,7 @@ use crate::ingress::{Dialect, DialectError, Incoming, Outgoing};
 use crate::media::FRAME;
 use crate::realtime::WireFormat;
 use crate::telemetry::{CallMetrics, Direction, FrameDrop};
-use crate::transport::Transport;
+use crate::transport::Metered;
 use crate::upstream::{Decoder, Deployment, ModelLeg, SessionContext, encode};
 
 use super::agent::Agent;
@@ -63,7 +63,7 @@ pub struct ConductedCall {
 
 impl ConductedCall {
     /// Runs the call to its end on the caller's connection.
-    pub async fn run(self, caller: WebSocketStream<Transport>) {
+    pub async fn run(self, caller: WebSocketStream<Metered>) {
         let Self {
             call_id,
             dialect,
@@ -176,8 +176,7 @@ impl Conduct {
             let wake = std::future::poll_fn(|cx| self.poll_wake(cx)).await;
             let now = Instant::now();
             match wake {
-                Wake::Heard(Heard::Caller(event)) => self.caller_event(event, now),
-                Wake::Heard(Heard::Model(event)) => self.model_message(event, now),
+                Wake::Heard(heard) => self.heard(heard, now),
                 Wake::Tool(result) => self.tool_result(result, now),
                 Wake::Timer => self.timeout(now),
                 Wake::EndNow => self.input(Input::End(EndReason::Drained), Current::Other, now),
@@ -227,7 +226,17 @@ impl Conduct {
         }
     }
 
+    fn heard(&mut self, heard: Heard, now: Instant) {
+        match heard {
+            Heard::Caller(event) => self.caller_event(event, now),
+            Heard::Model(event) => self.model_message(event, now),
+        }
+    }
+
     fn timeout(&mut self, now: Instant) {
+        if let Some(heard) = self.legs.overdue(now) {
+            return self.heard(heard, now);
+        }
         if let Some(reason) = self.legs.watch(now) {
             return self.input(Input::End(reason), Current::Other, now);
         }
@@ -258,8 +267,8 @@ impl Conduct {
             LegEvent::Gone => {
                 return self.input(Input::End(EndReason::CallerGone), Current::Other, now);
             }
-            LegEvent::Broken { close_code } => {
-                return self.break_off("websocket", *close_code);
+            LegEvent::Broken { name, close_code } => {
+                return self.break_off(name, *close_code);
             }
         };
         match decoded {
@@ -374,7 +383,8 @@ impl Conduct {
             LegEvent::Gone => {
                 return self.input(Input::End(EndReason::ModelGone), Current::Other, now);
             }
-            LegEvent::Broken { .. } => {
+            LegEvent::Broken { name, .. } => {
+                self.ledger.metrics.upstream_error(name);
                 return self.input(Input::End(EndReason::ModelProtocol), Current::Other, now);
             }
         };

@@ -12,10 +12,11 @@ use futures_util::{Sink, SinkExt, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 
-use crate::transport::Transport;
+use crate::transport::{FrameFault, Metered};
 
 /// How long a closing handshake and the last bytes may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,8 +33,9 @@ pub(super) enum LegEvent {
     Closed(Option<CloseFrame>),
     /// The connection ended without a good-bye.
     Gone,
-    /// The peer broke the WebSocket protocol or a limit; the code says how.
+    /// The peer broke the WebSocket protocol or a limit: the name for it, and the close code.
     Broken {
+        name: &'static str,
         close_code: u16,
     },
 }
@@ -49,22 +51,23 @@ pub(super) enum SendError {
 
 #[derive(Debug)]
 pub(super) struct Leg {
-    socket: WebSocketStream<Transport>,
+    socket: WebSocketStream<Metered>,
     unflushed: bool,
     blocked_since: Option<Instant>,
-    /// When anything came in, pongs included.
-    heard_at: Instant,
-    pinged: bool,
+    /// When the peer had last been heard as it was pinged.
+    pinged_after: Option<Instant>,
+    /// The close code for what the peer did wrong.
+    broken: Option<u16>,
 }
 
 impl Leg {
-    pub(super) fn new(socket: WebSocketStream<Transport>) -> Self {
+    pub(super) fn new(socket: WebSocketStream<Metered>) -> Self {
         Self {
             socket,
             unflushed: false,
             blocked_since: None,
-            heard_at: Instant::now(),
-            pinged: false,
+            pinged_after: None,
+            broken: None,
         }
     }
 
@@ -72,8 +75,6 @@ impl Leg {
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LegEvent> {
         loop {
             let next = std::task::ready!(Pin::new(&mut self.socket).poll_next(cx));
-            self.heard_at = Instant::now();
-            self.pinged = false;
             let event = match next {
                 Some(Ok(Message::Text(text))) => LegEvent::Text(text),
                 Some(Ok(Message::Binary(bytes))) => LegEvent::Binary(bytes),
@@ -86,6 +87,7 @@ impl Leg {
                 Some(Err(error)) => broken(&error),
                 None => LegEvent::Gone,
             };
+            self.note_broken(&event);
             return Poll::Ready(event);
         }
     }
@@ -124,9 +126,10 @@ impl Leg {
 
     /// Pings a peer that has been silent. False if it has been silent for too long to be there.
     pub(super) fn keep_alive(&mut self, now: Instant) -> bool {
-        let silent = now.saturating_duration_since(self.heard_at);
-        if silent >= KEEP_ALIVE && !self.pinged {
-            self.pinged = true;
+        let heard_at = self.heard_at();
+        let silent = now.saturating_duration_since(heard_at);
+        if silent >= KEEP_ALIVE && !self.is_pinged() {
+            self.pinged_after = Some(heard_at);
             // One that is gone says so when it is read.
             let _ = self.send(Message::Ping(Bytes::new()));
         }
@@ -135,8 +138,44 @@ impl Leg {
 
     /// When [`Leg::keep_alive`] wants to be called next.
     pub(super) fn keep_alive_at(&self) -> Instant {
-        let pings = if self.pinged { 2 } else { 1 };
-        self.heard_at + pings * KEEP_ALIVE
+        let pings = if self.is_pinged() { 2 } else { 1 };
+        self.heard_at() + pings * KEEP_ALIVE
+    }
+
+    /// When any byte came in: a message on a slow line takes its time, and is a sign of life all the same.
+    fn heard_at(&self) -> Instant {
+        self.socket.get_ref().heard_at()
+    }
+
+    /// Whether it was pinged and has not been heard since.
+    fn is_pinged(&self) -> bool {
+        self.pinged_after == Some(self.heard_at())
+    }
+
+    /// When the message that is coming in must be complete.
+    pub(super) fn message_deadline(&self) -> Option<Instant> {
+        self.socket.get_ref().message_deadline()
+    }
+
+    /// What it is if that was not kept.
+    pub(super) fn overdue(&mut self, now: Instant) -> Option<LegEvent> {
+        if self.message_deadline()? > now {
+            return None;
+        }
+        let event = broken_by(FrameFault::MessageTooSlow);
+        self.note_broken(&event);
+        Some(event)
+    }
+
+    fn note_broken(&mut self, event: &LegEvent) {
+        if let LegEvent::Broken { close_code, .. } = event {
+            self.broken = Some(*close_code);
+        }
+    }
+
+    /// The gateway did not want to read until now.
+    pub(super) fn was_unread(&mut self) {
+        self.socket.get_mut().was_unread();
     }
 
     /// Since when the peer takes nothing.
@@ -145,10 +184,11 @@ impl Leg {
     }
 
     /// Says good-bye and lets the peer read it: closes, waits for the answer, and keeps the connection
-    /// open for reading until the peer ends it, because closing over unread data would reset it.
+    /// open for reading until the peer ends it, because closing over unread data would reset it. A peer that broke
+    /// a rule is told that, whatever the call ends with.
     pub(super) async fn close(mut self, code: u16, reason: &str) {
         let frame = CloseFrame {
-            code: code.into(),
+            code: self.broken.unwrap_or(code).into(),
             reason: Utf8Bytes::from(reason),
         };
         let closing = async {
@@ -157,7 +197,7 @@ impl Leg {
             if self.socket.close(Some(frame)).await.is_err() && self.socket.flush().await.is_err() {
                 return;
             }
-            let transport = self.socket.get_mut();
+            let transport = self.socket.get_mut().transport();
             if transport.shutdown().await.is_err() {
                 return;
             }
@@ -170,12 +210,21 @@ impl Leg {
 
 fn broken(error: &WsError) -> LegEvent {
     match error {
-        WsError::Utf8(_) => LegEvent::Broken { close_code: 1007 },
-        WsError::Capacity(_) => LegEvent::Broken { close_code: 1009 },
-        WsError::Protocol(
-            tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
-        ) => LegEvent::Gone,
-        WsError::Protocol(_) => LegEvent::Broken { close_code: 1002 },
+        WsError::Io(error) => Metered::fault_in(error).map_or(LegEvent::Gone, broken_by),
+        WsError::Utf8(_) => LegEvent::Broken {
+            name: FrameFault::Protocol.name(),
+            close_code: 1007,
+        },
+        WsError::Capacity(_) => broken_by(FrameFault::TooLarge),
+        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => LegEvent::Gone,
+        WsError::Protocol(_) => broken_by(FrameFault::Protocol),
         _ => LegEvent::Gone,
+    }
+}
+
+fn broken_by(fault: FrameFault) -> LegEvent {
+    LegEvent::Broken {
+        name: fault.name(),
+        close_code: fault.close_code(),
     }
 }

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::call::EndReason;
 use crate::telemetry::Direction;
-use crate::transport::Transport;
+use crate::transport::Metered;
 
 use super::leg::{Leg, LegEvent};
 use super::summary::Ledger;
@@ -102,10 +102,7 @@ impl End {
 impl Legs {
     /// Legs that are read whenever something comes: a caller that is slow does not delay the news that
     /// it speaks.
-    pub(super) fn free(
-        caller: WebSocketStream<Transport>,
-        model: WebSocketStream<Transport>,
-    ) -> Self {
+    pub(super) fn free(caller: WebSocketStream<Metered>, model: WebSocketStream<Metered>) -> Self {
         Self {
             caller: Leg::new(caller),
             model: Leg::new(model),
@@ -117,10 +114,7 @@ impl Legs {
     }
 
     /// Legs of which each is read only while the other takes what comes of it, so that nothing piles up.
-    pub(super) fn gated(
-        caller: WebSocketStream<Transport>,
-        model: WebSocketStream<Transport>,
-    ) -> Self {
+    pub(super) fn gated(caller: WebSocketStream<Metered>, model: WebSocketStream<Metered>) -> Self {
         Self {
             gated: true,
             ..Self::free(caller, model)
@@ -155,6 +149,7 @@ impl Legs {
                 (&mut self.caller, &self.model)
             };
             if self.gated && other.blocked_since().is_some() {
+                leg.was_unread();
                 continue;
             }
             if let Poll::Ready(event) = leg.poll_event(cx) {
@@ -190,15 +185,23 @@ impl Legs {
         wrote_to_caller
     }
 
-    /// When [`Legs::watch`] wants to be called next.
+    /// When [`Legs::overdue`] and [`Legs::watch`] want to be called next.
     pub(super) fn watch_at(&self) -> Instant {
         let stall = |leg: &Leg| leg.blocked_since().map(|since| since + STALL);
         [stall(&self.caller), stall(&self.model)]
             .into_iter()
             .flatten()
+            .chain(self.caller.message_deadline())
+            .chain(self.model.message_deadline())
             .chain([self.caller.keep_alive_at(), self.model.keep_alive_at()])
             .min()
             .expect("two keepalives are always there")
+    }
+
+    /// A message that was begun and not brought to its end in time.
+    pub(super) fn overdue(&mut self, now: Instant) -> Option<Heard> {
+        let caller = self.caller.overdue(now).map(Heard::Caller);
+        caller.or_else(|| self.model.overdue(now).map(Heard::Model))
     }
 
     /// Asks legs that are silent whether they are still there. A reason to end the call if one is not, or

@@ -5,9 +5,11 @@
 
 mod agent;
 mod conduct;
+mod echo;
 mod leg;
 mod legs;
 mod media_path;
+mod opening;
 mod registry;
 mod relay;
 mod summary;
@@ -18,8 +20,11 @@ use crate::upstream::{Decoded, Decoder};
 
 pub use agent::{Agent, AgentConfig, AgentError, PlayoutConfig};
 pub use conduct::ConductedCall;
+#[doc(hidden)]
+pub use echo::echo;
+pub use opening::{OpenError, OpenedSession, TenantPolicy};
 pub use registry::{CallPermit, Calls};
-pub use relay::{REALTIME, RelayedCall};
+pub use relay::{REALTIME, RelayLimits, RelayedCall};
 pub use summary::{CallSummary, MAX_TURNS, Share};
 pub use tool::{ToolRunner, WebhookConfig};
 

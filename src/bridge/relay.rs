@@ -18,15 +18,16 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::call::{EndReason, ModelEvent, TurnLatency};
 use crate::realtime::{
-    ScanError, ServerEvent, Shape, TranslateError, Translated, Translator, WireFormat,
-    append_audio, check_depth, event_type,
+    Echo, PolicedSession, ScanError, ServerEvent, ServerEventError, Shape, TranslateError,
+    Translated, Translator, Verdict, WireFormat, append_audio, check_depth, event_type,
 };
 use crate::telemetry::{CallMetrics, Direction};
-use crate::transport::Transport;
-use crate::upstream::{Decoder, Deployment, ModelLeg};
+use crate::transport::Metered;
+use crate::upstream::{Decoder, Deployment};
 
 use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress};
+use super::opening::OpenedSession;
 use super::registry::{CallPermit, Calls};
 use super::session_id;
 use super::summary::{CallSummary, Ledger};
@@ -46,23 +47,40 @@ pub struct RelayedCall {
     pub shape: Shape,
     /// Whether it is so old that it speaks the first preview.
     pub first_preview: bool,
-    /// The open session.
-    pub model: ModelLeg,
+    /// The open session, and what the caller may do in it.
+    pub session: OpenedSession,
     /// Where it is.
     pub deployment: Arc<Deployment>,
     /// Where this kind of call is counted.
     pub metrics: Arc<CallMetrics>,
+    /// How long it may last.
+    pub limits: RelayLimits,
     /// All calls of the process.
     pub calls: Calls,
     /// The right to be one of them.
     pub permit: CallPermit,
 }
 
+/// How long a relayed call may last; zero for no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RelayLimits {
+    /// Without any message from the caller.
+    pub idle: Duration,
+    /// In all.
+    pub max_duration: Duration,
+}
+
 impl RelayedCall {
     /// Runs the call to its end on the caller's connection.
-    pub async fn run(self, caller: WebSocketStream<Transport>) {
+    pub async fn run(self, caller: WebSocketStream<Metered>) {
         let now = Instant::now();
-        let session = session_id(&self.model.session_created);
+        let OpenedSession {
+            model,
+            early,
+            transcribes,
+            policy,
+        } = self.session;
+        let session = session_id(&model.session_created);
         let ledger = Ledger::new(
             self.metrics,
             self.call_id,
@@ -71,7 +89,7 @@ impl RelayedCall {
             session,
         );
         let mut task = Relay {
-            legs: Legs::gated(caller, self.model.socket),
+            legs: Legs::gated(caller, model.socket),
             caller_shape: self.shape,
             model_shape: self.deployment.shape(),
             decoder: Decoder::new(),
@@ -81,15 +99,23 @@ impl RelayedCall {
             } else {
                 Translator::new()
             },
+            policed: policy.map(|of| Policed {
+                tenant: of.tenant,
+                session: PolicedSession::new(of.policy, self.shape, transcribes),
+            }),
             ledger,
             turn: Turn::default(),
             formats: (PCM, PCM),
+            limits: self.limits,
+            caller_at: now,
             ended: None,
             timer: Box::pin(tokio::time::sleep_until(now)),
             end_now: Box::pin(self.calls.end_now().cancelled_owned()),
             began: now,
         };
-        task.relay_down(self.model.session_created, now);
+        for event in std::iter::once(model.session_created).chain(early) {
+            task.relay_down(event, now);
+        }
         let summary = task.run().await;
         self.calls.remember(summary);
         drop(self.permit);
@@ -104,14 +130,24 @@ struct Relay {
     /// Events pass as they are.
     passes: bool,
     translator: Translator,
+    policed: Option<Policed>,
     ledger: Ledger,
     turn: Turn,
     /// Formats of the session's audio, the caller's and the reply's.
     formats: (WireFormat, WireFormat),
+    limits: RelayLimits,
+    /// When the caller last sent a message.
+    caller_at: Instant,
     ended: Option<End>,
     timer: Pin<Box<Sleep>>,
     end_now: Pin<Box<WaitForCancellationFutureOwned>>,
     began: Instant,
+}
+
+/// What holds the caller to its tenant's policy.
+struct Policed {
+    tenant: String,
+    session: PolicedSession,
 }
 
 /// The answer that is being waited for.
@@ -131,16 +167,15 @@ enum Wake {
 impl Relay {
     async fn run(mut self) -> CallSummary {
         loop {
-            let watch_at = self.legs.watch_at();
-            if self.timer.deadline() != watch_at {
-                self.timer.as_mut().reset(watch_at);
+            let wake_at = self.wake_at();
+            if self.timer.deadline() != wake_at {
+                self.timer.as_mut().reset(wake_at);
             }
             let wake = std::future::poll_fn(|cx| self.poll_wake(cx)).await;
             let now = Instant::now();
             match wake {
-                Wake::Heard(Heard::Caller(event)) => self.caller_event(event, now),
-                Wake::Heard(Heard::Model(event)) => self.model_event(event, now),
-                Wake::Timer => self.ended = self.legs.watch(now).map(End::from),
+                Wake::Heard(heard) => self.heard(heard, now),
+                Wake::Timer => self.timeout(now),
                 Wake::EndNow => self.end(EndReason::Drained),
             }
             if let Some(end) = self.ended.take() {
@@ -164,17 +199,56 @@ impl Relay {
         self.end_now.as_mut().poll(cx).map(|()| Wake::EndNow)
     }
 
+    fn wake_at(&self) -> Instant {
+        let watch_at = self.legs.watch_at();
+        [self.idle_at(), self.max_at()]
+            .into_iter()
+            .flatten()
+            .fold(watch_at, Instant::min)
+    }
+
+    /// When the caller has been silent for too long.
+    fn idle_at(&self) -> Option<Instant> {
+        (!self.limits.idle.is_zero()).then(|| self.caller_at + self.limits.idle)
+    }
+
+    /// When the call has lasted for too long.
+    fn max_at(&self) -> Option<Instant> {
+        (!self.limits.max_duration.is_zero()).then(|| self.began + self.limits.max_duration)
+    }
+
+    fn timeout(&mut self, now: Instant) {
+        let is_over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if let Some(heard) = self.legs.overdue(now) {
+            self.heard(heard, now);
+        } else if is_over(self.max_at()) {
+            self.end(EndReason::MaxDuration);
+        } else if is_over(self.idle_at()) {
+            self.end(EndReason::CallerSilent);
+        } else {
+            self.ended = self.legs.watch(now).map(End::from);
+        }
+    }
+
+    fn heard(&mut self, heard: Heard, now: Instant) {
+        match heard {
+            Heard::Caller(event) => self.caller_event(event, now),
+            Heard::Model(event) => self.model_event(event, now),
+        }
+    }
+
     fn end(&mut self, reason: EndReason) {
         self.ended = Some(reason.into());
     }
 
     fn caller_event(&mut self, event: LegEvent, now: Instant) {
+        self.caller_at = now;
         match event {
             LegEvent::Text(text) => self.relay_up(text, now),
             LegEvent::Binary(_) => self.bad_input("binary_unexpected", 1003),
             LegEvent::Closed(_) => self.end(EndReason::CallerHangup),
             LegEvent::Gone => self.end(EndReason::CallerGone),
-            LegEvent::Broken { close_code } => self.bad_input("websocket", close_code),
+            LegEvent::Broken { name, close_code } => self.bad_input(name, close_code),
         }
     }
 
@@ -183,7 +257,7 @@ impl Relay {
         self.ended = Some(End::bad_input(name, close_code));
     }
 
-    fn relay_up(&mut self, text: Utf8Bytes, now: Instant) {
+    fn relay_up(&mut self, mut text: Utf8Bytes, now: Instant) {
         let translates = if let Some(audio) = append_audio(&text) {
             let duration = duration_of(&audio, self.formats.0);
             self.ledger.metrics.audio(Direction::ToModel, duration);
@@ -194,12 +268,25 @@ impl Relay {
                 Ok(kind) => kind,
                 Err((name, close_code)) => return self.bad_input(name, close_code),
             };
-            if kind == "conversation.item.truncate" {
+            // A session of the other shape is refused in any case (protocol reference 1.2).
+            let translates = !self.passes || kind.ends_with("session.update");
+            let truncates = kind == "conversation.item.truncate";
+            if let Some(policed) = &mut self.policed {
+                match policed.session.client_event(&kind, &text) {
+                    Verdict::Unchanged => {}
+                    Verdict::Replaced(event) => text = event.into(),
+                    Verdict::Refused { rule, answer } => {
+                        let tenant = &policed.tenant;
+                        self.ledger.metrics.policy_refused(tenant, rule.name());
+                        return self.send_caller(answer.into());
+                    }
+                }
+            }
+            if truncates {
                 // A client truncates what it stopped playing because its user spoke.
                 self.ledger.barged_in(Duration::ZERO);
             }
-            // A session of the other shape is refused in any case (protocol reference 1.2).
-            !self.passes || kind.ends_with("session.update")
+            translates
         };
         if !translates {
             return self.send_model(text);
@@ -252,13 +339,21 @@ impl Relay {
                 self.ended = Some(end);
             }
             LegEvent::Gone => self.end(EndReason::ModelGone),
-            LegEvent::Broken { .. } => self.end(EndReason::ModelProtocol),
+            LegEvent::Broken { name, .. } => {
+                self.ledger.metrics.upstream_error(name);
+                self.end(EndReason::ModelProtocol);
+            }
         }
     }
 
-    fn relay_down(&mut self, text: Utf8Bytes, now: Instant) {
+    fn relay_down(&mut self, mut text: Utf8Bytes, now: Instant) {
+        let mut echo = Echo::Unchanged;
         match self.decoder.decode(&text) {
             Ok(decoded) => {
+                if let Some(Policed { session, .. }) = &mut self.policed {
+                    session.heard(decoded.server_event());
+                    echo = session.echo(&text, Some(decoded.server_event()));
+                }
                 if let ServerEvent::SessionCreated(session) | ServerEvent::SessionUpdated(session) =
                     decoded.server_event()
                 {
@@ -269,11 +364,20 @@ impl Relay {
             Err(error) => {
                 tracing::debug!(%error, "unreadable event from the deployment");
                 self.ledger.metrics.upstream_error("malformed_event");
-                // A caller may make sense of what is JSON at least.
-                if !self.passes || serde_json::from_str::<IgnoredAny>(&text).is_err() {
+                // A caller may make sense of what is JSON at least, but for what is meant to do harm.
+                let is_bomb = matches!(error, ServerEventError::Limit(_));
+                if is_bomb || !self.passes || serde_json::from_str::<IgnoredAny>(&text).is_err() {
                     return;
                 }
+                if let Some(Policed { session, .. }) = &self.policed {
+                    echo = session.echo(&text, None);
+                }
             }
+        }
+        match echo {
+            Echo::Unchanged => {}
+            Echo::Replaced(event) => text = event.into(),
+            Echo::Withheld => return self.ledger.metrics.upstream_error("malformed_event"),
         }
         if self.passes {
             return self.send_caller(text);

@@ -202,12 +202,6 @@ impl Call {
         .min()
     }
 
-    /// Whether the end was reached; the shell learns it from an output.
-    #[cfg(test)]
-    pub(super) fn has_ended(&self) -> bool {
-        self.phase == Phase::Ended
-    }
-
     fn is_live(&self) -> bool {
         matches!(
             self.phase,

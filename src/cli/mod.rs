@@ -1,4 +1,4 @@
-//! The commands: `serve`, `demo`, `simulate`, `check`, `key`. The composition root; the only place that
+//! The commands: `serve`, `demo`, `simulate`, `check`, `key`, `ticket`. The composition root; the only place that
 //! prints.
 #![expect(
     clippy::print_stdout,
@@ -6,6 +6,7 @@
     reason = "a command line talks to its user"
 )]
 
+mod credentials;
 mod demo;
 mod process;
 mod report;
@@ -20,7 +21,6 @@ use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
-use crate::auth::hash_key;
 use crate::config::{Config, LogConfig, LogFormat, Mistake};
 use crate::listener::Routes;
 
@@ -50,10 +50,9 @@ enum Command {
         file: PathBuf,
     },
     /// Make an API key for a tenant and print it with the hash that goes into the configuration.
-    Key {
-        /// Whose key it is.
-        tenant: String,
-    },
+    Key(credentials::KeyArguments),
+    /// Make a ticket for one call, for where only a URL can be given, and print it with that URL.
+    Ticket(credentials::TicketArguments),
 }
 
 /// Runs the command line.
@@ -73,7 +72,8 @@ pub fn run() -> ExitCode {
             );
             ExitCode::SUCCESS
         }),
-        Command::Key { tenant } => make_key(&tenant),
+        Command::Key(arguments) => credentials::key(&arguments),
+        Command::Ticket(arguments) => credentials::ticket(&arguments),
     }
 }
 
@@ -153,19 +153,4 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> 
     bound
         .await
         .map_err(|error| format!("cannot listen on {address}: {error}"))
-}
-
-fn make_key(tenant: &str) -> ExitCode {
-    let mut bytes = [0; 32];
-    if let Err(error) = getrandom::fill(&mut bytes) {
-        return failed("no randomness", &error);
-    }
-    let key: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let key = format!("tk-{key}");
-    println!("key, shown this once: {key}");
-    println!(
-        "\n[[auth.keys]]\ntenant = \"{tenant}\"\nsha256 = \"{}\"",
-        hash_key(&key)
-    );
-    ExitCode::SUCCESS
 }

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::auth::{AuthConfig, AuthMode, Authenticator};
-use crate::bridge::{Agent, AgentConfig};
-use crate::listener::{ListenerConfig, Routes, TwilioConfig, is_origin};
-use crate::realtime::Shape;
+use crate::auth::{AuthConfig, AuthMode, Authenticator, ProviderScheme, TwilioAccounts};
+use crate::bridge::{Agent, AgentConfig, TenantPolicy};
+use crate::listener::{ListenerConfig, Routes, TwilioConfig, is_origin, is_public_url};
+use crate::realtime::{SessionPolicy, SessionPolicyConfig, Shape};
 use crate::upstream::{Deployment, DeploymentConfig, Identities};
 
 /// The whole file.
@@ -82,6 +82,8 @@ pub struct TenantConfig {
     /// Shape of events that its SDK callers speak, whatever their URL says. For clients that build the URL of one
     /// shape and speak the other, as openai-python's GA client does on `AsyncAzureOpenAI` (openai-python#2638).
     pub caller_shape: Option<Shape>,
+    /// What its SDK callers may do with the sessions that they conduct; without it, anything.
+    pub session: Option<SessionPolicyConfig>,
 }
 
 /// The `[drain]` table.
@@ -195,6 +197,7 @@ impl Config {
         let deployments = self.build_deployments(&mut mistakes);
         let agents = self.build_agents(&mut mistakes);
         let auth = self.build_auth(&mut mistakes);
+        let session_policies = self.build_session_policies(&mut mistakes);
         self.check_models(&mut mistakes);
         self.check_listeners(&mut mistakes);
         if let Some(agent) = &self.twilio.agent
@@ -223,6 +226,7 @@ impl Config {
                     .iter()
                     .filter_map(|(name, tenant)| Some((name.clone(), tenant.caller_shape?)))
                     .collect(),
+                session_policies,
                 twilio: self.twilio.clone(),
             }),
             _ => Err(mistakes.found),
@@ -279,18 +283,87 @@ impl Config {
             );
             mistakes.add(&["auth", "mode"], problem);
         }
-        for key in &self.auth.keys {
+        for (key, n) in self.auth.keys.iter().zip(1..) {
             if !self.tenants.contains_key(&key.tenant) {
                 let problem = format!(
                     "a key is for tenant {}, and there is no such tenant",
                     key.tenant
                 );
-                mistakes.add(&["auth", "keys"], problem);
+                mistakes.add(&["auth", "keys", &format!("{n}"), "tenant"], problem);
             }
         }
-        Authenticator::new(&self.auth)
-            .map_err(|error| mistakes.add(&["auth", "keys"], error.to_string()))
+        let providers = self.build_twilio_accounts(mistakes)?;
+        Authenticator::new(&self.auth, providers)
+            .map_err(|error| {
+                let path = error.field();
+                let path: Vec<&str> = path.iter().map(String::as_str).collect();
+                mistakes.add(&path, error.to_string());
+            })
             .ok()
+    }
+
+    fn build_session_policies(
+        &self,
+        mistakes: &mut Mistakes<'_>,
+    ) -> BTreeMap<String, TenantPolicy> {
+        let mut built = BTreeMap::new();
+        for (name, tenant) in &self.tenants {
+            match tenant.session.as_ref().map(SessionPolicy::new) {
+                Some(Ok(policy)) => {
+                    let policy = TenantPolicy {
+                        tenant: name.clone(),
+                        policy: Arc::new(policy),
+                    };
+                    built.insert(name.clone(), policy);
+                }
+                Some(Err(found)) => {
+                    for mistake in found {
+                        let mut path = vec!["tenants", name, "session"];
+                        path.extend(mistake.path.iter().map(String::as_str));
+                        mistakes.add(&path, mistake.problem);
+                    }
+                }
+                None => {}
+            }
+        }
+        built
+    }
+
+    /// None if there is a mistake.
+    fn build_twilio_accounts(&self, mistakes: &mut Mistakes<'_>) -> Option<Vec<ProviderScheme>> {
+        let accounts = &self.twilio.accounts;
+        if accounts.is_empty() {
+            return Some(Vec::new());
+        }
+        for (account, n) in accounts.iter().zip(1..) {
+            let mut add = |field: &str, problem: String| {
+                mistakes.add(&["twilio", "accounts", &format!("{n}"), field], problem);
+            };
+            if !self.tenants.contains_key(&account.tenant) {
+                add("tenant", format!("there is no tenant {}", account.tenant));
+            }
+            for agent in &account.agents {
+                if !self.agents.contains_key(agent) {
+                    add("agents", format!("there is no agent {agent}"));
+                }
+            }
+        }
+        let Some(public_url) = &self.listener.public_url else {
+            let problem =
+                "Twilio signs the address that it calls, so [listener] public_url is needed";
+            mistakes.add(&["twilio", "accounts"], problem.to_owned());
+            return None;
+        };
+        match TwilioAccounts::new(public_url, accounts) {
+            Ok(accounts) => Some(vec![ProviderScheme::Twilio(accounts)]),
+            Err(problems) => {
+                for (index, problem) in problems {
+                    let n = (index + 1).to_string();
+                    mistakes.add(&["twilio", "accounts", &n], problem);
+                }
+                None
+            }
+        }
     }
 
     fn check_listeners(&self, mistakes: &mut Mistakes<'_>) {
@@ -310,6 +383,16 @@ impl Config {
                 );
                 mistakes.add(&["listener", "allowed_origins"], problem);
             }
+        }
+        for (path, problem) in self.listener.callers.mistakes() {
+            let path: Vec<&str> = ["listener", "callers"].into_iter().chain(path).collect();
+            mistakes.add(&path, problem);
+        }
+        if let Some(url) = &self.listener.public_url
+            && !is_public_url(url)
+        {
+            let problem = format!("{url} is no address like wss://voice.example.com");
+            mistakes.add(&["listener", "public_url"], problem);
         }
         if self.listener.max_connections == Some(0) {
             mistakes.add(
@@ -416,6 +499,55 @@ deployment = "east"
     }
 
     #[test]
+    fn mistakes_in_a_session_policy_are_named_with_their_lines() {
+        let check = |policy: &str, expected: &[&str]| {
+            check(&format!("{GOOD}[tenants.acme.session]\n{policy}"), expected);
+        };
+        check(
+            "instructions_prefix = \"Be kind.\"\npinned = { voice = \"marin\" }\nforbidden = [\"tracing\"]\n",
+            &[],
+        );
+        check(
+            "pinned = { voice = \"marin\" }\nforbidden = [\"tools\", \"tracking\"]\n",
+            &[
+                "line 13: tenants.acme.session.forbidden: neither a session nor a response has a field tracking",
+            ],
+        );
+        check(
+            "[tenants.acme.session.pinned]\nvoice = \"marin\"\naudio.output.sped = 1.0\n",
+            &[
+                "line 14: tenants.acme.session.pinned.audio.output.sped: a session has no setting audio.output.sped",
+            ],
+        );
+        check(
+            "max_output_tokens = 5000\n",
+            &["line 12: tenants.acme.session.max_output_tokens: must be 1 to 4096"],
+        );
+        check("pined = {}\n", &["line 12: unknown field `pined`"]);
+        check(
+            "tool_types = [\"web\"]\n",
+            &["line 12: unknown variant `web`"],
+        );
+    }
+
+    #[test]
+    fn the_commented_session_policy_of_the_example_is_a_good_one() {
+        let example = include_str!("../../deploy/trunkline.toml");
+        let (_, rest) = example
+            .split_once("# [tenants.acme.session]")
+            .expect("an example");
+        let (policy, _) = rest.split_once("\n\n").expect("an end");
+        let settings = policy
+            .lines()
+            .filter_map(|line| line.strip_prefix("# "))
+            .filter(|line| line.starts_with('[') || line.contains(" = "));
+        let settings: Vec<&str> = settings.collect();
+        assert_eq!(settings.len(), 13, "{settings:?}");
+        let text = settings.join("\n");
+        check(&format!("{GOOD}[tenants.acme.session]\n{text}\n"), &[]);
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_lines() {
         check("[deployments.east]\nurl = 5\n", &["line 2: invalid type"]);
         check("[listner]\n", &["line 1: unknown field `listner`"]);
@@ -472,6 +604,59 @@ deployment = "east"
         check(
             &format!("{GOOD}[tenants.acme]\nagents = [\"reception\", \"nobody\"]\n"),
             &["line 12: tenants.acme.agents: there is no agent nobody"],
+        );
+        check(
+            &format!("{GOOD}[listener]\npublic_url = \"voice.example.com\"\n"),
+            &["line 12: listener.public_url: voice.example.com is no address"],
+        );
+    }
+
+    #[test]
+    fn mistakes_about_credentials_are_named_with_their_lines() {
+        let hash = "0".repeat(64);
+        let key = format!("[[auth.keys]]\ntenant = \"acme\"\nsha256 = \"{hash}\"\n");
+        let good = format!("{GOOD}[tenants.acme]\n{key}");
+        check(&good, &[]);
+        check(
+            &format!("{good}expires = 2027-01-01T00:00:00Z\nname = \"till\"\n"),
+            &[],
+        );
+        check(
+            &format!("{good}expires = \"in May\"\n"),
+            &["line 15: a date and time with an offset was expected"],
+        );
+        check(
+            &format!("{good}{}", key.replace(&hash, "00")),
+            &["line 17: auth.keys.2.sha256: key 2: sha256 must be 64"],
+        );
+        check(
+            &format!("{good}{}", key.replace("acme", "bolt")),
+            &["line 16: auth.keys.2.tenant: a key is for tenant bolt, and there is no such tenant"],
+        );
+        check(
+            &format!("{good}[auth.signing]\nsecret = \"short\"\n"),
+            &["line 15: auth.signing: secret must have at least 32 bytes"],
+        );
+        check(
+            &format!("{good}[auth.tickets]\nmax_life = \"30s\"\n"),
+            &["line 15: auth.tickets: tickets are signed by the secret in [auth.signing]"],
+        );
+        let account = "[[twilio.accounts]]\ntenant = \"acme\"\nauth_token = \"t\"\n";
+        check(
+            &format!("{good}{account}"),
+            &["line 15: twilio.accounts: Twilio signs the address that it calls"],
+        );
+        let public = format!("{good}[listener]\npublic_url = \"https://voice.example.com\"\n");
+        check(&format!("{public}{account}"), &[]);
+        check(
+            &format!(
+                "{public}{account}[[twilio.accounts]]\ntenant = \"bolt\"\nagents = [\"nobody\"]\n"
+            ),
+            &[
+                "line 21: twilio.accounts.2.tenant: there is no tenant bolt",
+                "line 22: twilio.accounts.2.agents: there is no agent nobody",
+                "line 20: twilio.accounts.2: one of auth_token, auth_token_env and auth_token_file is needed",
+            ],
         );
     }
 }

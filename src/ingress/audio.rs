@@ -106,6 +106,7 @@ impl Audio {
 
     /// The contract above in figures.
     pub const CAPABILITIES: Capabilities = Capabilities {
+        by_provider: false,
         marks: Marks::EchoedWhenPlayed,
         max_message_bytes: MAX_MESSAGE_BYTES,
     };

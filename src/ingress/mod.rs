@@ -12,6 +12,7 @@ mod error;
 #[cfg(test)]
 mod golden;
 pub mod json;
+mod mint;
 mod realtime;
 mod refusal;
 mod twilio;
@@ -23,6 +24,7 @@ use crate::call::{CallerCommand, CallerEvent};
 
 pub use audio::Audio;
 pub use error::DialectError;
+pub use mint::{MintRequest, MintRoute};
 pub use realtime::{Carrier, Credential, CredentialKind, FrontDoor, RealtimeRequest};
 pub use refusal::{ErrorStyle, Refusal};
 pub use twilio::Twilio;
@@ -136,6 +138,8 @@ dialects! {
 pub struct Capabilities {
     /// Whether callers say what was played.
     pub marks: Marks,
+    /// Whether only a provider's servers speak it, and never a web page.
+    pub by_provider: bool,
     /// The largest message a caller may send, in bytes. A good limit for the socket's reader too.
     pub max_message_bytes: usize,
 }

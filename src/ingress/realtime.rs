@@ -51,7 +51,8 @@ pub struct RealtimeRequest {
     pub shape: Shape,
     /// Whose errors it understands.
     pub style: ErrorStyle,
-    /// The model or deployment, as the client calls it. Transcription sessions may come without.
+    /// The model or deployment, as the client calls it. Transcription sessions may come without, and so may those
+    /// whose credential says which it is.
     pub model: Option<String>,
     /// Whether a transcription session is asked for.
     pub transcription: bool,
@@ -112,6 +113,8 @@ pub enum CredentialKind {
     Bearer,
     /// A short-lived key of ours or the vendor's (`ek_...`).
     Ephemeral,
+    /// A ticket for one call (`tt_...`).
+    Ticket,
 }
 
 /// Where a secret was found; headers win over subprotocols, those over the query.
@@ -154,14 +157,21 @@ impl FrontDoor {
         }
         let transcription = query.get("intent") == Some("transcription");
         let wants_beta = protocols.contains(&BETA_SUBPROTOCOL) || has_beta_header(headers);
+        let credential = credential(headers, &protocols, &query)?;
+        let says_model = credential.as_ref().is_some_and(|credential| {
+            matches!(
+                credential.kind,
+                CredentialKind::Ephemeral | CredentialKind::Ticket
+            )
+        });
         Ok(RealtimeRequest {
             shape: route.shape(wants_beta),
             style: route.style(),
-            model: route.model(&query, transcription)?,
+            model: route.model(&query, transcription, says_model)?,
             transcription,
             first_preview: route == Route::AzurePreview
                 && api_version.is_some_and(|version| version.starts_with("2024-")),
-            credential: credential(headers, &protocols, &query)?,
+            credential,
             subprotocol: protocols.contains(&SUBPROTOCOL).then_some(SUBPROTOCOL),
         })
     }
@@ -216,14 +226,23 @@ impl Route {
         }
     }
 
-    fn model(self, query: &Query<'_>, transcription: bool) -> Result<Option<String>, Refusal> {
-        let name = match self {
+    /// The model or deployment that the query names; it may be missing where something else says which.
+    fn model(
+        self,
+        query: &Query<'_>,
+        transcription: bool,
+        says_model: bool,
+    ) -> Result<Option<String>, Refusal> {
+        let (parameter, may_be_missing) = match self {
             Self::AzurePreview => {
                 query.required("api-version")?;
-                Some(query.required("deployment")?)
+                ("deployment", says_model)
             }
-            Self::AzureGa | Self::OpenAi if transcription => query.get("model"),
-            Self::AzureGa | Self::OpenAi => Some(query.required("model")?),
+            Self::AzureGa | Self::OpenAi => ("model", says_model || transcription),
+        };
+        let name = match query.get(parameter) {
+            None if may_be_missing => None,
+            _ => Some(query.required(parameter)?),
         };
         if name.is_some_and(|name| name.len() > MAX_MODEL_BYTES || !is_visible(name)) {
             return Err(Refusal::bad_request(
@@ -239,7 +258,7 @@ impl Route {
 struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 /// Parameters that mean something here, and thus must not come twice.
-const KNOWN_PARAMETERS: [&str; 8] = [
+const KNOWN_PARAMETERS: [&str; 9] = [
     "api-version",
     "deployment",
     "model",
@@ -247,6 +266,7 @@ const KNOWN_PARAMETERS: [&str; 8] = [
     "call_id",
     "api-key",
     "Authorization",
+    "ticket",
     "x-ms-client-request-id",
 ];
 
@@ -315,7 +335,9 @@ fn credential(
         (None, None, Some(value)) => {
             bearer(value)?.map(|token| (CredentialKind::Bearer, Carrier::Query, token))
         }
-        (None, None, None) => None,
+        (None, None, None) => query
+            .get("ticket")
+            .map(|ticket| (CredentialKind::Ticket, Carrier::Query, ticket)),
     };
     let Some((kind, carrier, secret)) = found.filter(|(_, _, secret)| !secret.is_empty()) else {
         return Ok(None);
@@ -323,13 +345,18 @@ fn credential(
     if secret.len() > MAX_SECRET_BYTES || !is_visible(secret) {
         return Err(Refusal::unauthorized());
     }
-    let is_ephemeral = secret.starts_with("ek_");
+    let by_prefix = [
+        ("ek_", CredentialKind::Ephemeral),
+        ("tt_", CredentialKind::Ticket),
+    ]
+    .into_iter()
+    .find_map(|(prefix, kind)| secret.starts_with(prefix).then_some(kind));
+    // Where a ticket belongs, no key is looked for.
+    if kind == CredentialKind::Ticket && by_prefix != Some(CredentialKind::Ticket) {
+        return Err(Refusal::unauthorized());
+    }
     Ok(Some(Credential {
-        kind: if is_ephemeral {
-            CredentialKind::Ephemeral
-        } else {
-            kind
-        },
+        kind: by_prefix.unwrap_or(kind),
         carrier,
         secret: secret.to_owned(),
     }))
@@ -520,7 +547,7 @@ mod tests {
     #[test]
     fn credentials_are_found_in_order() {
         use Carrier::{Header, Query, Subprotocol};
-        use CredentialKind::{ApiKey, Bearer, Ephemeral};
+        use CredentialKind::{ApiKey, Bearer, Ephemeral, Ticket};
         let check = |query: &str, lines: &[(&str, &str)], expected| {
             let request = parse(&format!("/v1/realtime?model=m{query}"), lines).unwrap();
             let found = request.credential.as_ref();
@@ -575,6 +602,17 @@ mod tests {
             &[],
             Some((Ephemeral, Query, "ek_s3cret")),
         );
+        check("&ticket=tt_s3cret", &[], Some((Ticket, Query, "tt_s3cret")));
+        check(
+            "",
+            &[("authorization", "Bearer tt_s3cret")],
+            Some((Ticket, Header, "tt_s3cret")),
+        );
+        check(
+            "&ticket=tt_s3cret-q",
+            &[("api-key", "s3cret")],
+            Some((ApiKey, Header, "s3cret")),
+        );
         let ephemeral = (
             "sec-websocket-protocol",
             "realtime,openai-insecure-api-key.ek_s3cret",
@@ -600,10 +638,31 @@ mod tests {
         check("", &[("api-key", "a"), ("api-key", "b")]);
         check("", &[("api-key", "a b")]);
         check("&Authorization=k", &[]);
+        check("&ticket=k", &[]);
         check(
             &format!("&api-key={}", "k".repeat(MAX_SECRET_BYTES + 1)),
             &[],
         );
+    }
+
+    #[test]
+    fn a_credential_may_say_which_model() {
+        let azure = "/openai/realtime?api-version=v";
+        for (target, key) in [
+            ("/v1/realtime", "ek_k"),
+            ("/openai/v1/realtime", "ek_k"),
+            (azure, "ek_k"),
+            ("/v1/realtime", "tt_k"),
+        ] {
+            let request = parse(target, &[("api-key", key)]).unwrap();
+            assert_eq!(request.model, None, "{target}");
+            let refusal = parse(target, &[("api-key", "k")]).unwrap_err();
+            assert_eq!(refusal.code, "missing_required_parameter", "{target}");
+        }
+        let named = parse("/v1/realtime?model=m", &[("api-key", "ek_k")]).unwrap();
+        assert_eq!(named.model.as_deref(), Some("m"));
+        // On Azure's preview path the version is not the key's to say.
+        assert!(parse("/openai/realtime?deployment=d", &[("api-key", "ek_k")]).is_err());
     }
 
     #[test]

@@ -63,6 +63,12 @@ impl Refusal {
         Self::new(403, "origin_refused", "Pages of this origin may not call.")
     }
 
+    /// 403: the settings attached to an ephemeral key are not what its tenant may set.
+    #[must_use]
+    pub fn session_refused(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(403, "session_refused", message)
+    }
+
     /// 404: no such path.
     #[must_use]
     pub fn not_found() -> Self {

@@ -63,6 +63,7 @@ impl Twilio {
 
     /// Source: telephony reference 1.4 (marks).
     pub const CAPABILITIES: Capabilities = Capabilities {
+        by_provider: true,
         marks: Marks::EchoedAlways,
         max_message_bytes: MAX_MESSAGE_BYTES,
     };

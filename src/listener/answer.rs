@@ -1,7 +1,7 @@
 //! HTTP answers.
 
 use http::header::{
-    CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
@@ -56,9 +56,18 @@ pub(super) fn name(mut answer: Answer, call_id: &str, request_id: Option<&str>) 
     answer
 }
 
-/// TwiML.
+/// JSON that holds a secret, which nobody on the way may keep.
+pub(super) fn json(status: u16, text: String) -> Answer {
+    let mut answer = body(status, text);
+    insert(&mut answer, CONTENT_TYPE.as_str(), "application/json");
+    insert(&mut answer, CACHE_CONTROL.as_str(), "no-store");
+    answer
+}
+
+/// TwiML, which may hold a ticket.
 pub(super) fn xml(text: String) -> Answer {
     let mut answer = body(200, text);
+    insert(&mut answer, CACHE_CONTROL.as_str(), "no-store");
     insert(
         &mut answer,
         CONTENT_TYPE.as_str(),

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::callers::CallersConfig;
+use crate::auth::TwilioAccountConfig;
+use crate::bridge::REALTIME;
+
 /// The `[listener]` table.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -26,6 +30,8 @@ pub struct ListenerConfig {
     pub head_timeout: Duration,
     /// Whether an `api-version` on Azure's GA path is overlooked; the vendor answers 401.
     pub lenient_api_version: bool,
+    /// What callers may send once they are answered.
+    pub callers: CallersConfig,
 }
 
 impl Default for ListenerConfig {
@@ -38,6 +44,7 @@ impl Default for ListenerConfig {
             allowed_origins: Vec::new(),
             head_timeout: Duration::from_secs(5),
             lenient_api_version: false,
+            callers: CallersConfig::default(),
         }
     }
 }
@@ -62,6 +69,43 @@ impl ListenerConfig {
                 }),
         }
     }
+
+    /// `public_url` as WebSocket clients write it, without a slash at its end.
+    #[must_use]
+    pub fn public_ws_url(&self) -> Option<String> {
+        let url = self.public_url.as_deref()?.trim_end_matches('/');
+        Some(match url.strip_prefix("http") {
+            Some(rest) => format!("ws{rest}"),
+            None => url.to_owned(),
+        })
+    }
+
+    /// Where a caller goes with a ticket, if it is known how callers reach the gateway.
+    #[must_use]
+    pub fn ticket_url(&self, dialect: &str, agent: &str, ticket: &str) -> Option<String> {
+        let base = self.public_ws_url()?;
+        Some(match dialect {
+            REALTIME => {
+                let model: String = form_urlencoded::byte_serialize(agent.as_bytes()).collect();
+                format!("{base}/v1/realtime?model={model}&ticket={ticket}")
+            }
+            "twilio" => format!("{base}/twilio/media/{agent}/{ticket}"),
+            _ => format!("{base}/v1/{dialect}/{agent}/{ticket}"),
+        })
+    }
+}
+
+/// Whether this is an address as [`ListenerConfig::public_url`] wants it: scheme and host, perhaps port and path.
+#[must_use]
+pub fn is_public_url(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return false;
+    };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let is_host = authority
+        .parse::<http::uri::Authority>()
+        .is_ok_and(|parsed| !parsed.host().is_empty() && !authority.contains('@'));
+    matches!(scheme, "wss" | "https" | "ws" | "http") && is_host && !rest.contains(['?', '#'])
 }
 
 /// The soft limit on open files in the text of `/proc/self/limits` (proc(5)).
@@ -97,6 +141,8 @@ pub fn is_origin(text: &str) -> bool {
 pub struct TwilioConfig {
     /// Who answers `POST /twilio/voice`; `POST /twilio/voice/AGENT` names another.
     pub agent: Option<String>,
+    /// The accounts whose signature lets their calls in. Without any, no signature is looked at.
+    pub accounts: Vec<TwilioAccountConfig>,
 }
 
 #[cfg(test)]
@@ -114,6 +160,50 @@ mod tests {
             None
         );
         assert_eq!(open_files(""), None);
+    }
+
+    #[test]
+    fn addresses_are_told_as_sockets() {
+        let url = |public_url: &str, dialect: &str| {
+            let config = ListenerConfig {
+                public_url: Some(public_url.to_owned()),
+                ..ListenerConfig::default()
+            };
+            config.ticket_url(dialect, "a b", "tt_x").unwrap()
+        };
+        assert_eq!(
+            url("https://a.example/", "realtime"),
+            "wss://a.example/v1/realtime?model=a+b&ticket=tt_x"
+        );
+        assert_eq!(
+            url("wss://a.example", "audio"),
+            "wss://a.example/v1/audio/a b/tt_x"
+        );
+        assert_eq!(
+            url("http://a.example:1/b", "twilio"),
+            "ws://a.example:1/b/twilio/media/a b/tt_x"
+        );
+        assert_eq!(
+            ListenerConfig::default().ticket_url("twilio", "a", "t"),
+            None
+        );
+        for good in [
+            "wss://a.example",
+            "https://a.example:8443/base",
+            "ws://[::1]:80/",
+        ] {
+            assert!(is_public_url(good), "{good}");
+        }
+        for bad in [
+            "a.example",
+            "wss://",
+            "ftp://a.example",
+            "wss://me@a.example",
+            "wss://a.example/?b",
+            "wss://a b",
+        ] {
+            assert!(!is_public_url(bad), "{bad}");
+        }
     }
 
     #[test]

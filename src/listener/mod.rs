@@ -4,11 +4,16 @@
 //! deployment included, so that nobody is answered and then hung up on. Knows no codec and no event.
 
 mod answer;
+mod callers;
 mod config;
+mod echo;
+mod mint;
 mod phone;
+mod post;
 mod routes;
 mod sdk;
 mod socket;
+mod tickets;
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -25,17 +30,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Identity, Shown};
+use crate::auth::{Denied, Identity, Purpose, Shown, UseError};
 use crate::bridge::{CallPermit, Calls, ToolRunner};
 use crate::ingress::upgrade::{self, Upgrade};
-use crate::ingress::{Credential, ErrorStyle, FrontDoor, Refusal};
+use crate::ingress::{Dialect, ErrorStyle, FrontDoor, MintRoute, Refusal};
 use crate::telemetry::Metrics;
 use crate::transport::Transport;
 use crate::upstream::{DialError, Dialer};
 
 use answer::{Answer, name, refuse, refuse_upgrade, text};
 
-pub use config::{ListenerConfig, TwilioConfig, is_origin};
+pub use callers::{CallersConfig, PhoneLimits, RealtimeLimits};
+pub use config::{ListenerConfig, TwilioConfig, is_origin, is_public_url};
+#[doc(hidden)]
+pub use echo::echo_connection;
 pub use routes::Routes;
 
 /// Headers of one request (limits reference).
@@ -206,11 +214,21 @@ impl Gateway {
                 let agent = (*agent).to_owned();
                 self.twilio_voice(request, Some(agent)).await
             }
-            (_, ["twilio", "media", agent]) => {
-                self.call(request, Door::Phone("twilio", agent)).await
+            (_, ["twilio", "media", agent, ticket @ ..]) if ticket.len() <= 1 => {
+                let ticket = ticket.first().copied();
+                self.call(request, Door::Phone("twilio", agent, ticket))
+                    .await
             }
-            (_, ["v1", "audio", agent]) => self.call(request, Door::Phone("audio", agent)).await,
+            (_, ["v1", "audio", agent, ticket @ ..]) if ticket.len() <= 1 => {
+                let ticket = ticket.first().copied();
+                self.call(request, Door::Phone("audio", agent, ticket))
+                    .await
+            }
+            (&Method::POST, ["v1", "tickets"]) => self.ticket(request).await,
             (&Method::GET, ["livez"]) => text(200, "ok\n"),
+            (&Method::POST, _) if let Some(route) = MintRoute::of(&path) => {
+                self.mint(route, request).await
+            }
             _ if path.ends_with("/realtime") || path.contains("/realtime/") => {
                 self.call(request, Door::Sdk(&path)).await
             }
@@ -223,7 +241,11 @@ impl Gateway {
         let call_id = new_call_id();
         let request_id = FrontDoor::request_id(request.uri().query(), request.headers());
         let answer = match door {
-            Door::Phone(dialect, agent) => self.phone(&call_id, dialect, agent, request).await,
+            Door::Phone(dialect, agent, ticket) => {
+                // A path may end in a slash.
+                let ticket = ticket.filter(|ticket| !ticket.is_empty());
+                self.phone(&call_id, dialect, agent, ticket, request).await
+            }
             Door::Sdk(path) => self.sdk(&call_id, path, request).await,
         };
         name(answer, &call_id, request_id.as_deref())
@@ -241,10 +263,12 @@ impl Gateway {
 
     /// Whether a page of this origin may call; callers that are no browser send none. A key does not help: a page
     /// that holds one could be anybody's, and where nobody needs a key, any page in a browser beside the gateway
-    /// would be let in.
-    fn check_origin(&self, upgrade: &Upgrade) -> Result<(), Refusal> {
+    /// would be let in. Nobody's page calls in the name of a provider.
+    fn check_origin(&self, route: &str, upgrade: &Upgrade) -> Result<(), Refusal> {
+        let by_provider =
+            Dialect::by_name(route).is_some_and(|dialect| dialect.capabilities().by_provider);
         match &upgrade.origin {
-            Some(origin) if !self.config.allowed_origins.contains(origin) => {
+            Some(origin) if by_provider || !self.config.allowed_origins.contains(origin) => {
                 Err(Refusal::origin_refused())
             }
             Some(_) | None => Ok(()),
@@ -272,7 +296,7 @@ impl Gateway {
             self.metrics.refused(route, error.name());
             Box::new(refuse_upgrade(error, style))
         })?;
-        match self.check_origin(&upgrade) {
+        match self.check_origin(route, &upgrade) {
             Ok(()) => Ok(upgrade),
             Err(refusal) => Err(Box::new(self.refused(route, &refusal, style))),
         }
@@ -286,15 +310,30 @@ impl Gateway {
     async fn identify(
         &self,
         route: &'static str,
-        credential: Option<&Credential>,
+        shown: Shown<'_>,
+        purpose: Purpose<'_>,
     ) -> Result<Identity, Refusal> {
-        let shown = Shown {
-            secret: credential.map(Credential::secret),
-        };
-        self.routes.auth.identify(shown).await.map_err(|denied| {
+        let identified = self.routes.auth.identify(shown, purpose).await;
+        identified.map_err(|denied| {
             self.metrics.denied(route, denied.name());
             Refusal::unauthorized()
         })
+    }
+
+    /// Uses up the ticket that a caller showed, if it did: the last thing before a session is opened for it.
+    ///
+    /// # Errors
+    ///
+    /// If it was used before, or nobody can say.
+    async fn use_up(&self, route: &'static str, identity: &Identity) -> Result<(), Refusal> {
+        match self.routes.auth.use_up(identity).await {
+            Ok(()) => Ok(()),
+            Err(UseError::Replayed) => {
+                self.metrics.denied(route, Denied::Replayed.name());
+                Err(Refusal::unauthorized())
+            }
+            Err(UseError::Unknown) => Err(Refusal::unavailable(Duration::from_secs(5))),
+        }
     }
 
     fn refused(&self, route: &'static str, refusal: &Refusal, style: ErrorStyle) -> Answer {
@@ -304,10 +343,10 @@ impl Gateway {
 }
 
 /// Which way a caller comes in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 enum Door<'a> {
-    /// By that dialect, to that agent.
-    Phone(&'static str, &'a str),
+    /// By that dialect, to that agent, with that ticket in the path.
+    Phone(&'static str, &'a str, Option<&'a str>),
     /// By that path of the Realtime API.
     Sdk(&'a str),
 }

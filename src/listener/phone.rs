@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use http::Request;
-use http_body_util::{BodyExt, Limited};
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Request, Uri};
 use hyper::body::Incoming as Body;
+use secrecy::ExposeSecret;
 use tracing::Instrument;
 
+use crate::auth::{Purpose, Shown, Signed, SignedRequest};
 use crate::bridge::ConductedCall;
 use crate::ingress::{
     Credential, Dialect, ErrorStyle, Refusal, RejectReason, VoiceWebhook, twiml_connect,
@@ -14,8 +17,12 @@ use crate::ingress::{
 };
 
 use super::answer::{Answer, switch, xml};
-use super::socket::SocketSizes;
+use super::mint::mint_refusal;
+use super::socket::SocketLimits;
 use super::{Gateway, dial_refusal, socket};
+
+/// The dialect whose numbers call a webhook first.
+const TWILIO: &str = "twilio";
 
 /// Phones speak OpenAI's style of errors, having none of their own.
 const STYLE: ErrorStyle = ErrorStyle::OpenAi;
@@ -28,12 +35,13 @@ const MAX_FORM: usize = 64 * 1024;
 const MAX_UNSENT: usize = 48_000 + 16 * 1024;
 
 impl Gateway {
-    /// Answers a phone's WebSocket.
+    /// Answers a phone's WebSocket. `ticket` is what the path has behind the agent.
     pub(super) async fn phone(
         self: &Arc<Self>,
         call_id: &str,
         dialect: &'static str,
         agent: &str,
+        ticket: Option<&str>,
         mut request: Request<Body>,
     ) -> Answer {
         let Some(dialect) = Dialect::by_name(dialect) else {
@@ -44,11 +52,22 @@ impl Gateway {
             Ok(upgrade) => upgrade,
             Err(answer) => return *answer,
         };
-        let credential = Credential::find(request.uri().query(), request.headers());
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        let (head, _) = request.into_parts();
+        let credential = Credential::find(head.uri.query(), &head.headers);
         let prepared = match credential {
             Ok(credential) => {
-                self.prepare_phone(call_id, dialect, agent, credential.as_ref())
-                    .await
+                let shown = Shown {
+                    secret: credential.as_ref().map(Credential::secret),
+                    ticket,
+                    signed: Some(SignedRequest {
+                        target: target(&head.uri),
+                        headers: &head.headers,
+                        signed: Signed::Upgrade,
+                        agent,
+                    }),
+                };
+                self.prepare_phone(call_id, dialect, agent, shown).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -56,12 +75,12 @@ impl Gateway {
             Ok(call) => call,
             Err(refusal) => return self.refused(name, &refusal, STYLE),
         };
-        let sizes = SocketSizes {
-            max_message: call.dialect.capabilities().max_message_bytes,
+        let max_message = call.dialect.capabilities().max_message_bytes;
+        let sizes = SocketLimits {
+            frames: self.config.callers.phone.frames(max_message),
             max_unsent: MAX_UNSENT,
             read_buffer: 4 * 1024,
         };
-        let on_upgrade = hyper::upgrade::on(&mut request);
         let span = tracing::info_span!("call", call_id);
         self.calls().spawn(
             async move {
@@ -79,11 +98,17 @@ impl Gateway {
         call_id: &str,
         dialect: Dialect,
         agent: &str,
-        credential: Option<&Credential>,
+        shown: Shown<'_>,
     ) -> Result<ConductedCall, Refusal> {
-        let identity = self.identify(dialect.name(), credential).await?;
+        let name = dialect.name();
+        let purpose = Purpose::Call {
+            dialect: name,
+            agent: Some(agent),
+        };
+        let identity = self.identify(name, shown, purpose).await?;
         let (agent, deployment) = self.routes.for_agent(&identity.tenant, agent)?;
         let permit = self.admit()?;
+        self.use_up(name, &identity).await?;
         let model = self
             .dialer
             .dial(&deployment, false)
@@ -93,7 +118,7 @@ impl Gateway {
                 dial_refusal(&error)
             })?;
         Ok(ConductedCall {
-            metrics: self.metrics().call(dialect.name(), deployment.name()),
+            metrics: self.metrics().call(name, deployment.name()),
             call_id: call_id.to_owned(),
             dialect,
             model,
@@ -111,57 +136,82 @@ impl Gateway {
         request: Request<Body>,
         agent: Option<String>,
     ) -> Answer {
-        let host = request
-            .headers()
-            .get("host")
-            .and_then(|host| host.to_str().ok())
-            .map(str::to_owned);
-        let form = Limited::new(request.into_body(), MAX_FORM).collect();
-        let body = match tokio::time::timeout(self.config.head_timeout, form).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Err(_) => {
-                let refusal = Refusal::new(408, "request_timeout", "The form came too slowly.");
-                return self.refused("twilio", &refusal, STYLE);
-            }
-            Ok(Err(_)) => {
-                return self.refused(
-                    "twilio",
-                    &bad_form("the form is too large or was cut off"),
-                    STYLE,
-                );
-            }
-        };
-        let webhook = match VoiceWebhook::parse(&body) {
-            Ok(webhook) => webhook,
-            Err(error) => return self.refused("twilio", &bad_form(&error.to_string()), STYLE),
-        };
-        let Some(agent) = agent
-            .or_else(|| self.routes.twilio.agent.clone())
-            .filter(|agent| self.routes.agents.contains_key(agent))
-        else {
-            return self.refused("twilio", &Refusal::not_found(), STYLE);
-        };
-        if self.is_draining() || self.calls().is_full() {
-            self.metrics().refused("twilio", "busy");
-            return xml(twiml_reject(RejectReason::Busy));
-        }
-        let base = match (&self.config.public_url, host) {
-            (Some(url), _) => url.trim_end_matches('/').to_owned(),
-            (None, Some(host)) => format!("wss://{host}"),
-            (None, None) => {
-                return self.refused("twilio", &bad_form("no Host and no public_url"), STYLE);
-            }
-        };
-        let from = webhook.from.as_deref().unwrap_or_default();
-        let to = webhook.to.as_deref().unwrap_or_default();
-        match twiml_connect(
-            &format!("{base}/twilio/media/{agent}"),
-            &[("from", from), ("to", to)],
-        ) {
+        match self.connect_twilio(request, agent).await {
             Ok(twiml) => xml(twiml),
-            Err(error) => self.refused("twilio", &bad_form(&error.to_string()), STYLE),
+            Err(refusal) => self.refused(TWILIO, &refusal, STYLE),
         }
     }
+
+    async fn connect_twilio(
+        &self,
+        request: Request<Body>,
+        agent: Option<String>,
+    ) -> Result<String, Refusal> {
+        let (head, body) = request.into_parts();
+        let body = self.read_post(&head.headers, body, MAX_FORM).await?;
+        let webhook = VoiceWebhook::parse(&body).map_err(|error| bad_form(&error.to_string()))?;
+        let agent = agent
+            .or_else(|| self.routes.twilio.agent.clone())
+            .unwrap_or_default();
+        let credential = Credential::find(head.uri.query(), &head.headers)?;
+        let shown = Shown {
+            secret: credential.as_ref().map(Credential::secret),
+            ticket: None,
+            signed: Some(SignedRequest {
+                target: target(&head.uri),
+                headers: &head.headers,
+                signed: Signed::Webhook {
+                    body: &body,
+                    form: &webhook.pairs,
+                },
+                agent: &agent,
+            }),
+        };
+        let purpose = Purpose::Webhook { dialect: TWILIO };
+        let identity = self.identify(TWILIO, shown, purpose).await?;
+        let tenant = identity.tenant.as_str();
+        self.routes.for_agent(tenant, &agent)?;
+        if self.is_draining() || self.calls().is_full() {
+            self.metrics().refused(TWILIO, "busy");
+            return Ok(twiml_reject(RejectReason::Busy));
+        }
+        let stream = self.stream_url(&head.headers, tenant, &agent)?;
+        let from = webhook.from.as_deref().unwrap_or_default();
+        let to = webhook.to.as_deref().unwrap_or_default();
+        twiml_connect(&stream, &[("from", from), ("to", to)])
+            .map_err(|error| bad_form(&error.to_string()))
+    }
+
+    /// Where a call's audio is to go. With a ticket, if there can be one: what comes there was sent by this webhook.
+    fn stream_url(
+        &self,
+        headers: &HeaderMap,
+        tenant: &str,
+        agent: &str,
+    ) -> Result<String, Refusal> {
+        let base = match (self.config.public_ws_url(), headers.get(HOST)) {
+            (Some(url), _) => url,
+            (None, Some(host)) => {
+                let host = host.to_str().map_err(|_| bad_form("the Host is no text"))?;
+                format!("wss://{host}")
+            }
+            (None, None) => return Err(bad_form("no Host and no public_url")),
+        };
+        let mut url = format!("{base}/twilio/media/{agent}");
+        if self.routes.auth.has_tickets() {
+            let ticket = self.routes.auth.make_ticket(tenant, TWILIO, agent, None);
+            let ticket = ticket.map_err(mint_refusal)?;
+            self.metrics().minted(tenant, "ticket");
+            url.push('/');
+            url.push_str(ticket.value.expose_secret());
+        }
+        Ok(url)
+    }
+}
+
+/// Path and query as they were sent.
+fn target(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("", PathAndQuery::as_str)
 }
 
 fn bad_form(problem: &str) -> Refusal {

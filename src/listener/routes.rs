@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::auth::Authenticator;
-use crate::bridge::Agent;
-use crate::ingress::Refusal;
+use crate::bridge::{Agent, REALTIME, TenantPolicy};
+use crate::ingress::{Dialect, Refusal};
 use crate::realtime::Shape;
 use crate::upstream::Deployment;
 
@@ -28,6 +28,8 @@ pub struct Routes {
     pub allowed_agents: BTreeMap<String, Vec<String>>,
     /// The shape that a tenant's SDK callers speak whatever they say; without one, what they say.
     pub caller_shapes: BTreeMap<String, Shape>,
+    /// What a tenant's SDK callers may do with their sessions; without one, anything.
+    pub session_policies: BTreeMap<String, TenantPolicy>,
     /// How Twilio's numbers are answered.
     pub twilio: TwilioConfig,
 }
@@ -64,6 +66,29 @@ impl Routes {
     #[must_use]
     pub fn caller_shape(&self, tenant: &str, asked: Shape) -> Shape {
         self.caller_shapes.get(tenant).copied().unwrap_or(asked)
+    }
+
+    /// What SDK callers of `tenant` may do with their sessions.
+    pub(super) fn session_policy(&self, tenant: &str) -> Option<TenantPolicy> {
+        self.session_policies.get(tenant).cloned()
+    }
+
+    /// Whether a caller of `tenant` may reach by `dialect` the agent of that name, or by `realtime` the model.
+    ///
+    /// # Errors
+    ///
+    /// If it may not, or there is none, or no such dialect.
+    pub fn check_reach(&self, tenant: &str, dialect: &str, agent: &str) -> Result<(), Refusal> {
+        if dialect == REALTIME {
+            self.for_model(tenant, Some(agent)).map(|_| ())
+        } else if Dialect::NAMES.contains(&dialect) {
+            self.for_agent(tenant, agent).map(|_| ())
+        } else {
+            Err(Refusal::bad_request(
+                "unknown_dialect",
+                "There is no such dialect.",
+            ))
+        }
     }
 
     /// The agent of that name, whom `tenant` wants to reach, and the deployment that serves it.

@@ -6,20 +6,27 @@ use http::Request;
 use hyper::body::Incoming as Body;
 use tracing::Instrument;
 
-use crate::bridge::{CallPermit, REALTIME, RelayedCall};
-use crate::ingress::{FrontDoor, RealtimeRequest, Refusal};
-use crate::realtime::Shape;
-use crate::upstream::{Deployment, ModelLeg};
+use crate::auth::{EphemeralSession, Identity, Purpose, Shown};
+use crate::bridge::{CallPermit, OpenError, OpenedSession, REALTIME, RelayedCall};
+use crate::ingress::{Credential, FrontDoor, RealtimeRequest, Refusal};
+use crate::realtime::{SessionPreset, Shape};
+use crate::upstream::Deployment;
 
 use super::answer::{Answer, switch};
-use super::socket::SocketSizes;
-use super::{Gateway, dial_refusal, socket};
-
-/// An append of 15 MiB of audio as base64 (protocol reference 1.6).
-const MAX_MESSAGE: usize = 21 * 1024 * 1024;
+use super::socket::SocketLimits;
+use super::{Gateway, RealtimeLimits, dial_refusal, socket};
 
 /// One event of a deployment, whatever its size, and then some; while it waits, the deployment is not read.
 const MAX_UNSENT: usize = 40 * 1024 * 1024;
+
+/// Limits of an SDK client's socket.
+pub(super) fn socket_limits(limits: &RealtimeLimits) -> SocketLimits {
+    SocketLimits {
+        frames: limits.frames(),
+        max_unsent: MAX_UNSENT,
+        read_buffer: 4 * 1024,
+    }
+}
 
 impl Gateway {
     /// Answers an SDK client's WebSocket.
@@ -41,16 +48,12 @@ impl Gateway {
             Ok(upgrade) => upgrade,
             Err(answer) => return *answer,
         };
-        let (shape, permit, deployment, model) = match self.prepare_sdk(call_id, &asked).await {
+        let (shape, permit, deployment, session) = match self.prepare_sdk(call_id, &asked).await {
             Ok(prepared) => prepared,
             Err(refusal) => return self.refused(REALTIME, &refusal, style),
         };
         let on_upgrade = hyper::upgrade::on(&mut request);
-        let sizes = SocketSizes {
-            max_message: MAX_MESSAGE,
-            max_unsent: MAX_UNSENT,
-            read_buffer: 4 * 1024,
-        };
+        let limits = self.config.callers.realtime;
         let metrics = self.metrics().call(REALTIME, deployment.name());
         let calls = self.calls().clone();
         let span = tracing::info_span!("call", call_id);
@@ -58,16 +61,17 @@ impl Gateway {
         let call_id = call_id.to_owned();
         self.calls().spawn(
             async move {
-                let Some(caller) = socket::open(on_upgrade, sizes).await else {
+                let Some(caller) = socket::open(on_upgrade, socket_limits(&limits)).await else {
                     return;
                 };
                 let call = RelayedCall {
                     call_id,
                     shape,
                     first_preview: asked.first_preview,
-                    model,
+                    session,
                     deployment,
                     metrics,
+                    limits: limits.duration(),
                     calls,
                     permit,
                 };
@@ -82,21 +86,79 @@ impl Gateway {
         &self,
         call_id: &str,
         asked: &RealtimeRequest,
-    ) -> Result<(Shape, CallPermit, Arc<Deployment>, ModelLeg), Refusal> {
-        let identity = self.identify(REALTIME, asked.credential.as_ref()).await?;
+    ) -> Result<(Shape, CallPermit, Arc<Deployment>, OpenedSession), Refusal> {
+        let shown = Shown {
+            secret: asked.credential.as_ref().map(Credential::secret),
+            ..Shown::default()
+        };
+        let purpose = Purpose::Call {
+            dialect: REALTIME,
+            agent: asked.model.as_deref(),
+        };
+        let identity = self.identify(REALTIME, shown, purpose).await?;
         let tenant = identity.tenant.as_str();
         // What some tenants' clients speak is not what their URL says.
         let shape = self.routes.caller_shape(tenant, asked.shape);
-        let deployment = self.routes.for_model(tenant, asked.model.as_deref())?;
+        let (model, transcription) = opened(&identity, asked)?;
+        let deployment = self.routes.for_model(tenant, model)?;
         let permit = self.admit()?;
-        let model = self
-            .dialer
-            .dial(&deployment, asked.transcription)
-            .await
-            .map_err(|error| {
-                tracing::warn!(%error, call_id, "no session for a call");
-                dial_refusal(&error)
-            })?;
-        Ok((shape, permit, deployment, model))
+        self.use_up(REALTIME, &identity).await?;
+        let policy = self.routes.session_policy(tenant);
+        let preset = identity.session.as_deref().map(preset).transpose()?;
+        let opening = OpenedSession::open(
+            &self.dialer,
+            &deployment,
+            transcription,
+            policy,
+            preset.as_ref(),
+        );
+        let session = opening.await.map_err(|error| {
+            tracing::warn!(%error, call_id, "no session for a call");
+            match error {
+                OpenError::Preset(error) => Refusal::session_refused(error.message),
+                OpenError::Dial(error) => dial_refusal(&error),
+            }
+        })?;
+        Ok((shape, permit, deployment, session))
     }
+}
+
+/// The settings that are attached to an ephemeral key.
+///
+/// # Errors
+///
+/// If they cannot be read.
+pub(super) fn preset(session: &EphemeralSession) -> Result<SessionPreset, Refusal> {
+    SessionPreset::new(session.shape, &session.settings, session.transcription)
+        .map_err(|error| Refusal::session_refused(error.to_string()))
+}
+
+/// The model that a caller gets and whether it is to transcribe only: what it asks for, within what it may open.
+fn opened<'a>(
+    identity: &'a Identity,
+    asked: &'a RealtimeRequest,
+) -> Result<(Option<&'a str>, bool), Refusal> {
+    let session = identity.session.as_deref();
+    let pinned = [
+        session.and_then(|session| session.model.as_deref()),
+        identity.agent.as_deref(),
+    ];
+    let mut model = asked.model.as_deref();
+    for pinned in pinned.into_iter().flatten() {
+        if model.is_some_and(|model| model != pinned) {
+            return Err(Refusal::forbidden());
+        }
+        model = Some(pinned);
+    }
+    if session.is_some_and(|session| asked.transcription && !session.transcription) {
+        return Err(Refusal::forbidden());
+    }
+    let transcription = asked.transcription || session.is_some_and(|session| session.transcription);
+    if model.is_none() && !transcription {
+        return Err(Refusal::bad_request(
+            "missing_required_parameter",
+            "Missing required query parameter: 'model'.",
+        ));
+    }
+    Ok((model, transcription))
 }

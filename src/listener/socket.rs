@@ -5,13 +5,13 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use crate::transport::Transport;
+use crate::transport::{FrameLimits, FrameMeter, Metered, Transport};
 
-/// Sizes of one caller's socket, in bytes.
+/// Limits of one caller's socket; sizes in bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SocketSizes {
-    /// Largest message from the caller.
-    pub(super) max_message: usize,
+pub(super) struct SocketLimits {
+    /// What the caller may send.
+    pub(super) frames: FrameLimits,
     /// What may wait to be sent to the caller.
     pub(super) max_unsent: usize,
     /// Read at once; the tungstenite default of 128 KiB costs 7 us a message (costs reference 7).
@@ -21,16 +21,22 @@ pub(super) struct SocketSizes {
 /// Waits until the 101 is written and takes the connection over. `None` if the caller left meanwhile.
 pub(super) async fn open(
     upgrade: OnUpgrade,
-    sizes: SocketSizes,
-) -> Option<WebSocketStream<Transport>> {
+    limits: SocketLimits,
+) -> Option<WebSocketStream<Metered>> {
     let parts = upgrade.await.ok()?.downcast::<TokioIo<Transport>>().ok()?;
+    // Twice the same limit: the meter's is on headers, the library's on what it holds.
+    let max_message = usize::try_from(limits.frames.max_message).ok();
     let config = WebSocketConfig::default()
-        .read_buffer_size(sizes.read_buffer)
-        .write_buffer_size(sizes.read_buffer)
-        .max_write_buffer_size(sizes.max_unsent)
-        .max_message_size(Some(sizes.max_message))
-        .max_frame_size(Some(sizes.max_message));
-    let transport = parts.io.into_inner();
+        .read_buffer_size(limits.read_buffer)
+        .write_buffer_size(limits.read_buffer)
+        .max_write_buffer_size(limits.max_unsent)
+        .max_message_size(max_message)
+        .max_frame_size(max_message);
+    let transport = Metered::new(
+        parts.io.into_inner(),
+        FrameMeter::new(limits.frames),
+        &parts.read_buf,
+    );
     Some(
         WebSocketStream::from_partially_read(
             transport,

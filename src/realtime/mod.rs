@@ -7,6 +7,13 @@ mod base64;
 mod client;
 mod format;
 mod json;
+mod policy;
+mod policy_check;
+mod policy_echo;
+mod policy_fields;
+#[cfg(test)]
+mod policy_tests;
+mod preset;
 #[cfg(test)]
 pub(crate) mod samples;
 mod scan;
@@ -31,6 +38,12 @@ pub use client::{
 };
 pub use format::WireFormat;
 pub use json::{Count, Text};
+pub use policy::{
+    PolicyMistake, SessionPolicy, SessionPolicyConfig, ToolType, created_as_updated, opening_update,
+};
+pub use policy_check::{PolicedSession, PolicyRule, PresetRefused, Verdict};
+pub use policy_echo::Echo;
+pub use preset::{PresetError, SessionPreset};
 pub use scan::{
     AudioDelta, JsonLimit, ScanError, append_audio, audio_delta, check_depth, event_type,
 };

@@ -8,7 +8,9 @@ use serde::Deserialize;
 
 use super::format::WireFormat;
 use super::json::{Count, Text};
-use super::scan::{AudioDelta, ScanError, audio_delta, event_type, is_audio_delta};
+use super::scan::{
+    AudioDelta, JsonLimit, ScanError, audio_delta, check_depth, event_type, is_audio_delta,
+};
 
 /// Why a message is no server event.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +26,16 @@ pub enum ServerEventError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// It is nested too deeply or has too many keys to be read.
+    #[error(transparent)]
+    Limit(#[from] JsonLimit),
 }
+
+/// Nesting of an event; tool schemas in a session nest deepest, and callers' may have half of it (limits reference).
+const MAX_DEPTH: usize = 64;
+
+/// Keys of an event: eight times what callers may put into a session, which comes back in events.
+const MAX_KEYS: usize = 65_536;
 
 /// A server event of either shape.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +101,7 @@ impl<'a> ServerEvent<'a> {
         if let Some(delta) = audio_delta(text) {
             return Ok(Self::AudioDelta(delta));
         }
+        check_depth(text, MAX_DEPTH, MAX_KEYS)?;
         let kind = event_type(text)?;
         Ok(match &*kind {
             "error" => Self::Error(

@@ -22,7 +22,23 @@ impl Fault {
         }
     }
 
-    fn unknown(param: String) -> Self {
+    pub(super) const fn new(code: &'static str, message: String, param: Option<String>) -> Self {
+        Self {
+            code,
+            message,
+            param,
+        }
+    }
+
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(super) fn param(&self) -> Option<&str> {
+        self.param.as_deref()
+    }
+
+    pub(super) fn unknown(param: String) -> Self {
         Self {
             code: "unknown_parameter",
             message: format!("Unknown parameter: '{param}'."),
@@ -30,7 +46,7 @@ impl Fault {
         }
     }
 
-    fn invalid(param: String, expected: &str) -> Self {
+    pub(super) fn invalid(param: String, expected: &str) -> Self {
         Self {
             code: "invalid_value",
             message: format!("Invalid value for '{param}': expected {expected}."),

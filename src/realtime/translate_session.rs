@@ -27,7 +27,7 @@ impl SessionKind {
         }
     }
 
-    const fn ga_type(self) -> &'static str {
+    pub(super) const fn ga_type(self) -> &'static str {
         match self {
             Self::Realtime => "\"realtime\"",
             Self::Transcription => "\"transcription\"",

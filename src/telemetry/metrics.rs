@@ -36,13 +36,18 @@ const UPSTREAM_ERROR_CODES: &[&str] = &[
     "invalid_value",
     "malformed_audio",
     "malformed_event",
+    "message_too_slow",
     "missing_required_parameter",
     "rate_limit_exceeded",
     "response_cancel_not_active",
     "server_error",
     "session_expired",
+    "too_large",
+    "too_many_control_frames",
+    "too_many_fragments",
     "unknown_parameter",
     "unsupported_content_type",
+    "websocket",
 ];
 
 /// A step of setting up a call's model leg.
@@ -152,8 +157,10 @@ pub struct Metrics {
     active: IntGaugeVec,
     refused: IntCounterVec,
     denied: IntCounterVec,
+    minted: IntCounterVec,
     bad_input: IntCounterVec,
     ignored: IntCounterVec,
+    policy_refused: IntCounterVec,
     setup: HistogramVec,
     turn: HistogramVec,
     turn_model: HistogramVec,
@@ -221,6 +228,12 @@ impl Metrics {
                 "Callers that showed nothing by which they may come in, by what was wrong with it.",
                 &["route", "reason"],
             ),
+            minted: counters(
+                r,
+                "trunkline_credentials_made_total",
+                "Tickets and ephemeral keys that were made.",
+                &["tenant", "kind"],
+            ),
             bad_input: counters(
                 r,
                 "trunkline_bad_input_total",
@@ -232,6 +245,12 @@ impl Metrics {
                 "trunkline_ignored_messages_total",
                 "Caller messages that were well formed and had no effect, counted when the call ends.",
                 &["dialect", "kind"],
+            ),
+            policy_refused: counters(
+                r,
+                "trunkline_policy_refused_total",
+                "Events of SDK callers, and settings of keys, that their tenant's session policy does not allow.",
+                &["tenant", "rule"],
             ),
             setup: histograms(
                 r,
@@ -461,6 +480,16 @@ impl Metrics {
         self.denied.with_label_values(&[route, reason]).inc();
     }
 
+    /// A ticket or ephemeral key was made for a tenant.
+    pub fn minted(&self, tenant: &str, kind: &'static str) {
+        self.minted.with_label_values(&[tenant, kind]).inc();
+    }
+
+    /// What that configured tenant's caller or server wanted broke that rule of its session policy, a closed name.
+    pub fn policy_refused(&self, tenant: &str, rule: &str) {
+        self.policy_refused.with_label_values(&[tenant, rule]).inc();
+    }
+
     /// A model leg could not be set up.
     pub fn dial_failed(&self, deployment: &str, reason: &str) {
         self.dial_failures
@@ -602,6 +631,11 @@ impl CallMetrics {
             .bad_input
             .with_label_values(&[&self.dialect, reason])
             .inc();
+    }
+
+    /// An event of a caller of that configured tenant broke that rule of its policy, a closed name.
+    pub fn policy_refused(&self, tenant: &str, rule: &str) {
+        self.all.policy_refused(tenant, rule);
     }
 
     /// So many caller messages of that closed `kind` had no effect.

@@ -23,7 +23,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use crate::call::ModelEvent;
 use crate::realtime::ErrorBody;
 use crate::telemetry::{Metrics, SetupPhase};
-use crate::transport::{Transport, system_roots};
+use crate::transport::{FrameLimits, FrameMeter, Metered, Peer, Rate, Transport, system_roots};
 
 use super::credential::{NoToken, Shown};
 use super::decode::{Decoded, Decoder};
@@ -38,11 +38,27 @@ const MAX_MESSAGE: usize = 32 * 1024 * 1024;
 /// Unsent bytes towards the deployment: one upload of 15 MiB of audio as base64, twice.
 const MAX_UNSENT: usize = 48 * 1024 * 1024;
 
+/// What a deployment may send. It is trusted with more than callers are, but a broken one must not take the memory
+/// or the time of the others' calls. Its messages are not counted: they are relayed or queued within bounds, and it is
+/// read no faster than that.
+const FRAMES: FrameLimits = FrameLimits {
+    from: Peer::Server,
+    max_message: MAX_MESSAGE as u64,
+    // The largest message in fragments of 2 KiB.
+    max_fragments: 16 * 1024,
+    control: Rate {
+        per_second: 100,
+        burst: 100,
+    },
+    messages: None,
+    message_timeout: Duration::from_secs(30),
+};
+
 /// An open session.
 #[derive(Debug)]
 pub struct ModelLeg {
     /// The connection, its first event already read.
-    pub socket: WebSocketStream<Transport>,
+    pub socket: WebSocketStream<Metered>,
     /// That event, `session.created` as the deployment sent it.
     pub session_created: Utf8Bytes,
 }
@@ -206,7 +222,7 @@ fn detail(name: &str, value: Option<&str>) -> String {
 pub struct Dialer {
     tls: TlsConnector,
     roots: RootCertStore,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     in_memory: HashMap<String, mpsc::Sender<DuplexStream>>,
 }
 
@@ -376,20 +392,20 @@ fn connector(roots: RootCertStore) -> TlsConnector {
 }
 
 /// Times one phase after another.
-struct PhaseClock<'a> {
+pub(super) struct PhaseClock<'a> {
     deployment: &'a Deployment,
     metrics: &'a Metrics,
 }
 
 impl<'a> PhaseClock<'a> {
-    fn new(deployment: &'a Deployment, metrics: &'a Metrics) -> Self {
+    pub(super) fn new(deployment: &'a Deployment, metrics: &'a Metrics) -> Self {
         Self {
             deployment,
             metrics,
         }
     }
 
-    async fn time<T>(
+    pub(super) async fn time<T>(
         &mut self,
         phase: SetupPhase,
         limit: Duration,
@@ -416,7 +432,7 @@ async fn upgrade(
     transport: Transport,
     transcription: bool,
     shown: &Shown,
-) -> Result<WebSocketStream<Transport>, DialError> {
+) -> Result<WebSocketStream<Metered>, DialError> {
     let mut request = deployment.request(transcription, shown);
     let authority = request
         .uri()
@@ -440,6 +456,7 @@ async fn upgrade(
         .max_write_buffer_size(MAX_UNSENT)
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE));
+    let transport = Metered::new(transport, FrameMeter::before_answer(FRAMES), &[]);
     match client_async_with_config(request, transport, Some(config)).await {
         Ok((socket, _response)) => Ok(socket),
         Err(WsError::Http(response)) => Err(DialError::Refused {
@@ -453,7 +470,7 @@ async fn upgrade(
     }
 }
 
-fn handshake_error(deployment: &Deployment, source: WsError) -> DialError {
+pub(super) fn handshake_error(deployment: &Deployment, source: WsError) -> DialError {
     DialError::Handshake {
         deployment: deployment.name.clone(),
         source: Box::new(source),
@@ -504,7 +521,7 @@ pub(super) fn label(text: &str) -> Option<String> {
     (!kept.is_empty()).then_some(kept)
 }
 
-fn closed(deployment: &Deployment, frame: Option<&CloseFrame>) -> DialError {
+pub(super) fn closed(deployment: &Deployment, frame: Option<&CloseFrame>) -> DialError {
     let reason = frame.map_or("", |frame| frame.reason.as_str());
     let mut reason: String = reason.chars().filter(|c| !c.is_control()).collect();
     reason.truncate(reason.floor_char_boundary(MAX_REASON));
@@ -517,7 +534,7 @@ fn closed(deployment: &Deployment, frame: Option<&CloseFrame>) -> DialError {
 
 async fn session_created(
     deployment: &Deployment,
-    socket: &mut WebSocketStream<Transport>,
+    socket: &mut WebSocketStream<Metered>,
 ) -> Result<Utf8Bytes, DialError> {
     loop {
         let message = match socket.next().await {

@@ -3,6 +3,7 @@
 //! Knows nothing of callers, and decides nothing about a call.
 
 mod assertion;
+mod configure;
 mod credential;
 mod decode;
 mod deployment;

@@ -79,6 +79,11 @@ impl Wire {
         let _ = self.stream.write_all(bytes).await;
     }
 
+    /// The connection itself.
+    pub(crate) fn into_stream(self) -> DuplexStream {
+        self.stream
+    }
+
     /// What comes next.
     pub(crate) async fn next(&mut self) -> Heard {
         match timeout(PATIENCE, self.read()).await {

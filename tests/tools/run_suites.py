@@ -84,6 +84,7 @@ def suites() -> list[Suite]:
         ),
         Suite("rust", [CARGO, "test", "--workspace", "--no-fail-fast"], count_cargo),
         Suite("build", [CARGO, "build"]),
+        Suite("autobahn", [".venv/bin/python", "-m", "pytest", "tests/autobahn"], count_pytest),
         Suite("openai-python", [".venv/bin/python", "-m", "pytest", "tests/sdk"], count_pytest),
         Suite("openai-node", ["node", "--test", "--test-reporter=tap", *node_tests], count_node),
     ]

@@ -1,0 +1,296 @@
+//! Providers that sign their requests: which of the accounts that the operator named has sent this one.
+//!
+//! A new dialect's scheme is one more variant of [`ProviderScheme`]. What a provider did not sign is no proof of
+//! anything, and no signature is never taken for a good one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use http::HeaderMap;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::secret::Source;
+use super::twilio_signature::{self, Signed};
+
+/// A request as its provider may have signed it.
+#[derive(Clone, Copy)]
+pub struct SignedRequest<'a> {
+    /// Path and query, as on the request line.
+    pub target: &'a str,
+    /// All headers.
+    pub headers: &'a HeaderMap,
+    /// What is signed besides.
+    pub signed: Signed<'a>,
+    /// The agent whom it wants to reach.
+    pub agent: &'a str,
+}
+
+/// How the callers of one dialect prove that their provider sent them.
+#[derive(Clone, Debug)]
+pub enum ProviderScheme {
+    /// `X-Twilio-Signature`, by the auth token of an account.
+    Twilio(TwilioAccounts),
+}
+
+/// A signature that is none of any account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BadSignature;
+
+impl ProviderScheme {
+    /// The dialect that it is for.
+    pub(super) const fn dialect(&self) -> &'static str {
+        match self {
+            Self::Twilio(_) => "twilio",
+        }
+    }
+
+    /// The tenant whose account has signed, if anybody has.
+    ///
+    /// # Errors
+    ///
+    /// If there is a signature and it is not good.
+    pub(super) fn tenant(&self, request: SignedRequest<'_>) -> Result<Option<&str>, BadSignature> {
+        match self {
+            Self::Twilio(accounts) => accounts.tenant(request),
+        }
+    }
+}
+
+/// One `[[twilio.accounts]]` table.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TwilioAccountConfig {
+    /// Whose account it is.
+    pub tenant: String,
+    /// Agents that its numbers may reach; empty for all that the tenant may.
+    #[serde(default)]
+    pub agents: Vec<String>,
+    /// The account's auth token; better one of the two below.
+    pub auth_token: Option<SecretString>,
+    /// Name of the environment variable that holds it.
+    pub auth_token_env: Option<String>,
+    /// Path of the file that holds it.
+    pub auth_token_file: Option<PathBuf>,
+    /// A second token that is good too, while the first is being changed.
+    pub second_auth_token: Option<SecretString>,
+    /// Name of the environment variable that holds it.
+    pub second_auth_token_env: Option<String>,
+    /// Path of the file that holds it.
+    pub second_auth_token_file: Option<PathBuf>,
+}
+
+/// The Twilio accounts of all tenants.
+#[derive(Clone)]
+pub struct TwilioAccounts {
+    /// Under which the gateway is known outside: `wss` or `ws` for upgrades.
+    upgrade_base: String,
+    /// The same with `https` or `http`, for webhooks.
+    webhook_base: String,
+    accounts: Vec<Account>,
+}
+
+#[derive(Clone)]
+struct Account {
+    tenant: String,
+    agents: Vec<String>,
+    tokens: Vec<SecretString>,
+}
+
+impl TwilioAccounts {
+    /// Reads the accounts' tokens. `public_url` is how callers reach the gateway from outside.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes, by the index of the account.
+    pub fn new(
+        public_url: &str,
+        configs: &[TwilioAccountConfig],
+    ) -> Result<Self, BTreeMap<usize, String>> {
+        let mut accounts = Vec::new();
+        let mut mistakes = BTreeMap::new();
+        for (index, config) in configs.iter().enumerate() {
+            match read_tokens(config) {
+                Ok(tokens) => accounts.push(Account {
+                    tenant: config.tenant.clone(),
+                    agents: config.agents.clone(),
+                    tokens,
+                }),
+                Err(problem) => {
+                    mistakes.insert(index, problem);
+                }
+            }
+        }
+        let (scheme, rest) = public_url.split_once("://").unwrap_or(("wss", public_url));
+        let (upgrade, webhook) = match scheme {
+            "ws" | "http" => ("ws", "http"),
+            _ => ("wss", "https"),
+        };
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        Ok(Self {
+            upgrade_base: format!("{upgrade}://{rest}"),
+            webhook_base: format!("{webhook}://{rest}"),
+            accounts,
+        })
+    }
+
+    fn tenant(&self, request: SignedRequest<'_>) -> Result<Option<&str>, BadSignature> {
+        let mut values = request.headers.get_all(twilio_signature::HEADER).iter();
+        let Some(value) = values.next() else {
+            return Ok(None);
+        };
+        if values.next().is_some() {
+            return Err(BadSignature);
+        }
+        let signature = value
+            .to_str()
+            .ok()
+            .and_then(twilio_signature::decode)
+            .ok_or(BadSignature)?;
+        let base = match request.signed {
+            Signed::Upgrade => &self.upgrade_base,
+            Signed::Webhook { .. } => &self.webhook_base,
+        };
+        let urls = twilio_signature::candidates(base, request.target);
+        let mut found = None;
+        for account in &self.accounts {
+            if !account.agents.is_empty() && !account.agents.iter().any(|it| it == request.agent) {
+                continue;
+            }
+            for token in &account.tokens {
+                if twilio_signature::is_signed(token, &urls, request.signed, &signature) {
+                    found = found.or(Some(account.tenant.as_str()));
+                }
+            }
+        }
+        found.map(Some).ok_or(BadSignature)
+    }
+}
+
+fn read_tokens(config: &TwilioAccountConfig) -> Result<Vec<SecretString>, String> {
+    let first = Source {
+        name: "auth_token",
+        value: config.auth_token.as_ref(),
+        env: config.auth_token_env.as_deref(),
+        file: config.auth_token_file.as_deref(),
+    };
+    let second = Source {
+        name: "second_auth_token",
+        value: config.second_auth_token.as_ref(),
+        env: config.second_auth_token_env.as_deref(),
+        file: config.second_auth_token_file.as_deref(),
+    };
+    let first = first
+        .read()?
+        .ok_or("one of auth_token, auth_token_env and auth_token_file is needed")?;
+    Ok([Some(first), second.read()?]
+        .into_iter()
+        .flatten()
+        .collect())
+}
+
+impl fmt::Debug for TwilioAccounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tenants: Vec<_> = self
+            .accounts
+            .iter()
+            .map(|account| &account.tenant)
+            .collect();
+        f.debug_struct("TwilioAccounts")
+            .field("upgrade_base", &self.upgrade_base)
+            .field("tenants", &tenants)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of `wss://example.com/media` by the token `12345` (telephony reference 1.2).
+    const MEDIA: &str = "7PR3qMkpDyEJtMrVOY/LDyNq8J8=";
+
+    fn account(tenant: &str, agents: &[&str], tokens: [Option<&str>; 2]) -> TwilioAccountConfig {
+        TwilioAccountConfig {
+            tenant: tenant.to_owned(),
+            agents: agents.iter().map(|&agent| agent.to_owned()).collect(),
+            auth_token: tokens[0].map(Into::into),
+            auth_token_env: None,
+            auth_token_file: None,
+            second_auth_token: tokens[1].map(Into::into),
+            second_auth_token_env: None,
+            second_auth_token_file: None,
+        }
+    }
+
+    fn check(
+        accounts: &[TwilioAccountConfig],
+        target: &str,
+        signatures: &[&str],
+        expected: Result<Option<&str>, BadSignature>,
+    ) {
+        let accounts = TwilioAccounts::new("https://example.com", accounts).unwrap();
+        let scheme = ProviderScheme::Twilio(accounts);
+        let mut headers = HeaderMap::new();
+        for signature in signatures {
+            headers.append("X-Twilio-Signature", signature.parse().unwrap());
+        }
+        // What claims to be the address must not count.
+        headers.insert("host", "evil.example".parse().unwrap());
+        headers.insert("x-forwarded-host", "evil.example".parse().unwrap());
+        let request = SignedRequest {
+            target,
+            headers: &headers,
+            signed: Signed::Upgrade,
+            agent: "desk",
+        };
+        assert_eq!(scheme.tenant(request), expected, "{target} {signatures:?}");
+    }
+
+    #[test]
+    fn the_account_is_found_by_its_token() {
+        let other = account("other", &[], [Some("54321"), None]);
+        let acme = account("acme", &[], [Some("12345"), None]);
+        let both = [other.clone(), acme];
+        check(&both, "/media", &[MEDIA], Ok(Some("acme")));
+        check(&both, "/media/", &[MEDIA], Ok(Some("acme")));
+        check(&both, "/media?a", &[MEDIA], Err(BadSignature));
+        check(&both, "/medium", &[MEDIA], Err(BadSignature));
+        check(&both, "/media", &[], Ok(None));
+        check(&both, "/media", &[MEDIA, MEDIA], Err(BadSignature));
+        for bad in ["", "AAAA", "\u{e9}", "7PR3qMkpDyEJtMrVOY/LDyNq8J9="] {
+            check(&both, "/media", &[bad], Err(BadSignature));
+        }
+        check(&[other], "/media", &[MEDIA], Err(BadSignature));
+        let rotated = account("acme", &[], [Some("new"), Some("12345")]);
+        check(&[rotated], "/media", &[MEDIA], Ok(Some("acme")));
+    }
+
+    #[test]
+    fn an_account_reaches_its_agents_only() {
+        let here = account("acme", &["door", "desk"], [Some("12345"), None]);
+        check(&[here], "/media", &[MEDIA], Ok(Some("acme")));
+        let there = account("acme", &["door"], [Some("12345"), None]);
+        check(&[there], "/media", &[MEDIA], Err(BadSignature));
+    }
+
+    #[test]
+    fn tokens_are_needed_and_never_shown() {
+        let configs = [
+            account("acme", &[], [Some("s3cret"), Some("s3cret")]),
+            account("bolt", &[], [None, Some("s3cret")]),
+        ];
+        let good = TwilioAccounts::new("wss://example.com", &configs[..1]).unwrap();
+        let shown = format!("{good:?} {configs:?}");
+        assert!(!shown.contains("s3cret"), "{shown}");
+        let mistakes = TwilioAccounts::new("wss://example.com", &configs).unwrap_err();
+        assert!(
+            mistakes[&1].starts_with("one of auth_token"),
+            "{mistakes:?}"
+        );
+        assert_eq!(mistakes.len(), 1);
+    }
+}

@@ -1,0 +1,76 @@
+//! Opens the session of a caller that conducts it itself, set as its tenant's policy and its key say.
+
+use std::sync::Arc;
+
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use crate::realtime::{PresetRefused, SessionPolicy, SessionPreset, opening_update};
+use crate::upstream::{Deployment, DialError, Dialer, ModelLeg};
+
+/// Names the gateway's own event in a deployment's answer.
+const EVENT_ID: &str = "event_trunkline_opening";
+
+/// What a tenant's callers may do, and whose callers they are.
+#[derive(Clone, Debug)]
+pub struct TenantPolicy {
+    /// The tenant's name in the configuration, which is also the metric label.
+    pub tenant: String,
+    /// What they may do.
+    pub policy: Arc<SessionPolicy>,
+}
+
+/// A session that is as the operator wants it.
+#[derive(Debug)]
+pub struct OpenedSession {
+    pub(super) model: ModelLeg,
+    /// What the deployment said after its first event and before it took the settings.
+    pub(super) early: Vec<Utf8Bytes>,
+    /// Whether it only transcribes.
+    pub(super) transcribes: bool,
+    pub(super) policy: Option<TenantPolicy>,
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// What is attached to the caller's key is not what its tenant may set.
+    #[error("the settings attached to the key are against the tenant's policy: {0}")]
+    Preset(#[from] PresetRefused),
+    /// The deployment gives none, or refuses the settings.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+}
+
+impl OpenedSession {
+    /// Opens a session at `deployment`. Nothing is sent there where neither a policy nor a key says anything about its
+    /// settings. `transcribes` is what the caller's request says; its key may say it too.
+    ///
+    /// # Errors
+    ///
+    /// If there is no session, or not as it has to be.
+    pub async fn open(
+        dialer: &Dialer,
+        deployment: &Deployment,
+        transcribes: bool,
+        policy: Option<TenantPolicy>,
+        preset: Option<&SessionPreset>,
+    ) -> Result<Self, OpenError> {
+        let rules = policy.as_ref().map(|policy| &*policy.policy);
+        if let (Some(rules), Some(preset)) = (rules, preset) {
+            rules.check_preset(preset)?;
+        }
+        let transcribes = transcribes || preset.is_some_and(SessionPreset::transcribes);
+        let update = opening_update(rules, preset, deployment.shape(), transcribes, EVENT_ID);
+        let mut model = dialer.dial(deployment, transcribes).await?;
+        let early = match update {
+            Some(update) => dialer.configure(deployment, &mut model, update).await?,
+            None => Vec::new(),
+        };
+        Ok(Self {
+            model,
+            early,
+            transcribes,
+            policy,
+        })
+    }
+}

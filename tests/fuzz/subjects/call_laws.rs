@@ -1,0 +1,444 @@
+//! The call core beside a simpler one that only remembers what was said: laws that hold for any order of inputs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use trunkline::call::{
+    Call, CallPolicy, CallTimeouts, Digit, DtmfPolicy, EndReason, HANG_UP_TOOL, Input, Mark,
+    ModelCommand, ModelError, ModelEvent, Output, ResponseStatus, TurnPolicy, Usage,
+};
+use trunkline::media::GapSettings;
+
+/// Two bytes say how the call is set up, then each action takes a byte for the pause before it, one that picks it,
+/// and what it needs. A set-up comes first unless the first byte's high bit is set.
+pub(crate) fn run(bytes: &[u8]) {
+    let mut bytes = Bytes(bytes);
+    let (flags, lead) = (bytes.next(), bytes.next());
+    let mut laws = Laws::new(policy(flags, lead));
+    if flags & 0x80 == 0 {
+        laws.act(&Action::Start);
+        laws.act(&Action::Updated);
+    }
+    // More actions than that say nothing new and cost time.
+    for _ in 0..400 {
+        if bytes.0.is_empty() {
+            break;
+        }
+        laws.pass(pause(bytes.next()));
+        laws.act(&bytes.action());
+    }
+    laws.pass(Duration::from_secs(60));
+    assert!(laws.ended, "a call without audio ends");
+}
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn policy(flags: u8, lead: u8) -> CallPolicy {
+    let is_set = |bit: u8| flags & (1 << bit) != 0;
+    CallPolicy {
+        lead: ms(u64::from(lead) * 300 / 256),
+        uses_marks: is_set(0),
+        greeting: is_set(1).then(|| "Say hello.".to_owned()),
+        dtmf: DtmfPolicy::default(),
+        turns: TurnPolicy {
+            silence: ms(200),
+            creates_response: is_set(2),
+            interrupts_response: is_set(3),
+        },
+        gap: GapSettings::default(),
+        timeouts: CallTimeouts::default(),
+    }
+}
+
+/// Half of the pauses are shorter than three frames, a sixth are seconds long.
+fn pause(byte: u8) -> Duration {
+    let n = u64::from(byte);
+    ms(match byte {
+        0..128 => n * 60 / 128,
+        128..213 => 60 + (n - 128) * 10,
+        213.. => 900 + (n - 213) * 72,
+    })
+}
+
+struct Bytes<'a>(&'a [u8]);
+
+impl Bytes<'_> {
+    /// The next byte, 0 where there is none.
+    fn next(&mut self) -> u8 {
+        match self.0 {
+            [first, rest @ ..] => {
+                self.0 = rest;
+                *first
+            }
+            [] => 0,
+        }
+    }
+
+    fn below(&mut self, n: u8) -> u8 {
+        self.next() % n
+    }
+
+    /// Up to `max` milliseconds.
+    fn length(&mut self, max: u64) -> u64 {
+        u64::from(self.next()) * max / 256
+    }
+
+    /// The numbers pick among few names, so that they meet. What makes a call go on is more likely than what ends it.
+    fn action(&mut self) -> Action {
+        match self.below(84) {
+            0 => Action::Start,
+            1..3 => Action::Updated,
+            3..9 => Action::Audio(self.length(200)),
+            9..12 => Action::Key(self.below(12)),
+            12..16 => Action::Mark(self.next()),
+            16..21 => Action::Speech,
+            21..26 => Action::Stopped(self.length(5_000)),
+            26..34 => Action::Created(self.below(3), self.below(7) > 0),
+            34..48 => Action::Delta(
+                self.below(3),
+                self.below(3),
+                u32::from(self.below(2)),
+                self.length(700),
+            ),
+            48..51 => Action::Spoken(self.below(3)),
+            51 => Action::Words,
+            52..55 => Action::Function(self.below(3), self.below(10) == 0),
+            55..58 => Action::Tool(self.below(3)),
+            58..66 => Action::Done(self.below(3), self.below(5)),
+            66..71 => Action::Error(match self.below(41) {
+                40 => 5,
+                n => n % 5,
+            }),
+            71..73 => Action::Other,
+            73 if self.below(10) == 0 => Action::End,
+            _ => Action::Quiet,
+        }
+    }
+}
+
+/// Whole frames wait in a queue; what is left over waits to become one.
+#[derive(Default)]
+struct Playout {
+    frames: usize,
+    begun: u64,
+}
+
+impl Playout {
+    fn queue(&mut self, duration_ms: u64) -> usize {
+        self.begun += duration_ms;
+        let frames = (self.begun / 20) as usize;
+        self.begun %= 20;
+        self.frames += frames;
+        frames
+    }
+
+    fn pad(&mut self) -> usize {
+        let frames = usize::from(self.begun > 0);
+        self.begun = 0;
+        self.frames += frames;
+        frames
+    }
+
+    fn play(&mut self, frames: usize) {
+        assert!(frames > 0 && frames <= self.frames, "more than is queued");
+        self.frames -= frames;
+    }
+}
+
+/// A random thing that happens, sensible or not. The numbers pick among few names, so that they meet.
+#[derive(Clone, Debug)]
+enum Action {
+    Start,
+    Updated,
+    Audio(u64),
+    Key(u8),
+    Mark(u8),
+    Speech,
+    Stopped(u64),
+    Created(u8, bool),
+    Delta(u8, u8, u32, u64),
+    Spoken(u8),
+    Words,
+    Function(u8, bool),
+    Tool(u8),
+    Done(u8, u8),
+    Error(u8),
+    Other,
+    Quiet,
+    End,
+}
+
+const ERRORS: [&str; 6] = [
+    "conversation_already_has_active_response",
+    "response_cancel_not_active",
+    "unsupported_content_type",
+    "invalid_value",
+    "server_error",
+    "session_expired",
+];
+
+fn error(code: &str) -> ModelEvent<'_> {
+    ModelEvent::Error(ModelError {
+        kind: "invalid_request_error",
+        code: Some(code),
+        message: "",
+        event_id: None,
+    })
+}
+
+/// What must be true of a call, told in a simpler way than the core does it: it only remembers what was
+/// said to the deployment and by it.
+struct Laws {
+    call: Call,
+    now: Instant,
+    playout: Playout,
+    started: bool,
+    configured: bool,
+    hung_up: bool,
+    ended: bool,
+    speaks: bool,
+    requested: bool,
+    active: Option<String>,
+    /// Audio accepted per content part.
+    received: BTreeMap<(String, u32), Duration>,
+    /// Audio released since the last clear.
+    released: Duration,
+    marks: Vec<Mark>,
+}
+
+impl Laws {
+    fn new(policy: CallPolicy) -> Self {
+        let now = Instant::now();
+        Self {
+            call: Call::new(policy, now),
+            now,
+            playout: Playout::default(),
+            started: false,
+            configured: false,
+            hung_up: false,
+            ended: false,
+            speaks: false,
+            requested: false,
+            active: None,
+            received: BTreeMap::new(),
+            released: Duration::ZERO,
+            marks: Vec::new(),
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        let mut idle = 0;
+        while let Some(at) = self.call.poll_timeout(self.now).filter(|at| *at <= end) {
+            idle = if at > self.now { 0 } else { idle + 1 };
+            assert!(idle < 4, "the call is busy");
+            self.now = self.now.max(at);
+            self.call.handle_timeout(self.now);
+            let n_outputs = self.obey(None);
+            let next = self.call.poll_timeout(self.now);
+            assert!(
+                n_outputs > 0 || next.is_none_or(|next| next > self.now),
+                "a timer that does nothing comes back at once"
+            );
+        }
+        self.now = end;
+    }
+
+    fn act(&mut self, action: &Action) {
+        match action {
+            Action::Start => {
+                self.started = true;
+                self.input(Input::CallerStarted);
+            }
+            Action::Audio(length) => self.input(Input::CallerAudio(ms(*length))),
+            Action::Key(key) => {
+                let digit = Digit::new(char::from(b"0123456789*#"[usize::from(*key)]));
+                self.input(Input::CallerDtmf(digit.expect("a key")));
+            }
+            Action::Mark(pick) => {
+                let ours = self.marks.iter().rev().nth(usize::from(*pick) % 4).copied();
+                let mark = ours.unwrap_or(Mark {
+                    generation: u32::from(*pick),
+                    index: 0,
+                });
+                self.input(Input::CallerMark(mark));
+            }
+            Action::Tool(call) => self.input(Input::ToolFinished {
+                call_id: call.to_string(),
+                output: String::new(),
+            }),
+            Action::End => self.input(Input::End(EndReason::CallerGone)),
+            Action::Quiet => {}
+            Action::Updated => {
+                self.configured |= self.started;
+                self.model(&ModelEvent::SessionUpdated);
+            }
+            Action::Speech => {
+                self.speaks |= self.started;
+                self.model(&ModelEvent::SpeechStarted {
+                    item_id: "user",
+                    audio_start_ms: 0,
+                });
+            }
+            Action::Stopped(at) => {
+                self.speaks = false;
+                self.model(&ModelEvent::SpeechStopped { audio_end_ms: *at });
+            }
+            Action::Created(response, in_conversation) => {
+                let id = format!("r{response}");
+                if self.started && *in_conversation {
+                    self.active = Some(id.clone());
+                    self.requested = false;
+                }
+                self.model(&ModelEvent::ResponseCreated {
+                    response_id: &id,
+                    in_conversation: *in_conversation,
+                });
+            }
+            Action::Delta(response, item, content_index, length) => {
+                self.model(&ModelEvent::AudioDelta {
+                    response_id: &format!("r{response}"),
+                    item_id: &format!("i{item}"),
+                    content_index: *content_index,
+                    audio: &length.to_string(),
+                });
+            }
+            Action::Spoken(item) => self.model(&ModelEvent::AudioDone {
+                item_id: &format!("i{item}"),
+            }),
+            Action::Words => self.model(&ModelEvent::OutputTranscript {
+                item_id: "i0",
+                text: "",
+            }),
+            Action::Function(call, hangs_up) => {
+                self.hung_up |= *hangs_up && self.started;
+                self.model(&ModelEvent::FunctionCall {
+                    call_id: &call.to_string(),
+                    name: if *hangs_up { HANG_UP_TOOL } else { "f" },
+                    arguments: "{}",
+                });
+            }
+            Action::Done(response, status) => {
+                let id = format!("r{response}");
+                if self.active.as_deref() == Some(&*id) {
+                    self.active = None;
+                }
+                let (status, error_code) = match status {
+                    0 | 1 => (ResponseStatus::Completed, None),
+                    2 => (ResponseStatus::Cancelled, None),
+                    3 => (ResponseStatus::Failed, None),
+                    _ => (ResponseStatus::Failed, Some("rate_limit_exceeded")),
+                };
+                self.model(&ModelEvent::ResponseDone {
+                    response_id: &id,
+                    status,
+                    error_code,
+                    usage: Usage::default(),
+                });
+            }
+            Action::Error(code) => {
+                if *code == 0 {
+                    self.requested = false;
+                }
+                self.model(&error(ERRORS[usize::from(*code)]));
+            }
+            Action::Other => self.model(&ModelEvent::Other),
+        }
+    }
+
+    fn input(&mut self, input: Input<'_>) {
+        self.call.handle_input(input, self.now);
+        self.obey(None);
+    }
+
+    fn model(&mut self, event: &ModelEvent<'_>) {
+        self.call.handle_input(Input::Model(event), self.now);
+        self.obey(Some(event));
+    }
+
+    /// Does all outputs and checks the laws; says how many they were.
+    fn obey(&mut self, event: Option<&ModelEvent<'_>>) -> usize {
+        let mut n_outputs = 0;
+        let mut cut = BTreeSet::new();
+        let released = self.released;
+        while let Some(output) = self.call.poll_output() {
+            assert!(!self.ended, "{output:?} after the end");
+            n_outputs += 1;
+            match output {
+                Output::QueueReply => self.queue(event),
+                Output::PadReply => {
+                    let padded = Input::ReplyPadded(self.playout.pad());
+                    self.call.handle_input(padded, self.now);
+                }
+                Output::Play { frames, mark } => {
+                    self.playout.play(frames);
+                    self.released += ms(20) * frames as u32;
+                    self.marks.extend(mark);
+                }
+                Output::Clear => {
+                    self.playout = Playout::default();
+                    self.released = Duration::ZERO;
+                }
+                Output::ToModel(ModelCommand::CreateResponse { .. }) => {
+                    assert!(!self.requested, "one was asked for");
+                    assert!(self.active.is_none(), "one is active");
+                    assert!(!self.speaks, "the caller speaks");
+                    assert!(self.configured, "the session is not configured");
+                    self.requested = true;
+                }
+                Output::ToModel(ModelCommand::Truncate {
+                    item_id,
+                    content_index,
+                    audio_end_ms,
+                }) => {
+                    let at = ms(audio_end_ms);
+                    assert!(audio_end_ms > 0);
+                    assert!(at <= released + ms(20), "{at:?} of {released:?} released");
+                    let key = (item_id, content_index);
+                    assert!(at <= self.received[&key], "more than was received");
+                    assert!(cut.insert(key), "cut twice");
+                }
+                Output::End(_) => self.ended = true,
+                _ => {}
+            }
+        }
+        self.check_watch();
+        n_outputs
+    }
+
+    fn queue(&mut self, event: Option<&ModelEvent<'_>>) {
+        let Some(ModelEvent::AudioDelta {
+            response_id,
+            item_id,
+            content_index,
+            audio,
+        }) = event
+        else {
+            panic!("nothing to queue");
+        };
+        assert_eq!(self.active.as_deref(), Some(*response_id));
+        let length = audio.parse().expect("a number of milliseconds");
+        let part = ((*item_id).to_owned(), *content_index);
+        *self.received.entry(part).or_default() += ms(length);
+        let queued = Input::ReplyQueued {
+            item_id,
+            content_index: *content_index,
+            duration: ms(length),
+            frames: self.playout.queue(length),
+        };
+        self.call.handle_input(queued, self.now);
+    }
+
+    /// What the deployment owes is waited for, but not for ever.
+    fn check_watch(&self) {
+        let next = self.call.poll_timeout(self.now);
+        if self.ended {
+            assert_eq!(next, None);
+        } else if self.started && (self.requested || self.active.is_some()) && !self.hung_up {
+            let limit = self.now + CallTimeouts::default().model_event;
+            assert!(next.is_some_and(|next| next <= limit), "nobody watches");
+        }
+    }
+}
