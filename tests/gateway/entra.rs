@@ -71,24 +71,32 @@ impl Endpoint {
             tasks: Mutex::default(),
         });
         let serves = Arc::downgrade(&endpoint);
-        endpoint.tasks.lock().unwrap().spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let Some(endpoint) = serves.upgrade() else {
-                    return;
-                };
-                let answering = Arc::downgrade(&endpoint);
-                endpoint.tasks.lock().unwrap().spawn(async move {
-                    let service = service_fn(|request| {
-                        let endpoint = answering.upgrade().expect("the test holds it");
-                        async move { endpoint.answer(request).await }
-                    });
-                    let connection = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service);
-                    // The client may go at any time.
-                    let _ = connection.await;
-                });
-            }
-        });
+        endpoint
+            .tasks
+            .lock()
+            .expect("no panic while held")
+            .spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    let Some(endpoint) = serves.upgrade() else {
+                        return;
+                    };
+                    let answering = Arc::downgrade(&endpoint);
+                    endpoint
+                        .tasks
+                        .lock()
+                        .expect("no panic while held")
+                        .spawn(async move {
+                            let service = service_fn(|request| {
+                                let endpoint = answering.upgrade().expect("the test holds it");
+                                async move { endpoint.answer(request).await }
+                            });
+                            let connection = hyper::server::conn::http1::Builder::new()
+                                .serve_connection(TokioIo::new(stream), service);
+                            // The client may go at any time.
+                            let _ = connection.await;
+                        });
+                }
+            });
         endpoint
     }
 
@@ -99,7 +107,7 @@ impl Endpoint {
         let (parts, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
         let n = {
-            let mut asked = self.asked.lock().unwrap();
+            let mut asked = self.asked.lock().expect("no panic while held");
             asked.push(Asked {
                 line: format!("{} {}", parts.method, parts.uri),
                 headers: parts.headers,
@@ -107,7 +115,7 @@ impl Endpoint {
             });
             asked.len()
         };
-        let answers = self.script.lock().unwrap().pop_front();
+        let answers = self.script.lock().expect("no panic while held").pop_front();
         let (status, headers, body) = match answers {
             Some(Answers::With(status, headers, body)) => (status, headers, body),
             Some(Answers::Never) => std::future::pending().await,
@@ -121,7 +129,7 @@ impl Endpoint {
     }
 
     fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+        self.asked.lock().expect("no panic while held").clone()
     }
 }
 
