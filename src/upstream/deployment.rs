@@ -16,7 +16,8 @@ use tokio_rustls::TlsConnector;
 use crate::realtime::Shape;
 
 use super::credential::{Credential, KeyFile, Shown, can_be_sent};
-use super::entra::{EntraConfig, Identities};
+use super::entra::Identities;
+use super::entra_config::EntraConfig;
 
 /// One `[deployments.NAME]` table.
 #[derive(Clone, Debug, Deserialize)]

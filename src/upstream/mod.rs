@@ -10,6 +10,7 @@ mod deployment;
 mod dial;
 mod encode;
 mod entra;
+mod entra_config;
 mod token_http;
 mod token_keeper;
 mod token_schedule;
@@ -21,4 +22,5 @@ pub use deployment::{
 };
 pub use dial::{DialError, Dialer, ModelLeg};
 pub use encode::{SessionContext, encode};
-pub use entra::{EntraConfig, EntraKind, Identities};
+pub use entra::Identities;
+pub use entra_config::{EntraConfig, EntraKind};

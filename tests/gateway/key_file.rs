@@ -69,9 +69,9 @@ fn simulator(keys: &[&str]) -> Arc<Simulator> {
 
 impl World {
     /// A deployment that knows these keys; `is_watched` as in a process, or as between two looks.
-    fn new(path: &Path, keys: &[&str], is_watched: bool) -> Self {
+    fn new(kind: &str, path: &Path, keys: &[&str], is_watched: bool) -> Self {
         let config = format!(
-            "url = 'ws://127.0.0.1:1'\nmodel = 'gpt-realtime'\napi_key_file = '{}'\n",
+            "kind = '{kind}'\nurl = 'ws://127.0.0.1:1'\nmodel = 'gpt-realtime'\napi_key_file = '{}'\n",
             path.display()
         );
         let config = toml::from_str(&config).expect("good");
@@ -140,7 +140,7 @@ const RETRIED: &str = r#"trunkline_credential_retries_total{deployment="east"} 1
 #[tokio::test(start_paused = true)]
 async fn a_new_key_is_used_within_five_seconds_and_calls_go_on() {
     let secret = Secret::mount("rotated", "old");
-    let world = World::new(&secret.path(), &["old"], true);
+    let world = World::new("azure", &secret.path(), &["old"], true);
     let mut call = world.dial().await.expect("a session").socket;
     secret.swap("new");
     sleep(Duration::from_secs(5)).await;
@@ -165,7 +165,7 @@ async fn a_new_key_is_used_within_five_seconds_and_calls_go_on() {
 #[tokio::test(start_paused = true)]
 async fn a_file_that_holds_no_key_changes_nothing() {
     let secret = Secret::mount("broken", "old");
-    let world = World::new(&secret.path(), &["old"], true);
+    let world = World::new("azure", &secret.path(), &["old"], true);
     for _ in 0..3 {
         std::fs::write(secret.path(), "").expect("written");
         sleep(Duration::from_secs(10)).await;
@@ -183,21 +183,24 @@ async fn a_file_that_holds_no_key_changes_nothing() {
     assert!(!world.counted(RELOADED));
 }
 
+/// Azure answers a bad key with 401, OpenAI with an `error` event after the upgrade (protocol reference 1.5).
 #[tokio::test(start_paused = true)]
 async fn a_refused_key_is_looked_up_at_once() {
-    let secret = Secret::mount("refused", "old");
-    let world = World::new(&secret.path(), &["old"], false);
-    secret.swap("new");
-    world.dial().await.expect("the old key still opens");
-    assert_eq!(world.n_dialled(), 1);
-    world.knows(&["new"]);
-    world.dial().await.expect("a session with the new key");
-    assert!(world.counted(RETRIED) && world.counted(RELOADED));
-    assert_eq!(world.n_dialled(), 2);
-    // With nothing newer in the file there is nothing to try.
-    world.knows(&["third"]);
-    let error = world.dial().await.expect_err("refused");
-    assert_eq!(error.name(), "unauthorized");
-    assert_eq!(world.n_dialled(), 1);
-    assert!(world.counted(RETRIED));
+    for (kind, refused) in [("azure", "unauthorized"), ("openai", "rejected")] {
+        let secret = Secret::mount(kind, "old");
+        let world = World::new(kind, &secret.path(), &["old"], false);
+        secret.swap("new");
+        world.dial().await.expect("the old key still opens");
+        assert_eq!(world.n_dialled(), 1);
+        world.knows(&["new"]);
+        world.dial().await.expect("a session with the new key");
+        assert!(world.counted(RETRIED) && world.counted(RELOADED));
+        assert_eq!(world.n_dialled(), 2);
+        // With nothing newer in the file there is nothing to try.
+        world.knows(&["third"]);
+        let error = world.dial().await.expect_err("refused");
+        assert_eq!(error.name(), refused);
+        assert_eq!(world.n_dialled(), 1);
+        assert!(world.counted(RETRIED));
+    }
 }
