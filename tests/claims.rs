@@ -3,6 +3,7 @@
 //! A binary of its own, because it measures the whole process.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio_util::task::TaskTracker;
 use trunkline::listener::{CallersConfig, echo_connection};
 use trunkline::transport::Transport;
 
@@ -21,7 +22,7 @@ fn resident() -> u64 {
 async fn connect() -> DuplexStream {
     let (mut ours, theirs) = tokio::io::duplex(64 * 1024);
     let task = echo_connection(Transport::Memory(theirs), CallersConfig::default());
-    tokio::spawn(task);
+    TaskTracker::new().spawn(task);
     let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     ours.write_all(request.as_bytes()).await.expect("written");

@@ -184,13 +184,12 @@ impl Authenticator {
     /// # Errors
     ///
     /// If it is nobody that may come in.
-    #[expect(clippy::unused_async, reason = "signing keys may have to be fetched")]
     pub async fn identify(
         &self,
         shown: Shown<'_>,
         purpose: Purpose<'_>,
     ) -> Result<Identity, Denied> {
-        self.decide(shown, purpose, self.clock.now())
+        self.decide(shown, purpose, self.clock.now()).await
     }
 
     /// Marks the ticket as used that the caller showed, if it did. To be done when nothing else stands against the
@@ -259,7 +258,12 @@ impl Authenticator {
             .ok_or(MintError::TooMany)
     }
 
-    fn decide(&self, shown: Shown<'_>, purpose: Purpose<'_>, now: Now) -> Result<Identity, Denied> {
+    async fn decide(
+        &self,
+        shown: Shown<'_>,
+        purpose: Purpose<'_>,
+        now: Now,
+    ) -> Result<Identity, Denied> {
         let mut found = None;
         if let Some(tenant) = self.signing_tenant(shown, purpose)? {
             agree(&mut found, Identity::of(tenant))?;
@@ -278,8 +282,7 @@ impl Authenticator {
                 agree(&mut found, self.by_ephemeral_key(text, purpose, now)?)?;
             }
             Some(text) if !self.keys.is_off() => {
-                let tenant = self.keys.tenant(text, now).map_err(Denied::from)?;
-                agree(&mut found, Identity::of(tenant))?;
+                agree(&mut found, self.by_key(text, now).await?)?;
             }
             _ => {}
         }
@@ -290,6 +293,12 @@ impl Authenticator {
             }
             None => Err(Denied::Missing),
         }
+    }
+
+    #[expect(clippy::unused_async, reason = "signing keys may have to be fetched")]
+    async fn by_key(&self, text: &str, now: Now) -> Result<Identity, Denied> {
+        let tenant = self.keys.tenant(text, now).map_err(Denied::from)?;
+        Ok(Identity::of(tenant))
     }
 
     /// The scheme of the provider whose callers come by this dialect, if the operator named its accounts.
@@ -391,6 +400,7 @@ fn random<const N: usize>() -> Result<[u8; N], MintError> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use http::HeaderMap;
     use secrecy::ExposeSecret;
 
@@ -460,8 +470,18 @@ mod tests {
         shown: Shown<'_>,
         purpose: Purpose<'_>,
     ) -> Result<String, Denied> {
-        let decided = auth.decide(shown, purpose, auth.clock.now());
-        decided.map(|identity| identity.tenant)
+        decide(auth, shown, purpose, auth.clock.now()).map(|identity| identity.tenant)
+    }
+
+    /// Nothing has to be waited for here.
+    fn decide(
+        auth: &Authenticator,
+        shown: Shown<'_>,
+        purpose: Purpose<'_>,
+        now: Now,
+    ) -> Result<Identity, Denied> {
+        let decided = auth.decide(shown, purpose, now).now_or_never();
+        decided.expect("decided at once")
     }
 
     fn secret(secret: &str) -> Shown<'_> {
@@ -540,16 +560,14 @@ mod tests {
             agent: None,
         };
         let text = ticket(&auth, "acme", "realtime", "m");
-        let identity = auth
-            .decide(secret(&text), no_model, auth.clock.now())
-            .unwrap();
+        let identity = decide(&auth, secret(&text), no_model, auth.clock.now()).unwrap();
         assert_eq!(identity.agent.as_deref(), Some("m"));
         // Expired, forged, cut short, and of a gateway with another secret or none.
         let later = Now {
             wall: auth.clock.now().wall + 60,
             ..auth.clock.now()
         };
-        let decided = auth.decide(secret(&text), no_model, later);
+        let decided = decide(&auth, secret(&text), no_model, later);
         assert_eq!(decided, Err(Denied::Expired));
         for bad in ["tt_", "tt_a.b", &text[..text.len() - 1]] {
             assert_eq!(
@@ -588,9 +606,7 @@ mod tests {
     fn an_ephemeral_key_opens_sessions_only() {
         let auth = authenticator("keys", false);
         let key = ephemeral_key(&auth, "acme");
-        let identity = auth
-            .decide(secret(&key), REALTIME, auth.clock.now())
-            .unwrap();
+        let identity = decide(&auth, secret(&key), REALTIME, auth.clock.now()).unwrap();
         assert_eq!(identity.tenant, "acme");
         assert_eq!(identity.session.unwrap().model.as_deref(), Some("m"));
         for purpose in [AUDIO, TWILIO, WEBHOOK, Purpose::Mint] {
@@ -711,7 +727,7 @@ mod tests {
         let auth = authenticator("keys", true);
         let ticket = auth.make_ticket("acme", "audio", "desk", None).unwrap();
         let key = ephemeral_key(&auth, "acme");
-        let identity = auth.decide(secret(&key), REALTIME, auth.clock.now());
+        let identity = decide(&auth, secret(&key), REALTIME, auth.clock.now());
         let shown = format!("{auth:?} {ticket:?} {identity:?}");
         for secret in [
             "12345",

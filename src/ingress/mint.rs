@@ -4,6 +4,7 @@
 //! Settings are checked for names and types (protocol reference 4.1) and otherwise kept as they are. It does not
 //! decide who may ask, nor whether the model exists, and makes no key.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -96,7 +97,7 @@ impl MintRoute {
 }
 
 /// What was asked for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct MintRequest {
     /// The shape of its settings, and of the reply.
     pub shape: Shape,
@@ -107,6 +108,17 @@ pub struct MintRequest {
     /// How long it is to work.
     pub life: Duration,
     settings: Map<String, Value>,
+}
+
+impl fmt::Debug for MintRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MintRequest")
+            .field("shape", &self.shape)
+            .field("transcription", &self.transcription)
+            .field("model", &self.model)
+            .field("life", &self.life)
+            .finish_non_exhaustive()
+    }
 }
 
 impl MintRequest {
@@ -564,6 +576,7 @@ mod tests {
         let body = json!({"model": "dep", "voice": "verse", "turn_detection": null});
         let request = parse(MintRoute::AzureSessions, &body).unwrap();
         assert_eq!(request.model.as_deref(), Some("dep"));
+        assert!(!format!("{request:?}").contains("verse"));
         assert_eq!(request.life, Duration::from_secs(60));
         assert_eq!(
             request.settings_json(),

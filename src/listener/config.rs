@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::callers::CallersConfig;
 use crate::auth::TwilioAccountConfig;
 use crate::bridge::REALTIME;
+
+use super::callers::CallersConfig;
 
 /// The `[listener]` table.
 #[derive(Clone, Debug, Deserialize)]

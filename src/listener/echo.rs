@@ -7,6 +7,7 @@ use hyper::body::Incoming as Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio_util::task::TaskTracker;
 
 use crate::bridge;
 use crate::ingress::{ErrorStyle, upgrade};
@@ -17,8 +18,11 @@ use super::{CallersConfig, sdk, socket};
 
 /// Answers one connection and returns what it is sent, within the limits of an SDK client.
 pub async fn echo_connection(transport: Transport, callers: CallersConfig) {
-    let service =
-        service_fn(move |request| async move { Ok::<_, Infallible>(answer(request, callers)) });
+    let echoes = TaskTracker::new();
+    let service = service_fn(|request| {
+        let answer = answer(request, callers, &echoes);
+        async { Ok::<_, Infallible>(answer) }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .serve_connection(TokioIo::new(transport), service)
@@ -28,7 +32,7 @@ pub async fn echo_connection(transport: Transport, callers: CallersConfig) {
     }
 }
 
-fn answer(mut request: Request<Body>, callers: CallersConfig) -> Answer {
+fn answer(mut request: Request<Body>, callers: CallersConfig, echoes: &TaskTracker) -> Answer {
     let checked = upgrade::check(
         request.method(),
         request.version(),
@@ -41,7 +45,7 @@ fn answer(mut request: Request<Body>, callers: CallersConfig) -> Answer {
     };
     let on_upgrade = hyper::upgrade::on(&mut request);
     let limits = sdk::socket_limits(&callers.realtime);
-    tokio::spawn(async move {
+    echoes.spawn(async move {
         if let Some(socket) = socket::open(on_upgrade, limits).await {
             bridge::echo(socket).await;
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 use trunkline::bridge::echo;
 use trunkline::listener::{CallersConfig, echo_connection};
 use trunkline::telemetry::Metrics;
@@ -30,10 +31,11 @@ async fn main() {
 async fn listen() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     println!("{}", listener.local_addr().expect("bound").port());
+    let connections = TaskTracker::new();
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");
         stream.set_nodelay(true).expect("a TCP socket");
-        tokio::spawn(echo_connection(
+        connections.spawn(echo_connection(
             Transport::Tcp(stream),
             CallersConfig::default(),
         ));

@@ -520,10 +520,10 @@ async fn accept(accepted: &mut Receiver<DuplexStream>) -> DuplexStream {
     }
     let head = String::from_utf8(head).expect("ASCII");
     let fields = head.lines().filter_map(|line| line.split_once(": "));
-    let key = fields
+    let mut key = fields
         .filter(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-key"))
         .map(|(_, value)| derive_accept_key(value.as_bytes()));
-    let accept = key.last().expect("a key");
+    let accept = key.next().expect("a key");
     assert!(
         !head.to_lowercase().contains("sec-websocket-extensions"),
         "{head}"

@@ -4,6 +4,7 @@
 
 mod call_laws;
 mod callers;
+mod frames;
 mod json;
 mod media;
 mod requests;
@@ -19,6 +20,8 @@ pub(crate) const SUBJECTS: &[Subject] = &[
     ("twilio_voice", callers::twilio_voice),
     ("front_door", requests::front_door),
     ("upgrade", requests::upgrade),
+    ("frames", frames::run),
+    ("mint", requests::mint),
     ("client_event", json::client_event),
     ("server_event", json::server_event),
     ("base64", media::base64),

@@ -1,7 +1,8 @@
 //! HTTP requests that want to become a call: the first line is the target, the others are headers.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
-use trunkline::ingress::{Credential, FrontDoor, upgrade};
+use serde_json::Value;
+use trunkline::ingress::{Credential, FrontDoor, MintRequest, MintRoute, upgrade};
 
 struct Head<'a> {
     target: &'a str,
@@ -88,4 +89,43 @@ pub(crate) fn upgrade(bytes: &[u8]) {
     assert!(upgrade.origin.is_some() == headers.contains_key("origin"));
     assert!(upgrade::check(&Method::POST, Version::HTTP_11, &uri, &headers).is_err());
     assert!(upgrade::check(&Method::GET, Version::HTTP_10, &uri, &headers).is_err());
+}
+
+/// The first line is the target, what follows the body. What is let through lives as long as the vendor allows, is
+/// not shown by `Debug`, and comes back in a reply of which nothing but the key's life is the gateway's to invent.
+pub(crate) fn mint(bytes: &[u8]) {
+    let at = bytes.iter().position(|byte| *byte == b'\n');
+    let (line, body) = bytes.split_at(at.unwrap_or(bytes.len()));
+    let Ok(target) = std::str::from_utf8(line) else {
+        return;
+    };
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    let Some(route) = MintRoute::of(path) else {
+        return;
+    };
+    let request = match MintRequest::parse(route, query, body, false) {
+        Ok(request) => request,
+        Err(refusal) => return assert!((400..500).contains(&refusal.status)),
+    };
+    assert!((10..=7200).contains(&request.life.as_secs()));
+    let settings: Value = serde_json::from_str(&request.settings_json()).expect("JSON");
+    let settings = settings.as_object().expect("an object");
+    for name in ["model", "client_secret", "id", "object", "expires_at"] {
+        assert!(!settings.contains_key(name), "{name}");
+    }
+    let reply: Value = serde_json::from_str(&request.reply("ek_key", 7, "sess_id")).expect("JSON");
+    let (secret, session) = match reply.get("value") {
+        Some(_) => (&reply, &reply["session"]),
+        None => (&reply["client_secret"], &reply),
+    };
+    assert!(secret["value"] == "ek_key" && secret["expires_at"] == 7);
+    assert!(session["id"] == "sess_id" && session["expires_at"] == 0);
+    assert!(settings.iter().all(|(name, value)| session[name] == *value));
+    if let Some(words) = settings.get("instructions").and_then(Value::as_str) {
+        // Anything shorter may stand there for another reason.
+        assert!(words.len() < 16 || !format!("{request:?}").contains(words));
+    }
 }
