@@ -132,13 +132,24 @@ fn start_log(config: &LogConfig) -> WorkerGuard {
         .finish(std::io::stderr());
     let filter = std::env::var("TRUNKLINE_LOG").unwrap_or_else(|_| config.filter.clone());
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_env_filter(log_filter(&filter))
         .with_writer(writer);
     match config.format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Text => builder.init(),
     }
     guard
+}
+
+/// The operator's filter, but never the chatter of the identity library, which writes of requests that hold secrets.
+fn log_filter(filter: &str) -> tracing_subscriber::EnvFilter {
+    ["azure_core", "azure_identity", "typespec_client_core"]
+        .into_iter()
+        .filter_map(|target| format!("{target}=warn").parse().ok())
+        .fold(
+            tracing_subscriber::EnvFilter::new(filter),
+            tracing_subscriber::EnvFilter::add_directive,
+        )
 }
 
 /// Connections that may wait where no configuration says how many.

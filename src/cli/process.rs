@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::listener::{Gateway, Routes};
 use crate::outbound::Outbound;
 use crate::telemetry::Metrics;
-use crate::upstream::Dialer;
+use crate::upstream::{Dialer, keep_credentials};
 
 use super::bind;
 
@@ -44,10 +44,16 @@ impl Process {
         let dialer = Dialer::new(Arc::clone(&metrics));
         let outbound = Outbound::new();
         let tools = ToolRunner::new(outbound.clone());
+        let deployments: Vec<_> = routes.deployments.values().cloned().collect();
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let keys = &routes.auth;
         tasks.spawn(keys.keep_keys_fresh(outbound, Arc::clone(&metrics), stop.clone()));
+        tasks.spawn(keep_credentials(
+            deployments,
+            Arc::clone(&metrics),
+            stop.clone(),
+        ));
         let gateway = Gateway::new(config.listener.clone(), routes, dialer, tools, metrics);
         let process = Self {
             gateway,

@@ -16,7 +16,7 @@ use crate::auth::{AuthConfig, AuthMode, Authenticator, ProviderScheme, TwilioAcc
 use crate::bridge::{Agent, AgentConfig, TenantPolicy};
 use crate::listener::{ListenerConfig, Routes, Tls, TwilioConfig, is_origin, is_public_url};
 use crate::realtime::{SessionPolicy, SessionPolicyConfig, Shape};
-use crate::upstream::{Deployment, DeploymentConfig};
+use crate::upstream::{Deployment, DeploymentConfig, Identities};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -233,12 +233,17 @@ impl Config {
             mistakes.add(&["deployments"], "there is none".to_owned());
         }
         let mut built = BTreeMap::new();
+        let mut identities = Identities::default();
         for (name, config) in &self.deployments {
-            match Deployment::new(name, config.clone()) {
+            match Deployment::with_identities(name, config.clone(), &mut identities) {
                 Ok(deployment) => {
                     built.insert(name.clone(), Arc::new(deployment));
                 }
-                Err(error) => mistakes.add(&["deployments", name], error.to_string()),
+                Err(error) => {
+                    let mut path = vec!["deployments", name];
+                    path.extend(error.field().split('.'));
+                    mistakes.add(&path, error.problem().to_owned());
+                }
             }
         }
         built
@@ -634,8 +639,31 @@ deployment = "east"
         );
         check(
             &GOOD.replace("ws://127.0.0.1:1", "ws://10.1.1.1:1"),
-            &["line 4: deployments.east: url: plain text is for loopback only"],
+            &["line 5: deployments.east.url: plain text is for loopback only"],
         );
+        let entra = format!(
+            "{GOOD}[deployments.west]\nurl = \"wss://x\"\nmodel = \"m\"\n[deployments.west.entra]\n"
+        );
+        for (fields, expected) in [
+            (
+                "kind = \"managed_identity\"\nclient_id = \"a b\"\n",
+                "line 16: deployments.west.entra.client_id: is no id",
+            ),
+            (
+                "kind = \"managed_identity\"\ntoken_file = \"/x\"\n",
+                "line 16: deployments.west.entra.token_file: is not for this kind",
+            ),
+            (
+                "kind = \"client_secret\"\ntenant_id = \"t\"\nclient_id = \"c\"\n",
+                "line 14: deployments.west.entra.client_secret: give one of",
+            ),
+            (
+                "kind = \"password\"\n",
+                "line 15: unknown variant `password`",
+            ),
+        ] {
+            check(&format!("{entra}{fields}"), &[expected]);
+        }
         let admin = format!("{GOOD}[admin]\naddress = \"0.0.0.0:9100\"\n");
         check(&admin, &["line 12: admin.address: metrics need no key"]);
         check(&format!("{admin}public = true\n"), &[]);

@@ -182,6 +182,10 @@ pub struct Metrics {
     silence: CounterVec,
     upstream_errors: IntCounterVec,
     dial_failures: IntCounterVec,
+    token_refreshes: IntCounterVec,
+    token_left: GaugeVec,
+    key_file_reloads: IntCounterVec,
+    credential_retries: IntCounterVec,
     rate_limit: GaugeVec,
     benign_races: IntCounterVec,
     retries: IntCounterVec,
@@ -395,6 +399,34 @@ impl Metrics {
                 "Model legs that could not be set up.",
                 &["deployment", "reason"],
             ),
+            token_refreshes: counters(
+                r,
+                "trunkline_token_refreshes_total",
+                "Tokens that were fetched, or why there is none; identity is the first deployment that uses it.",
+                &["identity", "outcome"],
+            ),
+            token_left: register(
+                r,
+                GaugeVec::new(
+                    opts(
+                        "trunkline_token_expiry_seconds",
+                        "How long the current token may still be used; 0 if there is none.",
+                    ),
+                    &["identity"],
+                ),
+            ),
+            key_file_reloads: counters(
+                r,
+                "trunkline_key_file_reloads_total",
+                "Key files whose content changed: ok, or failed if it is no key.",
+                &["deployment", "outcome"],
+            ),
+            credential_retries: counters(
+                r,
+                "trunkline_credential_retries_total",
+                "Dials that were refused and tried again with a newer key or token.",
+                &["deployment"],
+            ),
             rate_limit: register(
                 r,
                 GaugeVec::new(
@@ -504,6 +536,35 @@ impl Metrics {
     pub fn dial_failed(&self, deployment: &str, reason: &str) {
         self.dial_failures
             .with_label_values(&[deployment, reason])
+            .inc();
+    }
+
+    /// A token was fetched (`ok`) or not, for a reason of a closed set.
+    pub fn token_refreshed(&self, identity: &str, outcome: &'static str) {
+        self.token_refreshes
+            .with_label_values(&[identity, outcome])
+            .inc();
+    }
+
+    /// The current token of that identity may be used for so long.
+    pub fn token_left(&self, identity: &str, left: Duration) {
+        self.token_left
+            .with_label_values(&[identity])
+            .set(left.as_secs_f64());
+    }
+
+    /// A key file's content changed, and is a key or is none.
+    pub fn key_file_read(&self, deployment: &str, is_good: bool) {
+        let outcome = if is_good { "ok" } else { "failed" };
+        self.key_file_reloads
+            .with_label_values(&[deployment, outcome])
+            .inc();
+    }
+
+    /// A dial is tried again with a newer credential.
+    pub fn dial_retried(&self, deployment: &str) {
+        self.credential_retries
+            .with_label_values(&[deployment])
             .inc();
     }
 

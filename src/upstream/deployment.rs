@@ -1,12 +1,23 @@
 //! What the operator says of a deployment, and the request that opens a session there.
 
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{HeaderValue, Uri};
-use secrecy::{ExposeSecret, SecretString};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use secrecy::SecretString;
 use serde::Deserialize;
+use tokio_rustls::TlsConnector;
 
 use crate::realtime::Shape;
+
+use super::credential::{Credential, KeyFile, Shown, can_be_sent};
+use super::entra::Identities;
+use super::entra_config::EntraConfig;
 
 /// One `[deployments.NAME]` table.
 #[derive(Clone, Debug, Deserialize)]
@@ -29,8 +40,15 @@ pub struct DeploymentConfig {
     pub api_key: Option<SecretString>,
     /// Name of the environment variable that holds the key.
     pub api_key_env: Option<String>,
-    /// Path of the file that holds the key.
-    pub api_key_file: Option<std::path::PathBuf>,
+    /// Path of the file that holds the key. A new key in it is used from then on.
+    pub api_key_file: Option<PathBuf>,
+    /// Tokens of Microsoft Entra ID in place of a key. Azure only.
+    pub entra: Option<EntraConfig>,
+    /// Whether plain text may be spoken with it beyond this machine: keys and voices can then be read on the way.
+    #[serde(default)]
+    pub plaintext: bool,
+    /// Path of a PEM file with certificate authorities to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
     /// The organization that pays, where a key belongs to several. OpenAI only.
     pub organization: Option<String>,
     /// The project that pays. OpenAI only.
@@ -82,6 +100,9 @@ pub struct DialTimeouts {
     /// `session.created` after the upgrade.
     #[serde(with = "humantime_serde")]
     pub session: Duration,
+    /// A token, where there is none yet or none any more.
+    #[serde(with = "humantime_serde")]
+    pub token: Duration,
 }
 
 impl Default for DialTimeouts {
@@ -91,6 +112,7 @@ impl Default for DialTimeouts {
             tls: Duration::from_secs(5),
             upgrade: Duration::from_secs(8),
             session: Duration::from_secs(5),
+            token: Duration::from_secs(3),
         }
     }
 }
@@ -112,29 +134,37 @@ pub struct Deployment {
     pub(super) tls: bool,
     pub(super) timeouts: DialTimeouts,
     config: DeploymentConfig,
-    key: Option<SecretString>,
+    credential: Credential,
+    authorities: Authorities,
 }
 
 /// What is wrong with a deployment's configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum DeploymentError {
-    /// The URL cannot be used.
-    #[error("url: {0}")]
-    Url(&'static str),
-    /// More than one of `api_key`, `api_key_env` and `api_key_file` is given.
-    #[error("give only one of api_key, api_key_env and api_key_file")]
-    AmbiguousKey,
-    /// A setting that goes into a header cannot be used.
-    #[error("{field}: {problem}")]
-    Header {
-        /// `organization` or `project`.
-        field: &'static str,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-    /// The key cannot be had.
-    #[error("{0}")]
-    Key(String),
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct DeploymentError {
+    field: String,
+    problem: String,
+}
+
+impl DeploymentError {
+    /// The field, relative to the deployment's table.
+    #[must_use]
+    pub fn field(&self) -> &str {
+        &self.field
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
+
+    pub(super) fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            problem: problem.into(),
+        }
+    }
 }
 
 impl Deployment {
@@ -142,23 +172,44 @@ impl Deployment {
     ///
     /// # Errors
     ///
-    /// If the URL or the key cannot be used.
+    /// The first field that cannot be used, with the reason.
     pub fn new(name: &str, config: DeploymentConfig) -> Result<Self, DeploymentError> {
-        let (tls, host, port) = parse_url(&config.url)?;
-        if !tls && !is_loopback(&host) {
-            return Err(DeploymentError::Url(
-                "plain text is for loopback only: use wss or https",
+        Self::with_identities(name, config, &mut Identities::default())
+    }
+
+    /// The same, sharing tokens with the deployments that were made with the same `identities`.
+    ///
+    /// # Errors
+    ///
+    /// The first field that cannot be used, with the reason.
+    pub fn with_identities(
+        name: &str,
+        config: DeploymentConfig,
+        identities: &mut Identities,
+    ) -> Result<Self, DeploymentError> {
+        let (tls, host, port) =
+            parse_url(&config.url).map_err(|problem| DeploymentError::new("url", problem))?;
+        if !tls && !is_loopback(&host) && !config.plaintext {
+            return Err(DeploymentError::new(
+                "url",
+                "plain text is for loopback only: use wss or https, or say plaintext = true",
             ));
         }
         check_payer("organization", config.organization.as_deref(), config.kind)?;
         check_payer("project", config.project.as_deref(), config.kind)?;
+        let authorities = match &config.ca_file {
+            Some(path) => Authorities::read(path)
+                .map_err(|problem| DeploymentError::new("ca_file", problem))?,
+            None => Authorities::default(),
+        };
         Ok(Self {
             name: name.to_owned(),
             host,
             port,
             tls,
             timeouts: config.timeouts,
-            key: read_key(&config)?,
+            credential: credential(name, &config, identities)?,
+            authorities,
             config,
         })
     }
@@ -181,8 +232,17 @@ impl Deployment {
         self.config.audio
     }
 
+    pub(super) fn credential(&self) -> &Credential {
+        &self.credential
+    }
+
+    /// Authorities that it needs besides the dialler's own.
+    pub(super) fn authorities(&self) -> Option<&Authorities> {
+        self.config.ca_file.is_some().then_some(&self.authorities)
+    }
+
     /// The upgrade request, without the WebSocket headers.
-    pub(super) fn request(&self, transcription: bool) -> http::Request<()> {
+    pub(super) fn request(&self, transcription: bool, shown: &Shown) -> http::Request<()> {
         let model = encode_query(&self.config.model);
         let intent = if transcription {
             "&intent=transcription"
@@ -213,16 +273,7 @@ impl Deployment {
             *request.uri_mut() = uri;
         }
         let headers = request.headers_mut();
-        if let Some(key) = &self.key {
-            let (name, value) = match self.config.kind {
-                Kind::Azure => ("api-key", key.expose_secret().to_owned()),
-                Kind::OpenAi => ("authorization", format!("Bearer {}", key.expose_secret())),
-            };
-            if let Ok(mut value) = HeaderValue::from_str(&value) {
-                value.set_sensitive(true);
-                headers.insert(name, value);
-            }
-        }
+        headers.extend(shown.header(self.config.kind));
         let payers = [
             ("openai-organization", &self.config.organization),
             ("openai-project", &self.config.project),
@@ -241,23 +292,68 @@ impl Deployment {
     }
 }
 
-fn parse_url(url: &str) -> Result<(bool, String, u16), DeploymentError> {
-    let uri: Uri = url.parse().map_err(|_| DeploymentError::Url("not a URL"))?;
+/// Certificate authorities of one deployment.
+#[derive(Default)]
+pub(super) struct Authorities {
+    certificates: Vec<CertificateDer<'static>>,
+    /// Made at the first dial, and kept for its session tickets.
+    connector: OnceLock<TlsConnector>,
+}
+
+impl fmt::Debug for Authorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authorities").finish_non_exhaustive()
+    }
+}
+
+impl Authorities {
+    fn read(path: &Path) -> Result<Self, String> {
+        let wrong = |problem: &str| format!("{} {problem}", path.display());
+        let pem = std::fs::read(path)
+            .map_err(|error| wrong(&format!("cannot be read: {}", error.kind())))?;
+        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<_, _>>()
+            .map_err(|_| wrong("holds something that is no certificate in PEM form"))?;
+        let mut roots = RootCertStore::empty();
+        let (n_good, n_bad) = roots.add_parsable_certificates(certificates.iter().cloned());
+        if n_good == 0 || n_bad > 0 {
+            return Err(wrong(
+                "holds no certificate, or one that cannot be an authority",
+            ));
+        }
+        Ok(Self {
+            certificates,
+            connector: OnceLock::new(),
+        })
+    }
+
+    /// The connector that trusts these and `others`, made by `make`.
+    pub(super) fn connector(
+        &self,
+        others: &RootCertStore,
+        make: impl FnOnce(RootCertStore) -> TlsConnector,
+    ) -> &TlsConnector {
+        self.connector.get_or_init(|| {
+            let mut roots = others.clone();
+            roots.add_parsable_certificates(self.certificates.iter().cloned());
+            make(roots)
+        })
+    }
+}
+
+fn parse_url(url: &str) -> Result<(bool, String, u16), &'static str> {
+    let uri: Uri = url.parse().map_err(|_| "not a URL")?;
     let tls = match uri.scheme_str() {
         Some("wss" | "https") => true,
         Some("ws" | "http") => false,
         _ => {
-            return Err(DeploymentError::Url(
-                "the scheme must be wss, https, ws or http",
-            ));
+            return Err("the scheme must be wss, https, ws or http");
         }
     };
     if uri.path() != "/" && !uri.path().is_empty() {
-        return Err(DeploymentError::Url(
-            "only scheme, host and port: the path follows from kind and shape",
-        ));
+        return Err("only scheme, host and port: the path follows from kind and shape");
     }
-    let host = uri.host().ok_or(DeploymentError::Url("no host"))?;
+    let host = uri.host().ok_or("no host")?;
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
     Ok((tls, host.trim_matches(['[', ']']).to_owned(), port))
 }
@@ -276,7 +372,7 @@ fn check_payer(
         }
         Some(_) => return Ok(()),
     };
-    Err(DeploymentError::Header { field, problem })
+    Err(DeploymentError::new(field, problem))
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -286,38 +382,46 @@ fn is_loopback(host: &str) -> bool {
             .is_ok_and(|ip| ip.is_loopback())
 }
 
-fn read_key(config: &DeploymentConfig) -> Result<Option<SecretString>, DeploymentError> {
-    let sources = [
-        config.api_key.is_some(),
-        config.api_key_env.is_some(),
-        config.api_key_file.is_some(),
-    ];
-    if sources.into_iter().filter(|given| *given).count() > 1 {
-        return Err(DeploymentError::AmbiguousKey);
-    }
-    let key = if let Some(name) = &config.api_key_env {
-        let value = std::env::var(name).map_err(|_| {
-            DeploymentError::Key(format!("api_key_env: no environment variable {name}"))
-        })?;
-        Some(SecretString::from(value))
-    } else if let Some(path) = &config.api_key_file {
-        let value = std::fs::read_to_string(path).map_err(|error| {
-            DeploymentError::Key(format!("api_key_file {}: {error}", path.display()))
-        })?;
-        Some(SecretString::from(value.trim().to_owned()))
-    } else {
-        config.api_key.clone()
+/// The credential that the configuration names: one at most.
+fn credential(
+    name: &str,
+    config: &DeploymentConfig,
+    identities: &mut Identities,
+) -> Result<Credential, DeploymentError> {
+    let key = |field: &str, key: SecretString| {
+        let problem = "the key is empty or has characters that no header can carry";
+        can_be_sent(&key)
+            .then_some(Credential::Key(key))
+            .ok_or_else(|| DeploymentError::new(field, problem))
     };
-    match &key {
-        Some(key)
-            if HeaderValue::from_str(key.expose_secret()).is_err()
-                || key.expose_secret().is_empty() =>
-        {
-            Err(DeploymentError::Key(
-                "the key is empty or has characters that no header can carry".to_owned(),
-            ))
+    match (
+        &config.api_key,
+        &config.api_key_env,
+        &config.api_key_file,
+        &config.entra,
+    ) {
+        (None, None, None, None) => Ok(Credential::None),
+        (Some(value), None, None, None) => key("api_key", value.clone()),
+        (None, Some(variable), None, None) => {
+            let field = "api_key_env";
+            let value = std::env::var(variable).map_err(|_| {
+                DeploymentError::new(field, format!("no environment variable {variable}"))
+            })?;
+            key(field, value.into())
         }
-        _ => Ok(key),
+        (None, None, Some(path), None) => KeyFile::open(name, path)
+            .map(|file| Credential::KeyFile(Arc::new(file)))
+            .map_err(|error| {
+                DeploymentError::new("api_key_file", format!("{} {error}", path.display()))
+            }),
+        (None, None, None, Some(_)) if config.kind != Kind::Azure => {
+            Err(DeploymentError::new("entra", "is for kind azure only"))
+        }
+        (None, None, None, Some(entra)) => identities.keeper(name, entra).map(Credential::Token),
+        _ => Err(DeploymentError::new(
+            "api_key",
+            "give only one of api_key, api_key_env, api_key_file and entra",
+        )),
     }
 }
 
@@ -336,6 +440,8 @@ fn encode_query(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn deployment(text: &str) -> Result<Deployment, String> {
@@ -343,10 +449,16 @@ mod tests {
         Deployment::new("east", config).map_err(|error| error.to_string())
     }
 
+    fn request(deployment: &Deployment, transcription: bool) -> http::Request<()> {
+        let shown = deployment.credential().show(Duration::ZERO);
+        let shown = shown.now_or_never().expect("a key is at hand");
+        deployment.request(transcription, &shown.expect("a key"))
+    }
+
     fn check(text: &str, transcription: bool, expected: &str) {
         let deployment = deployment(text).expect("a good configuration");
         assert_eq!(
-            deployment.request(transcription).uri().to_string(),
+            request(&deployment, transcription).uri().to_string(),
             expected
         );
     }
@@ -387,6 +499,12 @@ mod tests {
     }
 
     #[test]
+    fn plain_text_is_a_decision() {
+        let text = "url = 'ws://10.0.0.1'\nmodel = 'm'\nplaintext = true";
+        check(text, false, "ws://10.0.0.1:80/openai/v1/realtime?model=m");
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (text, expected) in [
             ("url = 'ftp://x'\nmodel = 'm'", "scheme"),
@@ -395,6 +513,26 @@ mod tests {
             (
                 "url = 'wss://x'\nmodel = 'm'\napi_key = 'a'\napi_key_env = 'B'",
                 "only one of",
+            ),
+            (
+                "url = 'wss://x'\nmodel = 'm'\napi_key = 'a'\n[entra]\nkind = 'managed_identity'",
+                "only one of",
+            ),
+            (
+                "url = 'wss://x'\nmodel = 'm'\nkind = 'openai'\n[entra]\nkind = 'managed_identity'",
+                "entra: is for kind azure only",
+            ),
+            (
+                "url = 'wss://x'\nmodel = 'm'\napi_key = ''",
+                "api_key: the key is empty",
+            ),
+            (
+                "url = 'wss://x'\nmodel = 'm'\napi_key_file = '/no/such/file'",
+                "api_key_file: /no/such/file cannot be read: entity not found",
+            ),
+            (
+                "url = 'wss://x'\nmodel = 'm'\nca_file = '/dev/null'",
+                "ca_file: /dev/null holds no certificate",
             ),
             (
                 "url = 'wss://x'\nmodel = 'm'\napi_key_env = 'NO_SUCH_VARIABLE'",
@@ -418,13 +556,13 @@ mod tests {
     #[test]
     fn the_key_goes_where_the_vendor_wants_it_and_nowhere_else() {
         let azure = deployment("url = 'wss://x'\nmodel = 'm'\napi_key = 'k-123'").expect("good");
-        assert_eq!(azure.request(false).headers()["api-key"], "k-123");
-        assert!(!format!("{azure:?}{:?}", azure.request(false)).contains("k-123"));
+        assert_eq!(request(&azure, false).headers()["api-key"], "k-123");
+        assert!(!format!("{azure:?}{:?}", request(&azure, false)).contains("k-123"));
         let openai = deployment(
             "url = 'wss://x'\nmodel = 'm'\napi_key = 'k-123'\nkind = 'openai'\nshape = 'preview'\norganization = 'org-1'\nproject = 'proj_1'",
         )
         .expect("good");
-        let request = openai.request(false);
+        let request = request(&openai, false);
         assert_eq!(request.headers()["authorization"], "Bearer k-123");
         assert_eq!(request.headers()["openai-beta"], "realtime=v1");
         assert_eq!(request.headers()["openai-organization"], "org-1");

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
@@ -27,6 +27,7 @@ use crate::transport::{
     FrameLimits, FrameMeter, Metered, Peer, Rate, Transport, UNACKNOWLEDGED, system_roots, tune,
 };
 
+use super::credential::{NoToken, Shown};
 use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
 
@@ -67,6 +68,12 @@ pub struct ModelLeg {
 /// Why a session could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
+    /// There is no token to show it, and none came in time.
+    #[error("no token for deployment {deployment}")]
+    NoToken {
+        /// Its name.
+        deployment: String,
+    },
     /// The name could not be looked up or the connection was refused.
     #[error("cannot connect to deployment {deployment}: {source}")]
     Connect {
@@ -145,6 +152,7 @@ impl DialError {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::NoToken { .. } => "no_token",
             Self::Connect { .. } => "connect",
             Self::Tls { .. } => "tls",
             Self::Refused {
@@ -180,13 +188,29 @@ impl DialError {
                 retry_after,
                 ..
             } => (503, Some(retry_after.unwrap_or(Duration::from_secs(1)))),
-            Self::Connect { .. } => (503, Some(Duration::from_secs(1))),
+            Self::NoToken { .. } | Self::Connect { .. } => (503, Some(Duration::from_secs(1))),
             Self::Timeout { .. } => (504, None),
             Self::Tls { .. }
             | Self::Refused { .. }
             | Self::Rejected { .. }
             | Self::Closed { .. }
             | Self::Handshake { .. } => (502, None),
+        }
+    }
+}
+
+impl DialError {
+    /// Whether what was shown is unknown there. OpenAI says so after the upgrade only (protocol reference 1.5); a 403 is
+    /// about what a known key or identity may do.
+    fn is_unauthorized(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => *status == 401,
+            Self::Rejected { code, .. } => code == "invalid_api_key",
+            Self::Closed { code, reason, .. } => {
+                let reason = reason.as_deref().unwrap_or_default();
+                *code == 3000 && reason.ends_with("invalid_api_key")
+            }
+            _ => false,
         }
     }
 }
@@ -199,6 +223,7 @@ fn detail(name: &str, value: Option<&str>) -> String {
 /// Opens sessions for all calls.
 pub struct Dialer {
     tls: TlsConnector,
+    roots: RootCertStore,
     pub(super) metrics: Arc<Metrics>,
     in_memory: HashMap<String, mpsc::Sender<DuplexStream>>,
 }
@@ -217,20 +242,11 @@ impl Dialer {
     }
 
     /// A dialler that trusts these certificate authorities only.
-    ///
-    /// # Panics
-    ///
-    /// Never: ring supports the default protocol versions.
     #[must_use]
-    pub fn with_roots(metrics: Arc<Metrics>, roots: rustls::RootCertStore) -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring supports TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+    pub fn with_roots(metrics: Arc<Metrics>, roots: RootCertStore) -> Self {
         Self {
-            tls: TlsConnector::from(Arc::new(config)),
+            tls: connector(roots.clone()),
+            roots,
             metrics,
             in_memory: HashMap::new(),
         }
@@ -243,7 +259,8 @@ impl Dialer {
         self
     }
 
-    /// Opens a session.
+    /// Opens a session. If the deployment does not know what it is shown, something newer is shown once, if there is
+    /// any.
     ///
     /// # Errors
     ///
@@ -265,10 +282,36 @@ impl Dialer {
         deployment: &Deployment,
         transcription: bool,
     ) -> Result<ModelLeg, DialError> {
+        let credential = deployment.credential();
+        let limit = deployment.timeouts.token;
+        let shown = credential
+            .show(limit)
+            .await
+            .map_err(|NoToken| DialError::NoToken {
+                deployment: deployment.name.clone(),
+            })?;
+        let refusal = match self.open(deployment, transcription, &shown).await {
+            Err(error) if error.is_unauthorized() => error,
+            opened => return opened,
+        };
+        let Some(newer) = credential.renew(&shown, limit, &self.metrics).await else {
+            return Err(refusal);
+        };
+        self.metrics.dial_retried(deployment.name());
+        tracing::info!(deployment = deployment.name, %refusal, "dialled again with a newer credential");
+        self.open(deployment, transcription, &newer).await
+    }
+
+    async fn open(
+        &self,
+        deployment: &Deployment,
+        transcription: bool,
+        shown: &Shown,
+    ) -> Result<ModelLeg, DialError> {
         let mut clock = PhaseClock::new(deployment, &self.metrics);
         let limits = deployment.timeouts;
         let transport = self.connect(deployment, &mut clock).await?;
-        let upgrade = upgrade(deployment, transport, transcription);
+        let upgrade = upgrade(deployment, transport, transcription, shown);
         let mut socket = clock
             .time(SetupPhase::Upgrade, limits.upgrade, upgrade)
             .await?;
@@ -323,11 +366,30 @@ impl Dialer {
         let handshake = async {
             let name = ServerName::try_from(deployment.host.clone())
                 .map_err(|error| tls_error(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-            self.tls.connect(name, stream).await.map_err(tls_error)
+            let tls = match deployment.authorities() {
+                Some(authorities) => authorities.connector(&self.roots, connector),
+                None => &self.tls,
+            };
+            tls.connect(name, stream).await.map_err(tls_error)
         };
         let stream = clock.time(SetupPhase::Tls, limits.tls, handshake).await?;
         Ok(Transport::Tls(Box::new(stream)))
     }
+}
+
+/// TLS 1.2 and 1.3 with certificates checked against `roots`; there is no way to leave that out.
+///
+/// # Panics
+///
+/// Never: ring supports the default protocol versions.
+fn connector(roots: RootCertStore) -> TlsConnector {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring supports TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    TlsConnector::from(Arc::new(config))
 }
 
 /// Times one phase after another.
@@ -370,8 +432,9 @@ async fn upgrade(
     deployment: &Deployment,
     transport: Transport,
     transcription: bool,
+    shown: &Shown,
 ) -> Result<WebSocketStream<Metered>, DialError> {
-    let mut request = deployment.request(transcription);
+    let mut request = deployment.request(transcription, shown);
     let authority = request
         .uri()
         .authority()
@@ -416,7 +479,7 @@ pub(super) fn handshake_error(deployment: &Deployment, source: WsError) -> DialE
 }
 
 /// `retry-after-ms` if there, else `retry-after` in seconds (protocol reference 1.5).
-fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u32>().ok();
     number("retry-after-ms")
         .map(|ms| Duration::from_millis(ms.into()))

@@ -2,15 +2,25 @@
 //!
 //! Knows nothing of callers, and decides nothing about a call.
 
+mod assertion;
 mod configure;
+mod credential;
 mod decode;
 mod deployment;
 mod dial;
 mod encode;
+mod entra;
+mod entra_config;
+mod token_http;
+mod token_keeper;
+mod token_schedule;
 
+pub use credential::keep_credentials;
 pub use decode::{Decoded, Decoder};
 pub use deployment::{
     Deployment, DeploymentConfig, DeploymentError, DialTimeouts, Kind, ModelAudio,
 };
 pub use dial::{DialError, Dialer, ModelLeg};
 pub use encode::{SessionContext, encode};
+pub use entra::Identities;
+pub use entra_config::{EntraConfig, EntraKind};

@@ -1,6 +1,7 @@
 """The program as its users start it: the demo, a configuration's mistakes, draining, the client of the README."""
 
 import http.client
+import http.server
 import json
 import os
 import re
@@ -81,6 +82,109 @@ def test_no_key_and_no_word_reaches_the_log_even_when_everything_is_logged(monke
                 assert secret not in log, f"in the log of {name}"
 
 
+class TokenEndpoint(http.server.BaseHTTPRequestHandler):
+    """Gives tokens as Entra and App Service do; at first it says no and repeats everything that it was sent."""
+
+    asked: list[str] = []
+
+    def _answer(self, sent: str):
+        path = self.path.split("?")[0]
+        is_first = path not in self.asked
+        self.asked.append(path)
+        if is_first:
+            status, body = 400, {"error": sent, "error_description": sent, "error_codes": [7000215]}
+        else:
+            status, body = 200, {
+                "access_token": TOKEN,
+                "token_type": "Bearer",
+                "expires_in": 3600,
+                "expires_on": str(int(time.time()) + 3600),
+                "resource": "https://cognitiveservices.azure.com",
+            }
+        text = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def do_POST(self):
+        self._answer(self.rfile.read(int(self.headers["content-length"])).decode())
+
+    def do_GET(self):
+        self._answer(self.headers["x-identity-header"])
+
+    def log_message(self, *_):
+        pass
+
+
+TOKEN = "entra-token-0123456789abcdef"
+CLIENT_SECRET = "client-secret-0123456789abcdef"
+FEDERATED = "federated-0123456789abcdef"
+IDENTITY_HEADER = "identity-header-0123456789abcdef"
+
+
+def test_identities_work_and_none_of_their_secrets_reaches_the_log(monkeypatch, tmp_path):
+    endpoint = http.server.ThreadingHTTPServer(("127.0.0.1", 0), TokenEndpoint)
+    threading.Thread(target=endpoint.serve_forever, daemon=True).start()
+    authority = f"http://127.0.0.1:{endpoint.server_port}"
+    (tmp_path / "federated").write_text(FEDERATED)
+    for name, value in {
+        "TRUNKLINE_LOG": "trace,azure_core=trace,azure_identity=trace,typespec_client_core=trace",
+        "ENTRA_SECRET": CLIENT_SECRET,
+        # As in App Service and container apps.
+        "IDENTITY_ENDPOINT": f"{authority}/msi/token",
+        "IDENTITY_HEADER": IDENTITY_HEADER,
+        # As the webhook of workload identity sets them.
+        "AZURE_TENANT_ID": "tenant-1",
+        "AZURE_CLIENT_ID": "client-1",
+        "AZURE_FEDERATED_TOKEN_FILE": str(tmp_path / "federated"),
+        "AZURE_AUTHORITY_HOST": authority,
+    }.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "simulator.toml").write_text(f'api_keys = ["none"]\nentra_tokens = ["{TOKEN}"]\n')
+    simulate = ["simulate", "--listen", "127.0.0.1:0", "--config", str(tmp_path / "simulator.toml")]
+    simulator = Process(simulate, tmp_path / "simulator.log")
+    running = [simulator]
+    try:
+        identities = {
+            "secret": 'kind = "client_secret"\ntenant_id = "tenant-2"\nclient_secret_env = "ENTRA_SECRET"',
+            "workload": 'kind = "workload_identity"',
+            "managed": 'kind = "managed_identity"',
+        }
+        parts = [
+            '[listener]\naddress = "127.0.0.1:0"\n[admin]\naddress = "127.0.0.1:0"\n[auth]\nmode = "none"'
+        ]
+        url = f"ws://{simulator.address('simulator listening')}"
+        for name, entra in identities.items():
+            parts.append(
+                f'[deployments.{name}]\nurl = "{url}"\nmodel = "gpt-realtime"\n'
+                f'[deployments.{name}.timeouts]\ntoken = "30s"\n[deployments.{name}.entra]\n{entra}'
+            )
+        (tmp_path / "gateway.toml").write_text("\n".join(parts))
+        gateway = Process(["serve", "--config", str(tmp_path / "gateway.toml")], tmp_path / "gateway.log")
+        running.append(gateway)
+        callers, admin = gateway.address("callers"), gateway.address("admin")
+        for name in identities:
+            with connect(f"ws://{callers}/openai/v1/realtime?model={name}") as socket:
+                assert json.loads(socket.recv(timeout=20))["type"] == "session.created"
+        metrics = get(f"http://{admin}/metrics")
+        for name in identities:
+            for outcome in ("refused", "ok"):
+                labels = f'{{identity="{name}",outcome="{outcome}"}}'
+                assert f"trunkline_token_refreshes_total{labels} 1" in metrics
+    finally:
+        for process in reversed(running):
+            process.stop()
+        endpoint.shutdown()
+    paths = ["/msi/token", "/tenant-1/oauth2/v2.0/token", "/tenant-2/oauth2/v2.0/token"]
+    assert sorted(TokenEndpoint.asked) == sorted(paths * 2)
+    log = (tmp_path / "gateway.log").read_text()
+    assert "code 7000215" in log
+    for text in (log, metrics, (tmp_path / "simulator.log").read_text()):
+        for secret in (TOKEN, CLIENT_SECRET, FEDERATED, IDENTITY_HEADER):
+            assert secret not in text
+
+
 def test_the_example_configuration_is_good_and_mistakes_are_named():
     good = subprocess.run(
         [BINARY, "check", "deploy/trunkline.toml"], cwd=ROOT, capture_output=True, text=True
@@ -92,7 +196,7 @@ def test_the_example_configuration_is_good_and_mistakes_are_named():
         file.flush()
         bad = subprocess.run([BINARY, "check", file.name], capture_output=True, text=True)
     assert bad.returncode == 1
-    assert "line 1: deployments.a: url:" in bad.stderr
+    assert "line 2: deployments.a.url:" in bad.stderr
     assert "auth.keys" in bad.stderr
 
 
