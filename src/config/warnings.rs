@@ -44,12 +44,18 @@ impl Config {
             let certificates = self.auth.certificates.iter().map(|it| &it.tenant);
             let accounts = self.twilio.accounts.iter().map(|account| &account.tenant);
             let mut known = keys.chain(certificates).chain(accounts);
+            let mut issuers = self.auth.issuers.iter();
+            let is_issued = issuers.any(|issuer| {
+                let names_any = issuer.tenant_claim.is_some() && issuer.tenants.is_empty();
+                let is_named = issuer.tenant.as_ref() == Some(name);
+                names_any || is_named || issuer.tenants.values().any(|tenant| tenant == name)
+            });
             // A ticket may be for any tenant.
-            let has_way = self.auth.signing.is_some() || known.any(|tenant| tenant == name);
+            let has_way = self.auth.signing.is_some() || is_issued || known.any(|it| it == name);
             if self.auth.mode == AuthMode::Keys && !has_way {
                 found.warn(
                     &["tenants", name],
-                    "has no key, certificate or account, so that nobody can call as it",
+                    "has no key, issuer, certificate or account, so that nobody can call as it",
                 );
             }
         }
@@ -328,6 +334,12 @@ model = "gpt-realtime"
             ],
         );
         more("[tenants.bolt]", &["line 7: tenants.bolt: has no key"]);
+        let issuer = "[[auth.issuers]]\nurl = 'https://id.example'\naudience = ['a']\n";
+        more(&format!("{issuer}tenant = 'bolt'\n[tenants.bolt]"), &[]);
+        more(
+            &format!("{issuer}tenant = 'acme'\n[tenants.bolt]"),
+            &["line 11: tenants.bolt: has no key"],
+        );
     }
 
     #[test]

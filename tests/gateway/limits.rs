@@ -470,7 +470,8 @@ async fn connections_are_not_kept_when_memory_is_short() {
 #[tokio::test(start_paused = true)]
 async fn answers_tell_a_browser_nothing_and_nobody_the_version() {
     let world = world_with_keys("");
-    let form = "POST /twilio/voice/ga HTTP/1.1\r\nHost: gateway\r\nContent-Length: 22\r\n\r\nCallSid=x&AccountSid=y";
+    let form = "POST /twilio/voice/ga HTTP/1.1\r\nHost: gateway\r\napi-key: key-of-alice\r\n\
+                Content-Length: 22\r\n\r\nCallSid=x&AccountSid=y";
     for (request, status) in [
         (LIVEZ, 200),
         (form, 200),
