@@ -51,7 +51,12 @@ impl Drop for Process {
 
 impl Process {
     /// Starts it and reads the addresses that it prints after these words.
-    fn start(name: &str, arguments: &[&str], config: &str, words: &[&str]) -> (Self, Vec<SocketAddr>) {
+    fn start(
+        name: &str,
+        arguments: &[&str],
+        config: &str,
+        words: &[&str],
+    ) -> (Self, Vec<SocketAddr>) {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
         let path = folder.join(format!("siege-{name}.toml"));
         fs::write(&path, config).expect("a file");
@@ -119,7 +124,10 @@ impl Siege {
 
     /// A call whose upgrade was answered, or the head of the answer.
     async fn call(&self, from: Ipv4Addr, path: &str, key: &str) -> Result<TcpStream, String> {
-        let mut stream = self.connect(from).await.map_err(|error| error.to_string())?;
+        let mut stream = self
+            .connect(from)
+            .await
+            .map_err(|error| error.to_string())?;
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\napi-key: {key}\r\n\r\n"
@@ -192,7 +200,12 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 
 /// The `n`th source.
 fn source(n: usize) -> Ipv4Addr {
-    Ipv4Addr::new(127, 1 + (n / 250 / 250) as u8, (n / 250 % 250) as u8, 1 + (n % 250) as u8)
+    Ipv4Addr::new(
+        127,
+        1 + (n / 250 / 250) as u8,
+        (n / 250 % 250) as u8,
+        1 + (n % 250) as u8,
+    )
 }
 
 /// Somebody who calls in an orderly way and listens as long as the siege lasts. Counts what was heard.
@@ -318,7 +331,10 @@ async fn calls_keep_their_pace_beside_every_attack() {
         sleep(Duration::from_millis(100)).await;
     }
     sleep(Duration::from_secs(2)).await;
-    println!("{:<32}{:>10}{:>12}{:>10}", "attack", "attempts", "p99 late", "frames");
+    println!(
+        "{:<32}{:>10}{:>12}{:>10}",
+        "attack", "attempts", "p99 late", "frames"
+    );
     for (name, n_attackers, attack) in ATTACKS {
         let before = lateness(&siege.metrics().await);
         let n_heard = heard.load(Ordering::Relaxed);
@@ -330,7 +346,10 @@ async fn calls_keep_their_pace_beside_every_attack() {
                 let until = Instant::now() + ATTACK;
                 while Instant::now() < until {
                     attempts.fetch_add(1, Ordering::Relaxed);
-                    if timeout(ATTACK, attack(Arc::clone(&siege), n)).await.is_err() {
+                    if timeout(ATTACK, attack(Arc::clone(&siege), n))
+                        .await
+                        .is_err()
+                    {
                         break;
                     }
                 }
@@ -341,7 +360,10 @@ async fn calls_keep_their_pace_beside_every_attack() {
         attackers.shutdown().await;
         let (late, frames) = p99(&before, &after);
         let attempts = attempts.load(Ordering::Relaxed);
-        println!("{name:<32}{attempts:>10}{:>9} ms{frames:>10}", late * 1_000.0);
+        println!(
+            "{name:<32}{attempts:>10}{:>9} ms{frames:>10}",
+            late * 1_000.0
+        );
         assert_eq!(calls.len(), CALLS);
         assert!(calls.try_join_next().is_none(), "{name}: a call ended");
         assert!(heard.load(Ordering::Relaxed) > n_heard, "{name}: silence");
@@ -349,9 +371,14 @@ async fn calls_keep_their_pace_beside_every_attack() {
         sleep(Duration::from_secs(2)).await;
     }
     for line in siege.metrics().await.lines() {
-        let is_told = ["refused_total", "denied_total", "ended_total", "bad_input_total"]
-            .iter()
-            .any(|name| line.starts_with("trunkline_") && line.contains(name));
+        let is_told = [
+            "refused_total",
+            "denied_total",
+            "ended_total",
+            "bad_input_total",
+        ]
+        .iter()
+        .any(|name| line.starts_with("trunkline_") && line.contains(name));
         if is_told {
             println!("{line}");
         }

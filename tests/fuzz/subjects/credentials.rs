@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue};
+use tokio::runtime::{Builder, Runtime};
 use trunkline::auth::{
     Authenticator, Identity, ProviderScheme, Purpose, Shown, Signed, SignedRequest, TwilioAccounts,
 };
@@ -37,6 +38,12 @@ static AUTHENTICATOR: LazyLock<Authenticator> = LazyLock::new(|| {
     .expect("good")
 });
 
+/// Waiting for signing keys takes a clock.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    let runtime = Builder::new_current_thread().enable_time().build();
+    runtime.expect("a runtime")
+});
+
 /// The only key.
 const KEY: &str = "secret";
 
@@ -68,7 +75,9 @@ pub(super) fn run(bytes: &[u8]) {
         signed: Some(signed),
         ..Shown::default()
     };
-    let Some(identified) = AUTHENTICATOR.identify(shown, PURPOSE).now_or_never() else {
+    let identified = AUTHENTICATOR.identify(shown, PURPOSE);
+    let identified = RUNTIME.block_on(async { identified.now_or_never() });
+    let Some(identified) = identified else {
         // It would wait for signing keys, which are never fetched here.
         return;
     };
