@@ -393,7 +393,7 @@ impl Authenticator {
                 agree(&mut found, self.by_token(text).await?)?;
             }
             Some(text) if !self.keys.is_off() => {
-                agree(&mut found, self.by_key(text, now).await?)?;
+                agree(&mut found, self.by_key(text, now)?)?;
             }
             _ => {}
         }
@@ -413,10 +413,7 @@ impl Authenticator {
         }
     }
 
-    async fn by_key(&self, text: &str, now: Now) -> Result<Identity, Denied> {
-        if self.takes_tokens() && jwt::is_token(text) {
-            return self.by_token(text).await;
-        }
+    fn by_key(&self, text: &str, now: Now) -> Result<Identity, Denied> {
         let tenant = self.keys.tenant(text, now).map_err(Denied::from)?;
         Ok(Identity::of(tenant))
     }
