@@ -13,29 +13,28 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use trunkline::auth::hash_key;
 use trunkline::simulator::phone_dialect::Dialect;
 use trunkline::simulator::{Act, CallReport, SoftPhone, speech};
 
 use crate::credentials::twilio;
 use crate::harness::{CONFIG, World};
-use crate::wire::{Heard, Wire, frame, upgrade_request};
+use crate::wire::{Wire, upgrade_request};
 
-const ATTACKER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
+pub(crate) const ATTACKER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
 const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
-const ALL: &str = "api-key: key-of-all\r\n";
-const STRICT: &str = "api-key: key-of-strict\r\n";
+pub(crate) const ALL: &str = "api-key: key-of-all\r\n";
+pub(crate) const STRICT: &str = "api-key: key-of-strict\r\n";
 
-const GA: &str = "/openai/v1/realtime?model=ga";
-const AUDIO: &str = "/v1/audio/ga";
-const TWILIO: &str = "/twilio/media/ga";
-const VOICE: &str = "/twilio/voice/ga";
+pub(crate) const GA: &str = "/openai/v1/realtime?model=ga";
+pub(crate) const AUDIO: &str = "/v1/audio/ga";
+pub(crate) const TWILIO: &str = "/twilio/media/ga";
+pub(crate) const VOICE: &str = "/twilio/voice/ga";
 const FORM: [(&str, &str); 3] = [("CallSid", "CA1"), ("AccountSid", "AC1"), ("From", "+1555")];
 const FORM_BODY: &str = "CallSid=CA1&AccountSid=AC1&From=%2B1555";
-const START: &str = r#"{"type":"start"}"#;
+pub(crate) const START: &str = r#"{"type":"start"}"#;
 
 /// Tenants `all`, `few` (of `preview` only), `strict` (with a policy) and `quiet`, whose call is not to be disturbed.
 fn config(listener: &str) -> String {
@@ -68,7 +67,7 @@ fn config(listener: &str) -> String {
 
 type Play = Box<dyn for<'a> Fn(&'a World) -> LocalBoxFuture<'a, String>>;
 
-struct Row {
+pub(crate) struct Row {
     name: &'static str,
     /// Its number in the reference of threats.
     threat: u8,
@@ -85,7 +84,7 @@ struct Row {
 }
 
 impl Row {
-    fn new(
+    pub(crate) fn new(
         threat: u8,
         name: &'static str,
         outcome: &'static str,
@@ -103,13 +102,13 @@ impl Row {
         }
     }
 
-    fn counted(mut self, line: impl Into<String>, n: f64) -> Self {
+    pub(crate) fn counted(mut self, line: impl Into<String>, n: f64) -> Self {
         self.counted.push((line.into(), n));
         self
     }
 
     /// The reason of the refusal, as the caller is told it.
-    fn refused(self, route: &str, reason: &str) -> Self {
+    pub(crate) fn refused(self, route: &str, reason: &str) -> Self {
         let line = format!(r#"trunkline_calls_refused_total{{reason="{reason}",route="{route}"}}"#);
         self.counted(line, 1.0)
     }
@@ -120,33 +119,33 @@ impl Row {
         self.counted(line, 1.0)
     }
 
-    fn ended(self, reason: &str) -> Self {
+    pub(crate) fn ended(self, reason: &str) -> Self {
         self.counted(
             format!(r#"trunkline_connections_ended_total{{reason="{reason}"}}"#),
             1.0,
         )
     }
 
-    fn bad_input(self, dialect: &str, reason: &str) -> Self {
+    pub(crate) fn bad_input(self, dialect: &str, reason: &str) -> Self {
         let line = format!(r#"trunkline_bad_input_total{{dialect="{dialect}",reason="{reason}"}}"#);
         self.counted(line, 1.0)
     }
 
-    fn dials(self, dials: usize) -> Self {
+    pub(crate) fn dials(self, dials: usize) -> Self {
         Self { dials, ..self }
     }
 
-    fn listener(self, listener: &'static str) -> Self {
+    pub(crate) fn listener(self, listener: &'static str) -> Self {
         Self { listener, ..self }
     }
 
-    fn questions(self, questions: usize) -> Self {
+    pub(crate) fn questions(self, questions: usize) -> Self {
         Self { questions, ..self }
     }
 }
 
 /// Plays the rows and prints the table.
-async fn play(rows: Vec<Row>) {
+pub(crate) async fn play(rows: Vec<Row>) {
     let (mut table, mut problems) = (String::new(), Vec::new());
     for row in &rows {
         problems.extend(play_one(row).await);
@@ -273,16 +272,16 @@ fn door(threat: u8, name: &'static str, request: impl Into<String>, outcome: &'s
 }
 
 /// What a request of the attacker is answered.
-async fn ask(world: &World, request: &str) -> String {
+pub(crate) async fn ask(world: &World, request: &str) -> String {
     ask_from(world, ATTACKER, request).await
 }
 
-async fn ask_from(world: &World, from: Ipv4Addr, request: &str) -> String {
+pub(crate) async fn ask_from(world: &World, from: Ipv4Addr, request: &str) -> String {
     told(&World::ask(world.connect_from(from), request).await)
 }
 
 /// The status and reason of all answers in this.
-fn told(answers: &str) -> String {
+pub(crate) fn told(answers: &str) -> String {
     let all: Vec<_> = answers
         .lines()
         .filter_map(|line| {
@@ -374,7 +373,7 @@ async fn by_keys() {
             &format!("api-key: {}\r\n", hash_key("key-of-all")),
             "unknown_key",
         ),
-        key("key of 9 KiB", GA, &nine_kib, "unknown_key"),
+        unread("key of 9 KiB", GA, &nine_kib),
         unread("api-key twice", GA, &format!("{ALL}{ALL}")),
         unread("Authorization twice", GA, twice),
         unread("Basic", GA, "Authorization: Basic a2V5LW9mLWFsbA==\r\n"),

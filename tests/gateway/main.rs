@@ -4,6 +4,7 @@
     reason = "measured bounds are worth reading in the output"
 )]
 
+mod attack_sockets;
 mod attacks;
 mod bad_input;
 mod barge_in;
