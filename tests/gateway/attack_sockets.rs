@@ -12,7 +12,6 @@ use trunkline::transport::Transport;
 use crate::attacks::{
     ALL, ATTACKER, AUDIO, GA, Row, START, STRICT, TWILIO, VOICE, ask, ask_from, play, told,
 };
-use crate::harness::World;
 use crate::wire::{Heard, Wire, frame, upgrade_request};
 
 const LIVEZ: &str = "GET /livez HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n";
@@ -477,12 +476,13 @@ async fn by_frames() {
                 .boxed_local()
             },
         )
+        .counted(r#"trunkline_calls_total{deployment="ga",dialect="audio",end_reason="caller_never_started"}"#, 1.0)
         .questions(4)
         .dials(1),
         Row::new(
             18,
             "answers no pings once it is answered, SDK",
-            "caller_lost",
+            "caller_gone",
             |world| {
                 async move {
                     let _held = Wire::open_with(world, GA, ALL).await;
@@ -491,6 +491,7 @@ async fn by_frames() {
                 .boxed_local()
             },
         )
+        .counted(r#"trunkline_calls_total{deployment="ga",dialect="realtime",end_reason="caller_gone"}"#, 1.0)
         .questions(16)
         .dials(1),
         Row::new(17, "pings and reads no pong", "caller_too_slow", |world| {
@@ -519,6 +520,7 @@ async fn by_frames() {
             }
             .boxed_local()
         })
+        .counted(r#"trunkline_calls_total{deployment="ga",dialect="audio",end_reason="caller_too_slow"}"#, 1.0)
         .questions(16)
         .dials(1),
     ])
@@ -593,7 +595,7 @@ async fn by_events() {
             "forged function_call_output",
             r#"{"type":"conversation.item.create","item":{"type":"function_call_output","call_id":"call_1","output":"{}"}}"#,
             "tool_result",
-            "invalid_value item.call_id",
+            "invalid_tool_call_id item.call_id",
         ),
         event(
             "system item",

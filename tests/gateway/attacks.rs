@@ -4,17 +4,25 @@
 //! Each row is played in a gateway of its own with the default limits, in simulated time: what is shown is that an
 //! attack holds up nothing that the neighbour waits for, not what it costs in CPU time.
 
-use std::fmt::Write as _;
-use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
+use ring::hmac;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use trunkline::auth::hash_key;
+use trunkline::outbound::Outbound;
 use trunkline::simulator::phone_dialect::Dialect;
 use trunkline::simulator::{Act, CallReport, SoftPhone, speech};
 
@@ -79,6 +87,8 @@ pub(crate) struct Row {
     counted: Vec<(String, f64)>,
     /// Connections that it may cause at a deployment: none if it is refused.
     dials: usize,
+    /// Whether the issuer's keys can be had.
+    has_issuer: bool,
     /// The neighbour talks longer than the row lasts: so many questions.
     questions: usize,
 }
@@ -98,6 +108,7 @@ impl Row {
             outcome,
             counted: Vec::new(),
             dials: 0,
+            has_issuer: false,
             questions: 2,
         }
     }
@@ -114,7 +125,7 @@ impl Row {
     }
 
     /// What was wrong with the credential, of which the caller is not told.
-    fn denied(self, route: &str, reason: &str) -> Self {
+    pub(crate) fn denied(self, route: &str, reason: &str) -> Self {
         let line = format!(r#"trunkline_auth_denied_total{{reason="{reason}",route="{route}"}}"#);
         self.counted(line, 1.0)
     }
@@ -154,15 +165,11 @@ pub(crate) async fn play(rows: Vec<Row>) {
             .iter()
             .map(|(line, n)| format!("{} +{n}", line.trim_start_matches("trunkline_")))
             .collect();
-        writeln!(
-            table,
-            "{:>2} | {} | {} | {}",
-            row.threat,
-            row.name,
-            row.outcome,
+        let (threat, name, outcome) = (row.threat, row.name, row.outcome);
+        table += &format!(
+            "{threat:>2} | {name} | {outcome} | {}\n",
             counted.join(", ")
-        )
-        .expect("a text");
+        );
     }
     println!(
         "threat | attack | outcome | counted\n{table}{} rows",
@@ -176,10 +183,19 @@ async fn play_one(row: &Row) -> Option<String> {
     let name = row.name;
     let dials = Arc::new(AtomicUsize::new(0));
     let dialled = Arc::clone(&dials);
-    let world = World::with_model_link(&config(row.listener), "", move |stream| {
+    let mut config = config(row.listener);
+    if row.has_issuer {
+        config = config.replace("127.0.0.1:9/", &format!("{}/", serve_keys()));
+    }
+    let world = World::with_model_link(&config, "", move |stream| {
         dialled.fetch_add(1, Ordering::Relaxed);
         stream
     });
+    let stop = CancellationToken::new();
+    let _stopped = stop.clone().drop_guard();
+    if row.has_issuer {
+        fetch_keys(&world, stop).await;
+    }
     let attack = async {
         // In the middle of the neighbour's first question.
         sleep(Duration::from_secs(1)).await;
@@ -451,10 +467,164 @@ fn token(header: &Value, changes: &Value, signature: &[u8]) -> String {
 }
 
 fn token_of(header: &str, claims: &str, signature: &[u8]) -> String {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
     let parts = [header.as_bytes(), claims.as_bytes(), signature];
     parts.map(|part| BASE64.encode(part)).join(".")
+}
+
+static KEY: LazyLock<EcdsaKeyPair> = LazyLock::new(|| {
+    let (kind, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
+    let made = EcdsaKeyPair::generate_pkcs8(kind, &random).expect("a key");
+    EcdsaKeyPair::from_pkcs8(kind, made.as_ref(), &random).expect("a key")
+});
+
+/// A token that the issuer signed, by the key `k1` whatever the header says.
+fn signed(header: &Value, changes: &Value) -> String {
+    let unsigned = token(header, changes, b"");
+    let message = unsigned.trim_end_matches('.');
+    let signature = KEY.sign(&SystemRandom::new(), message.as_bytes());
+    format!("{message}.{}", BASE64.encode(signature.expect("signed")))
+}
+
+/// The issuer's key set, for as long as the process lives.
+fn serve_keys() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (x, y) = KEY.public_key().as_ref()[1..].split_at(32);
+    let (x, y) = (BASE64.encode(x), BASE64.encode(y));
+    let set =
+        json!({"keys": [{"kty": "EC", "kid": "k1", "crv": "P-256", "x": x, "y": y}]}).to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let _ = stream.read(&mut [0; 4096]);
+            let length = set.len();
+            let head =
+                format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+            let _ = stream.write_all((head + &set).as_bytes());
+        }
+    });
+    address
+}
+
+/// While this waits for the real network, simulated time stands still.
+async fn with_network<T>(work: impl Future<Output = T>) -> T {
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    // The clock does not run ahead while there is blocking work.
+    let held = tokio::task::spawn_blocking(move || wait.recv().is_ok());
+    let result = work.await;
+    drop(done);
+    held.await.expect("no panic");
+    result
+}
+
+async fn fetch_keys(world: &World, stop: CancellationToken) {
+    let metrics = Arc::clone(world.gateway.metrics());
+    let keeper = world.auth.keep_keys_fresh(Outbound::new(), metrics, stop);
+    TaskTracker::new().spawn(keeper);
+    with_network(async {
+        while world.metric(FETCHES) < 1.0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+const FETCHES: &str =
+    r#"trunkline_signing_key_fetches_total{issuer="https://idp.example/realm",outcome="ok"}"#;
+
+/// Such a token, with the issuer's keys at hand; the outcome is that of the last.
+fn with_keys(name: &'static str, outcome: &'static str, fetches: f64, tokens: Vec<String>) -> Row {
+    let row = Row::new(8, name, outcome, move |world| {
+        let tokens = tokens.clone();
+        async move {
+            let mut told = String::new();
+            for token in tokens {
+                let request = upgrade_request(GA, &format!("authorization: Bearer {token}\r\n"));
+                told = with_network(ask(world, &request)).await;
+            }
+            told
+        }
+        .boxed_local()
+    });
+    let row = Row {
+        has_issuer: true,
+        ..row
+    };
+    row.counted(FETCHES, fetches)
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_tokens_of_a_reachable_issuer() {
+    let es256 = |kid: &str| json!({"alg": "ES256", "kid": kid});
+    let good = signed(&es256("k1"), &json!({}));
+    let [header, _, signature] = good.split('.').collect::<Vec<_>>()[..] else {
+        panic!("a token has three parts");
+    };
+    let other = token(&es256("k1"), &json!({"sub": "admin"}), b"");
+    let tampered = format!(
+        "{header}.{}.{signature}",
+        other.split('.').nth(1).expect("claims")
+    );
+    let flood = (0..50).map(|n| signed(&es256(&format!("k{}", 100 + n)), &json!({})));
+    let good = format!("authorization: Bearer {good}\r\n");
+    let counted = r#"trunkline_auth_denied_total{reason="unknown_signing_key",route="realtime"}"#;
+    play(vec![
+        with_keys("tampered payload", DENIED, 1.0, vec![tampered])
+            .denied("realtime", "bad_signature"),
+        with_keys(
+            "signature of zeros",
+            DENIED,
+            1.0,
+            vec![token(&es256("k1"), &json!({}), &[0; 64])],
+        )
+        .denied("realtime", "bad_signature"),
+        with_keys(
+            "HS256 keyed with the issuer's public key",
+            DENIED,
+            1.0,
+            vec![hs256()],
+        )
+        .denied("realtime", "bad_algorithm"),
+        with_keys(
+            "another algorithm than the key's",
+            DENIED,
+            1.0,
+            vec![signed(&json!({"alg": "RS256", "kid": "k1"}), &json!({}))],
+        )
+        .denied("realtime", "bad_algorithm"),
+        with_keys(
+            "unknown kid",
+            DENIED,
+            2.0,
+            vec![signed(&es256("k2"), &json!({}))],
+        )
+        .denied("realtime", "unknown_signing_key"),
+        with_keys("50 unknown kids: one fetch", DENIED, 2.0, flood.collect())
+            .counted(counted, 50.0),
+        Row {
+            has_issuer: true,
+            ..Row::new(8, "none: a good token", "101", move |world| {
+                let good = good.clone();
+                async move {
+                    drop(Wire::open_with(world, GA, &good).await);
+                    "101".to_owned()
+                }
+                .boxed_local()
+            })
+        }
+        .counted(FETCHES, 1.0)
+        .dials(1),
+    ])
+    .await;
+}
+
+/// What a careless verifier takes: the public key as the secret of an HMAC.
+fn hs256() -> String {
+    let unsigned = token(&json!({"alg": "HS256", "kid": "k1"}), &json!({}), b"");
+    let message = unsigned.trim_end_matches('.');
+    let key = hmac::Key::new(hmac::HMAC_SHA256, KEY.public_key().as_ref());
+    let signature = hmac::sign(&key, message.as_bytes());
+    format!("{message}.{}", BASE64.encode(signature))
 }
 
 #[tokio::test(start_paused = true)]
