@@ -5,6 +5,8 @@
 )]
 
 mod attack_sockets;
+mod attack_tickets;
+mod attack_tokens;
 mod attacks;
 mod bad_input;
 mod barge_in;
