@@ -370,7 +370,7 @@ async fn ephemeral_keys_are_made_for_those_who_may_and_not_without_end() {
 }
 
 /// What Twilio signs by that token.
-fn twilio(token: &str, url: &str, form: &[(&str, &str)]) -> String {
+pub(crate) fn twilio(token: &str, url: &str, form: &[(&str, &str)]) -> String {
     let mut mac = Hmac::<Sha1>::new_from_slice(token.as_bytes()).expect("any length");
     mac.update(url.as_bytes());
     let mut form = form.to_vec();

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
+use trunkline::auth::Authenticator;
 use trunkline::bridge::{CallSummary, ToolRunner};
 use trunkline::config::Config;
 use trunkline::listener::Gateway;
@@ -53,6 +54,8 @@ const PIPE: usize = 256 * 1024;
 
 pub(crate) struct World {
     pub(crate) gateway: Arc<Gateway>,
+    /// Who decides who may call; keeps no keys fresh by itself.
+    pub(crate) auth: Authenticator,
     #[allow(dead_code, reason = "not every subject asks the far end")]
     pub(crate) simulator: Arc<Simulator>,
     tasks: TaskTracker,
@@ -126,6 +129,7 @@ impl World {
         }
         let tools = ToolRunner::new(Outbound::new());
         let world = Self {
+            auth: routes.auth.clone(),
             gateway: Gateway::new(parsed.listener, routes, dialer, tools, metrics),
             simulator,
             tasks,

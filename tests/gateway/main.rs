@@ -4,6 +4,10 @@
     reason = "measured bounds are worth reading in the output"
 )]
 
+mod attack_sockets;
+mod attack_tickets;
+mod attack_tokens;
+mod attacks;
 mod bad_input;
 mod barge_in;
 mod caller_tls;
