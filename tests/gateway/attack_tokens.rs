@@ -267,12 +267,14 @@ async fn by_tokens() {
             "no_expiry",
         ),
         // No key was ever fetched: nobody comes in on trust.
-        jwt(
+        door(
+            8,
             "token whose key is not known",
-            &es256,
-            json!({}),
-            "keys_unavailable",
-        ),
+            upgrade_request(GA, &bearer(&token(&es256, &json!({}), &[7; 64]))),
+            "503 server_overloaded",
+        )
+        .refused("realtime", "server_overloaded")
+        .denied("realtime", "keys_unavailable"),
         door(
             8,
             "a claim twice",
