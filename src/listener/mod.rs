@@ -386,7 +386,10 @@ impl Gateway {
             self.metrics.denied(route, denied.name());
             match denied {
                 // Not the caller's fault, and nothing that it gets to know by this.
-                Denied::KeysUnavailable => Refusal::unavailable(jittered()),
+                Denied::KeysUnavailable => Refusal {
+                    code: "signing_keys_unavailable",
+                    ..Refusal::unavailable(jittered())
+                },
                 _ => Refusal::unauthorized(),
             }
         })?;

@@ -271,9 +271,9 @@ async fn by_tokens() {
             8,
             "token whose key is not known",
             upgrade_request(GA, &bearer(&token(&es256, &json!({}), &[7; 64]))),
-            "503 server_overloaded",
+            "503 signing_keys_unavailable",
         )
-        .refused("realtime", "server_overloaded")
+        .refused("realtime", "signing_keys_unavailable")
         .denied("realtime", "keys_unavailable"),
         door(
             8,
