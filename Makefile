@@ -9,7 +9,7 @@ SUBJECTS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz
+.PHONY: help demo test fuzz siege
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,3 +26,7 @@ test: ## Format, lints, documentation, all tests and the real SDKs, with a count
 fuzz: ## Fuzz every parser that meets the network, SECONDS=60 each; not part of the tests, which replay what it found
 	@tests/tools/setup.sh build
 	@tests/tools/fuzz.sh $(SECONDS) $(SUBJECTS)
+
+siege: ## Attack a gateway on this machine for two minutes and say how late its calls' frames left
+	@tests/tools/setup.sh build
+	@$(CARGO) test --release --test siege -- --ignored --nocapture

@@ -1,4 +1,5 @@
-//! What the gateway itself asks other services by HTTP: webhooks, signing keys, access tokens.
+//! What the gateway itself asks other services by HTTP: webhooks and signing keys. Access tokens are
+//! fetched by `upstream`, whose library wants a client of its own form.
 //!
 //! One client, so that one set of rules holds: a total time, an answer of bounded size, no redirects, certificates
 //! of known authorities, and a [`Reach`] that says which addresses a request may go to. The reach is checked on the

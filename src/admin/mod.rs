@@ -3,6 +3,7 @@
 
 mod token;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use secrecy::SecretString;
 use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -70,7 +72,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may last; who reads an answer so slowly does not read it.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Connections at a time; more are closed.
+/// Connections at a time; the oldest makes room for one more, so that idle ones keep no probe out.
 const MAX_CONNECTIONS: usize = 64;
 
 /// How long open connections may take to end when the process goes away.
@@ -106,6 +108,7 @@ async fn accept(
     connections: &TaskTracker,
     shutdown: &CancellationToken,
 ) {
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -115,11 +118,15 @@ async fn accept(
             sleep(Duration::from_millis(50)).await;
             continue;
         };
-        if connections.len() < MAX_CONNECTIONS {
-            connections.spawn(run(Arc::clone(admin), stream, shutdown.clone()));
-        } else {
-            tracing::warn!("too many connections of operators");
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= MAX_CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+            tracing::warn!("too many connections of operators: the oldest was closed");
         }
+        let connection = connections.spawn(run(Arc::clone(admin), stream, shutdown.clone()));
+        open.push_back(connection.abort_handle());
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Shown<'a> {
     pub ticket: Option<&'a str>,
     /// The request, where a provider may have signed it.
     pub signed: Option<SignedRequest<'a>>,
-    /// The certificate that was verified in the TLS handshake. It counts where nothing else says who it is.
+    /// The certificate that was verified in the TLS handshake. One that is nobody's counts only if nothing else is shown.
     pub certificate: Option<&'a ClientCertificate>,
 }
 
@@ -393,27 +393,27 @@ impl Authenticator {
                 agree(&mut found, self.by_token(text).await?)?;
             }
             Some(text) if !self.keys.is_off() => {
-                agree(&mut found, self.by_key(text, now).await?)?;
+                agree(&mut found, self.by_key(text, now)?)?;
             }
             _ => {}
         }
+        let is_open = self.keys.is_off() && self.provider(purpose).is_none();
+        if let Some(certificate) = shown.certificate {
+            match self.certificates.tenant(certificate) {
+                Some(tenant) => agree(&mut found, Identity::of(tenant))?,
+                None if found.is_none() && !is_open => return Err(Denied::UnknownCertificate),
+                // One that means nothing here may be there for a proxy, besides what does.
+                None => {}
+            }
+        }
         match found {
             Some(identity) => Ok(identity),
-            None if self.keys.is_off() && self.provider(purpose).is_none() => {
-                Ok(Identity::of(TENANT_WITHOUT_AUTH))
-            }
-            None => {
-                let certificate = shown.certificate.ok_or(Denied::Missing)?;
-                let tenant = self.certificates.tenant(certificate);
-                tenant.map(Identity::of).ok_or(Denied::UnknownCertificate)
-            }
+            None if is_open => Ok(Identity::of(TENANT_WITHOUT_AUTH)),
+            None => Err(Denied::Missing),
         }
     }
 
-    async fn by_key(&self, text: &str, now: Now) -> Result<Identity, Denied> {
-        if self.takes_tokens() && jwt::is_token(text) {
-            return self.by_token(text).await;
-        }
+    fn by_key(&self, text: &str, now: Now) -> Result<Identity, Denied> {
         let tenant = self.keys.tenant(text, now).map_err(Denied::from)?;
         Ok(Identity::of(tenant))
     }
@@ -899,5 +899,33 @@ mod tests {
         let open = build(&format!("mode = 'none'\n{issuer}")).expect("good");
         let identified = open.identify(secret("eyJ.."), REALTIME).await;
         assert_eq!(identified, Ok(Identity::of(TENANT_WITHOUT_AUTH)));
+    }
+
+    #[tokio::test]
+    async fn a_certificate_counts_like_everything_else() {
+        let config = format!(
+            "[[keys]]\ntenant = 'acme'\nsha256 = '{}'\n[[certificates]]\ntenant = 'acme'\nsan = 'pbx.acme'\n\
+             [[certificates]]\ntenant = 'bolt'\nsan = 'pbx.bolt'\n",
+            hash_key("k1")
+        );
+        let config = toml::from_str(&config).unwrap();
+        let auth = Authenticator::new(&config, Vec::new(), &BTreeSet::new()).unwrap();
+        let check = async |name: &str, key: Option<&str>, expected| {
+            let signed = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+            let certificate = ClientCertificate::parse(signed.cert.der());
+            let shown = Shown {
+                secret: key,
+                certificate: Some(&certificate),
+                ..Shown::default()
+            };
+            let identified = auth.identify(shown, REALTIME).await;
+            assert_eq!(identified.map(|it| it.tenant), expected, "{name} {key:?}");
+        };
+        check("pbx.bolt", None, Ok("bolt".to_owned())).await;
+        check("pbx.acme", Some("k1"), Ok("acme".to_owned())).await;
+        check("pbx.bolt", Some("k1"), Err(Denied::Contradictory)).await;
+        check("proxy.example", None, Err(Denied::UnknownCertificate)).await;
+        check("proxy.example", Some("k1"), Ok("acme".to_owned())).await;
+        check("pbx.acme", Some("k2"), Err(Denied::UnknownKey)).await;
     }
 }

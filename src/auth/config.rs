@@ -99,6 +99,9 @@ pub enum AuthError {
     /// The hash of key number `.0` is no SHA-256.
     #[error("key {0}: sha256 must be 64 hexadecimal digits")]
     NotAHash(usize),
+    /// Key number `.0` stands there already: whose it is would be anybody's guess.
+    #[error("key {0}: the same key stands twice")]
+    SameKey(usize),
     /// Keys are asked for, and there is nothing by which anybody could come in.
     #[error("mode is \"keys\" and there are none, so that nobody could call")]
     NoKeys,
@@ -122,6 +125,9 @@ impl AuthError {
     pub fn field(&self) -> Vec<String> {
         let path: &[&str] = match self {
             Self::NotAHash(n) => {
+                return vec!["auth".into(), "keys".into(), n.to_string(), "sha256".into()];
+            }
+            Self::SameKey(n) => {
                 return vec!["auth".into(), "keys".into(), n.to_string(), "sha256".into()];
             }
             Self::Issuer(n, field, _) => {

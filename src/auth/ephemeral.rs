@@ -23,6 +23,9 @@ pub(super) const PREFIX: &str = "ek_";
 /// Session settings of all keys together, in bytes: they are what takes memory.
 const MAX_SETTINGS: usize = 64 * 1024 * 1024;
 
+/// The same, of one tenant's keys, so that one cannot take it all.
+const MAX_SETTINGS_OF_TENANT: usize = MAX_SETTINGS / 8;
+
 /// The `[auth.ephemeral_keys]` table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -110,14 +113,20 @@ impl EphemeralKeys {
     ) -> Option<EphemeralKey> {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         keys.retain(|_, known| known.forgotten_at > now.floor);
-        let of_tenant = keys.values().filter(|known| known.tenant == tenant).count();
-        let settings: usize = keys
-            .values()
-            .map(|known| known.session.settings.len())
-            .sum();
+        let new = session.settings.len();
+        let (mut n_of_tenant, mut settings, mut of_tenant) = (0, new, new);
+        for known in keys.values() {
+            let size = known.session.settings.len();
+            settings += size;
+            if known.tenant == tenant {
+                n_of_tenant += 1;
+                of_tenant += size;
+            }
+        }
         if keys.len() >= self.config.max_keys
-            || of_tenant >= self.config.max_keys_per_tenant
-            || settings + session.settings.len() > MAX_SETTINGS
+            || n_of_tenant >= self.config.max_keys_per_tenant
+            || settings > MAX_SETTINGS
+            || of_tenant > MAX_SETTINGS_OF_TENANT
         {
             return None;
         }

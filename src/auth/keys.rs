@@ -103,6 +103,11 @@ impl KeyRing {
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
+        for (n, known) in keys.iter().enumerate() {
+            if keys[..n].iter().any(|other| other.hash == known.hash) {
+                return Err(AuthError::SameKey(n + 1));
+            }
+        }
         Ok(Self {
             mode: config.mode,
             keys,

@@ -20,6 +20,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::net::{TcpListener, TcpSocket};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Config, LogConfig, LogFormat, Mistake};
 use crate::listener::Routes;
@@ -132,24 +136,27 @@ fn start_log(config: &LogConfig) -> WorkerGuard {
         .finish(std::io::stderr());
     let filter = std::env::var("TRUNKLINE_LOG").unwrap_or_else(|_| config.filter.clone());
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(log_filter(&filter))
+        .with_env_filter(EnvFilter::new(filter))
         .with_writer(writer);
+    let discreet = filter_fn(is_discreet);
     match config.format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-        LogFormat::Text => builder.init(),
+        LogFormat::Json => {
+            let subscriber = builder.json().flatten_event(true).finish();
+            subscriber.with(discreet).init();
+        }
+        LogFormat::Text => builder.finish().with(discreet).init(),
     }
     guard
 }
 
-/// The operator's filter, but never the chatter of the identity library, which writes of requests that hold secrets.
-fn log_filter(filter: &str) -> tracing_subscriber::EnvFilter {
-    ["azure_core", "azure_identity", "typespec_client_core"]
-        .into_iter()
-        .filter_map(|target| format!("{target}=warn").parse().ok())
-        .fold(
-            tracing_subscriber::EnvFilter::new(filter),
-            tracing_subscriber::EnvFilter::add_directive,
-        )
+/// Whatever the operator's filter says, the identity library's chatter is not logged: it writes of requests that hold
+/// secrets.
+fn is_discreet(metadata: &tracing::Metadata<'_>) -> bool {
+    const CHATTERERS: [&str; 3] = ["azure_", "typespec", "reqwest"];
+    let chats = CHATTERERS
+        .iter()
+        .any(|prefix| metadata.target().starts_with(prefix));
+    !chats || *metadata.level() <= tracing::Level::WARN
 }
 
 /// Connections that may wait where no configuration says how many.

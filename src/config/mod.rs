@@ -700,8 +700,15 @@ deployment = "east"
             &["line 17: auth.keys.2.sha256: key 2: sha256 must be 64"],
         );
         check(
-            &format!("{good}{}", key.replace("acme", "bolt")),
+            &format!(
+                "{good}{}",
+                key.replace("acme", "bolt").replace(&hash, &"1".repeat(64))
+            ),
             &["line 16: auth.keys.2.tenant: a key is for tenant bolt, and there is no such tenant"],
+        );
+        check(
+            &format!("{good}{key}"),
+            &["line 17: auth.keys.2.sha256: key 2: the same key stands twice"],
         );
         check(
             &format!("{good}[auth.signing]\nsecret = \"short\"\n"),

@@ -39,17 +39,56 @@ impl Config {
                 );
             }
         }
+        let shows_nothing_counts = [
+            (!self.auth.keys.is_empty(), "keys"),
+            (!self.auth.issuers.is_empty(), "issuers"),
+            (!self.auth.certificates.is_empty(), "certificates"),
+        ];
+        for (is_set, field) in shows_nothing_counts {
+            if is_set && self.auth.mode == AuthMode::None {
+                let problem = "mode is \"none\", so that callers come in without them";
+                found.warn(&["auth", field], problem);
+            }
+        }
+        let is_proxied =
+            self.listener.public_url.is_some() || !self.listener.trusted_proxies.is_empty();
+        if is_proxied && self.auth.mode == AuthMode::None {
+            found.warn(
+                &["auth", "mode"],
+                "the listener is on loopback, but a proxy seems to bring callers from outside",
+            );
+        }
+        if !self.twilio.accounts.is_empty() && self.auth.signing.is_none() {
+            found.warn(
+                &["twilio", "accounts"],
+                "without [auth.signing] a signature that somebody has seen opens streams for ever",
+            );
+        }
+        for (name, deployment) in &self.deployments {
+            if deployment.plaintext {
+                found.warn(
+                    &["deployments", name, "plaintext"],
+                    "keys and calls leave in plain text",
+                );
+            }
+        }
         for name in self.tenants.keys() {
             let keys = self.auth.keys.iter().map(|key| &key.tenant);
             let certificates = self.auth.certificates.iter().map(|it| &it.tenant);
             let accounts = self.twilio.accounts.iter().map(|account| &account.tenant);
             let mut known = keys.chain(certificates).chain(accounts);
+            let mut issuers = self.auth.issuers.iter();
+            let is_issued = issuers.any(|issuer| {
+                let names_any = issuer.tenant_claim.is_some() && issuer.tenants.is_empty();
+                let is_named = issuer.tenant.as_ref() == Some(name);
+                names_any || is_named || issuer.tenants.values().any(|tenant| tenant == name)
+            });
             // A ticket may be for any tenant.
-            let has_way = self.auth.signing.is_some() || known.any(|tenant| tenant == name);
+            let has_way = self.auth.signing.is_some() || is_issued || known.any(|it| it == name);
             if self.auth.mode == AuthMode::Keys && !has_way {
                 found.warn(
                     &["tenants", name],
-                    "has no key, certificate or account, so that nobody can call as it",
+                    "has no key, issuer, certificate or account, so that nobody can call as it",
                 );
             }
         }
@@ -77,11 +116,11 @@ impl Config {
         if listener
             .trusted_proxies
             .iter()
-            .any(|network| network.prefix_len() == 0)
+            .any(|network| network.prefix_len() < 16)
         {
             found.warn(
                 &["listener", "trusted_proxies"],
-                "everybody's X-Forwarded-For is believed",
+                "the X-Forwarded-For of everybody in a large network is believed: name the proxies",
             );
         }
         if listener.lenient_api_version {
@@ -176,6 +215,12 @@ impl Config {
         for (name, it) in &self.deployments {
             let path = vec!["deployments", name.as_str()];
             all.push(Secret::new(path, "api_key", &it.api_key, &it.api_key_file));
+            if let Some(entra) = &it.entra {
+                let path = || vec!["deployments", name.as_str(), "entra"];
+                let (value, file) = (&entra.client_secret, &entra.client_secret_file);
+                all.push(Secret::new(path(), "client_secret", value, file));
+                all.push(Secret::new(path(), "", &None, &entra.certificate_file));
+            }
         }
         for it in &self.twilio.accounts {
             let path = || vec!["twilio", "accounts"];
@@ -301,7 +346,7 @@ model = "gpt-realtime"
     fn a_careful_file_has_no_warnings() {
         check(KEYS, &[]);
         more(
-            "[listener]\naddress = '0.0.0.0:8080'\ntrusted_proxies = ['10.0.0.0/8']",
+            "[listener]\naddress = '0.0.0.0:8080'\ntrusted_proxies = ['10.0.3.0/24']",
             &[],
         );
         more(
@@ -315,7 +360,7 @@ model = "gpt-realtime"
     fn who_may_call() {
         check(
             &KEYS.replace("[auth]", "[auth]\nmode = 'none'"),
-            &["line 2: auth.mode: everybody"],
+            &["line 2: auth.mode: everybody", "line 3: auth.keys: mode is"],
         );
         check(
             &format!(
@@ -325,9 +370,41 @@ model = "gpt-realtime"
             &[
                 "line 2: auth.mode: ",
                 "line 9: listener.allowed_origins: pages of these",
+                "line 3: auth.keys: ",
             ],
         );
         more("[tenants.bolt]", &["line 7: tenants.bolt: has no key"]);
+        let issuer = "[[auth.issuers]]\nurl = 'https://id.example'\naudience = ['a']\n";
+        more(&format!("{issuer}tenant = 'bolt'\n[tenants.bolt]"), &[]);
+        more(
+            &format!("{issuer}tenant = 'acme'\n[tenants.bolt]"),
+            &["line 11: tenants.bolt: has no key"],
+        );
+    }
+
+    #[test]
+    fn what_counts_for_nothing() {
+        let open = KEYS.replace("[auth]", "[auth]\nmode = 'none'");
+        check(
+            &format!("{open}[listener]\npublic_url = 'wss://a.example'\n"),
+            &[
+                "line 2: auth.mode: everybody",
+                "line 3: auth.keys: ",
+                "line 2: auth.mode: the listener is on loopback",
+            ],
+        );
+        let account = "[listener]\npublic_url = 'wss://a.example'\n[[twilio.accounts]]\n\
+            tenant = 'acme'\nauth_token_env = 'X'";
+        more(
+            account,
+            &["line 9: twilio.accounts: without [auth.signing]"],
+        );
+        check(
+            &KEYS
+                .replace("ws://127.0.0.1:1", "ws://10.0.0.1:1")
+                .replace("model = ", "plaintext = true\nmodel = "),
+            &["line 6: deployments.east.plaintext: keys and calls leave"],
+        );
     }
 
     #[test]
@@ -342,7 +419,7 @@ model = "gpt-realtime"
         );
         more(
             "[listener]\ntrusted_proxies = ['0.0.0.0/0']",
-            &["line 8: listener.trusted_proxies: everybody's"],
+            &["line 8: listener.trusted_proxies: the X-Forwarded-For of everybody"],
         );
         more(
             "[listener]\nlenient_api_version = true",

@@ -197,7 +197,9 @@ impl Connection {
 
     /// A request came in.
     pub(super) fn request(self: &Arc<Self>, headers: &HeaderMap) -> Peer {
+        // Who claims to be a proxy and does not tell for whom is a source like any other.
         let caller = self.door.proxies.caller(self.address, headers);
+        let caller = caller.unwrap_or(self.address);
         self.door.state().idle.remove(&self.id);
         self.n_open.fetch_add(1, Ordering::Relaxed);
         let is_first = self.n_requests.fetch_add(1, Ordering::Relaxed) == 0;
@@ -208,7 +210,7 @@ impl Connection {
         };
         Peer {
             connection: Arc::clone(self),
-            source: caller.map(Source::from),
+            source: Source::from(caller),
             counted: Mutex::new(None),
             decide_by: begin + self.door.limits.upgrade,
         }
@@ -251,8 +253,7 @@ impl Drop for Handshake {
 #[derive(Debug)]
 pub(super) struct Peer {
     connection: Arc<Connection>,
-    /// `None` if a trusted proxy does not tell.
-    source: Option<Source>,
+    source: Source,
     /// Whom a request through a proxy is counted for as long as nobody is known.
     counted: Mutex<Option<Source>>,
     /// When it must be known who calls.
@@ -269,17 +270,15 @@ pub(super) enum Unheard {
 }
 
 impl Peer {
-    /// The certificate that was verified in the handshake.
+    /// The certificate that was verified in the handshake. That of a trusted proxy is not its callers'.
     pub(super) fn certificate(&self) -> Option<&ClientCertificate> {
+        self.connection.source?;
         self.connection.certificate.get().map(Arc::as_ref)
     }
 
     /// Whether a request of this source is looked at. One through a proxy is counted from here on.
     pub(super) fn check(&self) -> Result<(), Unheard> {
-        let Some(source) = self.source else {
-            return Ok(());
-        };
-        let now = now();
+        let (source, now) = (self.source, now());
         let mut state = self.connection.door.state();
         if let Some(wait) = state.sources.blocked(source, now) {
             return Err(Unheard::Blocked(wait));
@@ -295,15 +294,20 @@ impl Peer {
 
     /// What it showed was good.
     pub(super) fn known(&self) {
-        self.connection.known();
-        self.connection.release(&self.counted);
+        let connection = &self.connection;
+        connection
+            .door
+            .state()
+            .sources
+            .succeeded(self.source, now());
+        connection.known();
+        connection.release(&self.counted);
     }
 
     /// What it showed was refused.
     pub(super) fn failed(&self) {
-        if let Some(source) = self.source {
-            self.connection.door.state().sources.failed(source, now());
-        }
+        let mut state = self.connection.door.state();
+        state.sources.failed(self.source, now());
     }
 }
 

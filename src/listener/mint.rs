@@ -3,6 +3,7 @@
 use http::Request;
 use hyper::body::Incoming as Body;
 use secrecy::ExposeSecret;
+use tokio::time::Instant;
 
 use crate::auth::{EphemeralSession, MintError, Purpose, Shown};
 use crate::ingress::{Credential, FrontDoor, MintRequest, MintRoute, Refusal};
@@ -42,13 +43,17 @@ impl Gateway {
         peer: &Peer,
     ) -> Result<String, Refusal> {
         let (head, body) = request.into_parts();
+        if let Some(overload) = self.overload() {
+            return Err(overload);
+        }
         let credential = Credential::find(head.uri.query(), &head.headers)?;
         let shown = Shown {
             secret: credential.as_ref().map(Credential::secret),
             ..Shown::default()
         };
         let identity = self.identify(ROUTE, shown, Purpose::Mint, peer).await?;
-        let body = self.read_post(&head.headers, body, MAX_BODY).await?;
+        let by = Instant::now() + self.config.head_timeout;
+        let body = self.read_post(&head.headers, body, MAX_BODY, by).await?;
         let lenient = self.config.lenient_api_version;
         let asked = MintRequest::parse(route, head.uri.query(), &body, lenient)?;
         let tenant = identity.tenant.as_str();

@@ -384,7 +384,11 @@ impl Gateway {
         };
         let identity = identified.map_err(|denied| {
             self.metrics.denied(route, denied.name());
-            Refusal::unauthorized()
+            match denied {
+                // Not the caller's fault, and nothing that it gets to know by this.
+                Denied::KeysUnavailable => Refusal::unavailable(jittered()),
+                _ => Refusal::unauthorized(),
+            }
         })?;
         peer.known();
         Ok(identity)

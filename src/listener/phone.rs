@@ -155,7 +155,9 @@ impl Gateway {
         peer: &Peer,
     ) -> Result<String, Refusal> {
         let (head, body) = request.into_parts();
-        let body = self.read_post(&head.headers, body, MAX_FORM).await?;
+        // Who sends it is known only when the form is there.
+        let body = self.read_post(&head.headers, body, MAX_FORM, peer.decide_by);
+        let body = body.await?;
         let webhook = VoiceWebhook::parse(&body).map_err(|error| bad_form(&error.to_string()))?;
         let agent = agent
             .or_else(|| self.routes.twilio.agent.clone())

@@ -4,13 +4,15 @@ use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, ORIGIN, TRANSFER_ENCODING};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming as Body};
+use tokio::time::Instant;
 
 use crate::ingress::Refusal;
 
 use super::Gateway;
 
 impl Gateway {
-    /// The body of what a server has posted, up to `max` bytes and within the time for a request's head.
+    /// The body of what a server has posted, up to `max` bytes, within the time for a request's head and no later
+    /// than `by`.
     ///
     /// # Errors
     ///
@@ -20,10 +22,12 @@ impl Gateway {
         headers: &HeaderMap,
         body: Body,
         max: usize,
+        by: Instant,
     ) -> Result<Bytes, Refusal> {
         check_post(headers)?;
         let body = Limited::new(body, max).collect();
-        match tokio::time::timeout(self.config.head_timeout, body).await {
+        let by = by.min(Instant::now() + self.config.head_timeout);
+        match tokio::time::timeout_at(by, body).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(_)) => Err(Refusal::bad_request(
                 "bad_body",

@@ -154,7 +154,12 @@ fn opened<'a>(
         }
         model = Some(pinned);
     }
-    if session.is_some_and(|session| asked.transcription && !session.transcription) {
+    // A transcription session names its model later, where nobody holds it to the ticket's or the key's.
+    let is_pinned_to_speech = match session {
+        Some(session) => !session.transcription,
+        None => identity.agent.is_some(),
+    };
+    if asked.transcription && is_pinned_to_speech {
         return Err(Refusal::forbidden());
     }
     let transcription = asked.transcription || session.is_some_and(|session| session.transcription);

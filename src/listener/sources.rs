@@ -34,6 +34,10 @@ struct SourceLimits {
     sources: usize,
 }
 
+/// A source that showed something good is listened to for so long, whatever else it shows: behind one address may be
+/// many callers, and one of them must not shut the others out.
+const TRUST: Duration = Duration::from_secs(600);
+
 /// All sources of which anything is known.
 #[derive(Debug)]
 pub(super) struct Sources {
@@ -50,8 +54,21 @@ struct Entry {
     connections: u32,
     handshakes: u32,
     failures: Bucket,
+    /// Until when it is listened to whatever it fails at.
+    trusted_until: Option<Instant>,
     /// Key in `quiet`.
     quiet: Option<u64>,
+}
+
+impl Entry {
+    fn is_trusted(&self, now: Instant) -> bool {
+        self.trusted_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether nothing is lost with it.
+    fn is_forgettable(&self, now: Instant) -> bool {
+        self.failures.is_full(now) && !self.is_trusted(now)
+    }
 }
 
 /// Why a handshake may not begin.
@@ -141,9 +158,19 @@ impl Sources {
         }
     }
 
+    /// A credential was good.
+    pub(super) fn succeeded(&mut self, source: Source, now: Instant) {
+        if self.limits.failures.is_some() {
+            self.with(source, now, |entry| entry.trusted_until = Some(now + TRUST));
+        }
+    }
+
     /// How long this source is not listened to because of what it failed at; `None` if it is.
     pub(super) fn blocked(&self, source: Source, now: Instant) -> Option<Duration> {
         let entry = self.entries.get(&source)?;
+        if entry.is_trusted(now) {
+            return None;
+        }
         entry.failures.wait(self.limits.failures?, now)
     }
 
@@ -157,6 +184,7 @@ impl Sources {
             connections: 0,
             handshakes: 0,
             failures: Bucket::full(now),
+            trusted_until: None,
             quiet: None,
         });
         let result = change(entry);
@@ -164,7 +192,7 @@ impl Sources {
             self.quiet.remove(&at);
         }
         if entry.connections == 0 && entry.handshakes == 0 {
-            if entry.failures.is_full(now) {
+            if entry.is_forgettable(now) {
                 self.entries.remove(&source);
             } else {
                 entry.quiet = Some(self.n_touched);
@@ -185,7 +213,7 @@ impl Sources {
             let is_forgiven = self
                 .entries
                 .get(source)
-                .is_none_or(|entry| entry.failures.is_full(now));
+                .is_none_or(|entry| entry.is_forgettable(now));
             if !is_forgiven && self.entries.len() < self.limits.sources {
                 return;
             }
@@ -228,6 +256,22 @@ mod tests {
         assert!(!all.open(source(1), now));
         let mut all = sources("connections_per_source = 0");
         assert!((0..1000).all(|_| all.open(source(1), now)));
+    }
+
+    #[test]
+    fn who_showed_something_good_is_not_shut_out_by_a_neighbour() {
+        let mut all = sources("failed_auth_per_minute = 1");
+        let now = Instant::now();
+        all.succeeded(source(1), now);
+        for n in [1, 2] {
+            all.failed(source(n), now);
+            all.failed(source(n), now);
+        }
+        assert_eq!(all.blocked(source(1), now), None);
+        assert!(all.blocked(source(2), now).is_some());
+        let later = now + TRUST;
+        all.failed(source(1), later);
+        assert!(all.blocked(source(1), later).is_some());
     }
 
     #[test]

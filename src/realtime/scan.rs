@@ -184,7 +184,7 @@ pub enum JsonLimit {
 
 /// Checks nesting and number of keys in one pass, before anything is built from the message.
 ///
-/// The project's limits are 32 and 512 (reference, limits). Says nothing about well-formedness.
+/// Each caller of this has its own limits. Says nothing about well-formedness.
 ///
 /// # Errors
 /// The limit that the message breaks.

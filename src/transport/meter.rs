@@ -124,10 +124,8 @@ pub struct FrameMeter {
     message: Option<Fragments>,
     control: Bucket,
     messages: Bucket,
-    /// When the first byte came of what is not complete yet.
-    since: Option<Instant>,
-    /// Bytes that came of it.
-    n_received: u64,
+    /// When what is not complete yet must be.
+    due: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,8 +159,7 @@ impl FrameMeter {
             message: None,
             control: Bucket::default(),
             messages: Bucket::default(),
-            since: None,
-            n_received: 0,
+            due: None,
         }
     }
 
@@ -186,7 +183,7 @@ impl FrameMeter {
             _ => 0,
         };
         if at < bytes.len() && self.state != State::Ended {
-            self.since.get_or_insert(now);
+            self.prolong(bytes.len() - at, now);
         }
         while at < bytes.len() {
             match self.state {
@@ -197,7 +194,6 @@ impl FrameMeter {
                 } => {
                     let here = missing.min((bytes.len() - at) as u64);
                     at += here as usize;
-                    self.n_received += here;
                     self.state = State::Payload {
                         missing: missing - here,
                         ends_message,
@@ -222,15 +218,22 @@ impl FrameMeter {
     /// When what the peer has begun must be complete; `None` if nothing is under way.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let for_bytes = Duration::from_millis(self.n_received * 1000 / LEAST_BYTES_PER_SECOND);
-        Some(self.since? + self.limits.message_timeout + for_bytes)
+        self.due
     }
 
     /// Starts the time of what is under way anew: nobody read it until `now`.
     pub fn was_unread(&mut self, now: Instant) {
-        if let Some(since) = &mut self.since {
-            *since = now;
+        if let Some(due) = &mut self.due {
+            *due = now + self.limits.message_timeout;
         }
+    }
+
+    /// Every byte prolongs what is under way, but to no more than a whole time from now: who sends much at once may not
+    /// be slow with the rest for long, and keep memory meanwhile.
+    fn prolong(&mut self, n_bytes: usize, now: Instant) {
+        let whole = now + self.limits.message_timeout;
+        let for_bytes = Duration::from_micros(n_bytes as u64 * 1_000_000 / LEAST_BYTES_PER_SECOND);
+        self.due = Some(self.due.map_or(whole, |due| whole.min(due + for_bytes)));
     }
 
     /// Skips the rest of the answer's head. How many bytes that was.
@@ -271,7 +274,6 @@ impl FrameMeter {
             self.n_header = end;
             taken += here;
         }
-        self.n_received += taken as u64;
         taken
     }
 
@@ -381,8 +383,8 @@ impl FrameMeter {
             State::Header
         };
         if ends_message || self.state == State::Ended {
-            self.n_received = 0;
-            self.since = (more && self.state == State::Header).then_some(now);
+            self.due =
+                (more && self.state == State::Header).then_some(now + self.limits.message_timeout);
         }
     }
 }
@@ -623,11 +625,11 @@ mod tests {
         assert_eq!(scan(&mut meter, &[1, 2, 3, 4, 5], 3), Some(11_000));
         assert_eq!(scan(&mut meter, &frame(0x89, 0), 4), Some(11_000));
         assert_eq!(scan(&mut meter, &frame(0x80, 0), 5), None);
-        // A large one has more time.
+        // A large one has more time, but what came at once does not buy time to be slow with the rest.
         assert_eq!(scan(&mut meter, &header(0x82, 131_072), 6), Some(16_000));
-        assert_eq!(scan(&mut meter, &[0; 65_536], 7), Some(18_000));
+        assert_eq!(scan(&mut meter, &[0; 65_536], 7), Some(17_000));
         meter.was_unread(begin + 8 * second);
-        assert_eq!(scan(&mut meter, &[0; 65_535], 9), Some(22_000));
+        assert_eq!(scan(&mut meter, &[0; 65_535], 9), Some(19_000));
         assert_eq!(scan(&mut meter, &[0], 10), None);
         // So has a ping that is not brought to its end.
         assert_eq!(scan(&mut meter, &[0x89], 20), Some(30_000));

@@ -30,6 +30,7 @@ fn config(max_calls: u32, more: &str) -> String {
     );
     format!(
         "{}\n[listener]\npublic_url = 'wss://voice.example.com'\nmax_calls = {max_calls}\n\
+         # All come at the same simulated instant.\n[listener.limits]\ncalls_per_second_per_tenant = 0\n\
          [tenants.all]\n[tenants.few]\nagents = ['preview']\nmodels = ['preview']\n{more}",
         CONFIG.replace("mode = \"none\"", &auth)
     )

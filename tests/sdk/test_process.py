@@ -190,6 +190,7 @@ def test_the_example_configuration_is_good_and_mistakes_are_named():
         [BINARY, "check", "deploy/trunkline.toml"], cwd=ROOT, capture_output=True, text=True
     )
     assert good.returncode == 0, good.stderr
+    assert "warning: line " in good.stderr and "auth.mode: everybody" in good.stderr
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
         file.write('[deployments.a]\nurl = "ws://10.0.0.1"\nmodel = "m"\n')
         file.flush()

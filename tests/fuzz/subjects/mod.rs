@@ -4,9 +4,11 @@
 
 mod call_laws;
 mod callers;
+mod credentials;
 mod frames;
 mod json;
 mod media;
+mod policy;
 mod requests;
 
 /// A subject and the name of its corpus.
@@ -20,8 +22,10 @@ pub(crate) const SUBJECTS: &[Subject] = &[
     ("twilio_voice", callers::twilio_voice),
     ("front_door", requests::front_door),
     ("upgrade", requests::upgrade),
+    ("credentials", credentials::run),
     ("frames", frames::run),
     ("mint", requests::mint),
+    ("policy", policy::run),
     ("client_event", json::client_event),
     ("server_event", json::server_event),
     ("base64", media::base64),
