@@ -7,7 +7,7 @@ use trunkline::realtime::{
     Echo, PolicedSession, ServerEvent, SessionPolicy, Shape, Verdict, append_audio, event_type,
 };
 
-const PREFIX: &str = "Never mention the moon. ";
+const PREFIX: &str = "Never mention the moon.";
 
 static POLICY: LazyLock<Arc<SessionPolicy>> = LazyLock::new(|| {
     let config = format!(
