@@ -74,7 +74,7 @@ fn check_sent(text: &str) {
         for limit in ["max_output_tokens", "max_response_output_tokens"] {
             let limit = &settings[limit];
             assert!(
-                limit.is_null() || limit.as_u64().is_some_and(|n| n <= 500),
+                limit.is_null() || limit.as_f64().is_some_and(|n| n <= 500.0),
                 "{text}"
             );
         }
