@@ -17,6 +17,8 @@ pub mod realtime;
 
 pub mod auth;
 
+pub mod quota;
+
 pub mod telemetry;
 
 pub mod transport;
