@@ -39,7 +39,7 @@ impl Process {
         let listener = &config.listener;
         let (caller_listener, callers) = bind(listener.address, listener.backlog)?;
         let (admin_listener, admin) = bind(config.admin.address, ADMIN_BACKLOG)?;
-        let token = AdminToken::read(&config.admin)?;
+        let token = AdminToken::read(&config.admin).map_err(|error| format!("admin.{error}"))?;
         let metrics = Metrics::new();
         let dialer = Dialer::new(Arc::clone(&metrics));
         let outbound = Outbound::new();
