@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use super::door::DoorMetrics;
+use super::store::StoreMetrics;
 
 /// Buckets from 20 us to 100 ms: work of the gateway itself on one frame.
 const FRAME_BUCKETS: &[f64] = &[
@@ -193,6 +194,7 @@ pub struct Metrics {
     panics: IntCounter,
     draining: IntGauge,
     door: DoorMetrics,
+    store: StoreMetrics,
     handles: Mutex<BTreeMap<(String, String), Arc<CallMetrics>>>,
 }
 
@@ -470,6 +472,7 @@ impl Metrics {
                 )),
             ),
             door: DoorMetrics::new(r),
+            store: StoreMetrics::new(r),
             handles: Mutex::default(),
             registry,
         };
@@ -490,6 +493,12 @@ impl Metrics {
                 Arc::new(CallMetrics::new(Arc::clone(self), dialect, deployment))
             }),
         )
+    }
+
+    /// What is counted of the store that replicas share.
+    #[must_use]
+    pub fn store(&self) -> &StoreMetrics {
+        &self.store
     }
 
     /// What is counted at the door.
@@ -828,7 +837,7 @@ pub(super) fn counters(
     register(registry, IntCounterVec::new(opts(name, help), labels))
 }
 
-fn histograms(
+pub(super) fn histograms(
     registry: &Registry,
     name: &str,
     help: &str,

@@ -5,6 +5,8 @@
 
 mod door;
 mod metrics;
+mod store;
 
 pub use door::DoorMetrics;
+pub use store::StoreMetrics;
 pub use metrics::{CallMetrics, Direction, FrameDrop, Metrics, Modality, SetupPhase};
