@@ -303,11 +303,17 @@ mod tests {
         backlog.doubt();
         backlog.hold(lease("b"), false, at(10));
         backlog.release(lease("c"), false);
-        assert_eq!(backlog.next(9, at(10)), Some(Work::Release(vec![lease("c")])));
+        assert_eq!(
+            backlog.next(9, at(10)),
+            Some(Work::Release(vec![lease("c")]))
+        );
         let Some(Work::Renew(renewals)) = backlog.next(9, at(10)) else {
             panic!("two leases");
         };
-        let mut lives: Vec<_> = renewals.iter().map(|it| (it.lease.0.as_ref(), it.life)).collect();
+        let mut lives: Vec<_> = renewals
+            .iter()
+            .map(|it| (it.lease.0.as_ref(), it.life))
+            .collect();
         lives.sort();
         assert_eq!(lives, [("a", at(5)), ("b", at(15))]);
         assert!(backlog.is_empty());
@@ -341,7 +347,9 @@ mod tests {
         assert_eq!(amounts(backlog.next(9, at(9))), [16.0]);
         assert_eq!(amounts(backlog.next(9, at(9))), [32.0]);
         let again = backlog.next(9, at(19));
-        assert!(matches!(&again, Some(Work::Spend(it)) if it.age == at(15) && it.mark == marked.mark));
+        assert!(
+            matches!(&again, Some(Work::Spend(it)) if it.age == at(15) && it.mark == marked.mark)
+        );
         assert!(backlog.is_empty() && backlog.n_spends == 0);
     }
 

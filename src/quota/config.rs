@@ -72,7 +72,8 @@ impl RedisConfig {
         if let Err(error) = self.connection() {
             found.push((error.field, error.problem));
         }
-        let mut add = |field: &str, problem: &str| found.push((field.to_owned(), problem.to_owned()));
+        let mut add =
+            |field: &str, problem: &str| found.push((field.to_owned(), problem.to_owned()));
         let is_word = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
         if self.prefix.is_empty() || !self.prefix.chars().all(is_word) {
             add("prefix", "letters, digits and -_.: only, and at least one");
@@ -162,8 +163,14 @@ mod tests {
             "url = 'redis://a'\nprefix = 'a{b}'\ndeadline = '0s'\nfallback_share = 0.0",
             &["prefix: ", "deadline: ", "fallback_share: "],
         );
-        check("url = 'redis://a'\nfallback_share = nan", &["fallback_share: "]);
-        check("url = 'redis://a'\nfallback_share = 1.0\non_store_failure = 'closed'", &[]);
+        check(
+            "url = 'redis://a'\nfallback_share = nan",
+            &["fallback_share: "],
+        );
+        check(
+            "url = 'redis://a'\nfallback_share = 1.0\non_store_failure = 'closed'",
+            &[],
+        );
     }
 
     #[test]

@@ -174,7 +174,11 @@ impl FallbackStore {
     }
 
     /// Lets a call in by this process's share.
-    fn admit_here(&self, ask: &Ask, error: StoreError) -> Result<Result<Admitted, Shortage>, StoreError> {
+    fn admit_here(
+        &self,
+        ask: &Ask,
+        error: StoreError,
+    ) -> Result<Result<Admitted, Shortage>, StoreError> {
         self.metrics.store().fell_back("admit");
         if self.on_failure == OnStoreFailure::Closed {
             self.give_up(ask);

@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, try_join_all};
-use ::redis::aio::MultiplexedConnection;
 use ::redis::Cmd;
+use ::redis::aio::MultiplexedConnection;
+use futures_util::future::{BoxFuture, try_join_all};
 use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 use tokio::sync::watch;
@@ -97,7 +97,13 @@ impl RedisStore {
         let scripts = [&ADMIT, &RENEW, &RELEASE, &SPEND].map(|script| script.text);
         let connection = config.connection()?;
         Ok(Self {
-            link: Link::new(connection, config.deadline, probe, scripts.to_vec(), metrics),
+            link: Link::new(
+                connection,
+                config.deadline,
+                probe,
+                scripts.to_vec(),
+                metrics,
+            ),
             prefix: config.prefix.clone(),
         })
     }

@@ -8,5 +8,5 @@ mod metrics;
 mod store;
 
 pub use door::DoorMetrics;
-pub use store::StoreMetrics;
 pub use metrics::{CallMetrics, Direction, FrameDrop, Metrics, Modality, SetupPhase};
+pub use store::StoreMetrics;
