@@ -15,6 +15,7 @@ use crate::admin::{AdminConfig, AdminToken};
 use crate::auth::{AuthConfig, AuthMode, Authenticator, ProviderScheme, TwilioAccounts};
 use crate::bridge::{Agent, AgentConfig, TenantPolicy};
 use crate::listener::{ListenerConfig, Routes, Tls, TwilioConfig, is_origin, is_public_url};
+use crate::quota::QuotaConfig;
 use crate::realtime::{SessionPolicy, SessionPolicyConfig, Shape};
 use crate::upstream::{Deployment, DeploymentConfig, Identities};
 
@@ -34,6 +35,9 @@ pub struct Config {
     /// What each tenant may do.
     #[serde(default)]
     pub tenants: BTreeMap<String, TenantConfig>,
+    /// What may be used, and where that is counted.
+    #[serde(default)]
+    pub quota: QuotaConfig,
     /// The model legs' other ends.
     pub deployments: BTreeMap<String, DeploymentConfig>,
     /// Names that SDK callers use for a deployment.
@@ -194,6 +198,11 @@ impl Config {
         let session_policies = self.build_session_policies(&mut mistakes);
         self.check_models(&mut mistakes);
         self.check_listeners(&mut mistakes);
+        if let Some(redis) = &self.quota.redis {
+            for (field, problem) in redis.mistakes() {
+                mistakes.add(&["quota", "redis", &field], problem);
+            }
+        }
         if let Some(agent) = &self.twilio.agent
             && !self.agents.contains_key(agent)
         {
@@ -564,6 +573,19 @@ deployment = "east"
     }
 
     #[test]
+    fn the_example_of_redis_is_good() {
+        let example = include_str!("../../deploy/trunkline.toml");
+        let (_, rest) = example.split_once("# [quota.redis]").expect("the example");
+        let (table, _) = rest.split_once("\n\n").expect("an end");
+        let settings = table.lines().filter_map(|line| line.strip_prefix("# "));
+        let settings: Vec<&str> = settings.filter(|line| line.contains(" = ")).collect();
+        assert_eq!(settings.len(), 5, "{settings:?}");
+        let text = format!("{GOOD}[quota.redis]\n{}\n", settings.join("\n"));
+        // The file is not here.
+        check(&text, &["line 12: quota.redis.url_file: /run/secrets/"]);
+    }
+
+    #[test]
     fn mistakes_in_a_session_policy_are_named_with_their_lines() {
         let check = |policy: &str, expected: &[&str]| {
             check(&format!("{GOOD}[tenants.acme.session]\n{policy}"), expected);
@@ -610,6 +632,30 @@ deployment = "east"
         assert_eq!(settings.len(), 13, "{settings:?}");
         let text = settings.join("\n");
         check(&format!("{GOOD}[tenants.acme.session]\n{text}\n"), &[]);
+    }
+
+    #[test]
+    fn mistakes_about_redis_are_named_with_their_lines() {
+        let check = |fields: &str, expected: &[&str]| {
+            check(&format!("{GOOD}[quota.redis]\n{fields}"), expected);
+        };
+        check("url = \"rediss://:hunter2@redis.example\"\n", &[]);
+        check("", &["line 11: quota.redis.url: one of url, url_env"]);
+        check(
+            "url = \"hunter2\"\nfallback_share = 2.0\n",
+            &[
+                "line 12: quota.redis.url: is no address like",
+                "line 13: quota.redis.fallback_share: must be",
+            ],
+        );
+        check(
+            "url_env = \"redis://:hunter2@a\"\n",
+            &["line 12: quota.redis.url_env: no environment variable of that name"],
+        );
+        check(
+            "deadline = \"50\"\n",
+            &["line 12: invalid value: string, expected"],
+        );
     }
 
     #[test]
