@@ -20,7 +20,7 @@ const DEFAULT_SILENCE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgentConfig {
-    /// Name of the deployment that serves its calls.
+    /// Name of the deployment or pool that serves its calls.
     pub deployment: String,
     /// What it is told to say first; without, it waits for the caller.
     pub greeting: Option<String>,
@@ -167,9 +167,9 @@ impl Agent {
         })
     }
 
-    /// Name of the deployment that serves its calls.
+    /// Name of the pool that serves its calls, which may be a deployment's.
     #[must_use]
-    pub fn deployment(&self) -> &str {
+    pub fn pool(&self) -> &str {
         &self.config.deployment
     }
 

@@ -35,11 +35,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Denied, Identity, Purpose, Shown, UseError};
-use crate::bridge::{CallPermit, Calls, REALTIME, ToolRunner};
+use crate::bridge::{CallPermit, Calls, REALTIME, SessionSource, ToolRunner};
 use crate::ingress::upgrade::{self, Upgrade};
 use crate::ingress::{Dialect, ErrorStyle, FrontDoor, MintRoute, Refusal};
 use crate::telemetry::Metrics;
-use crate::upstream::{DialError, Dialer};
+use crate::upstream::{DialError, Dialer, Pool};
 
 use answer::{Answer, last, name, refuse, refuse_upgrade, text};
 use door::{Connection, Door, Peer, TooFast, Unheard};
@@ -65,7 +65,7 @@ pub struct Gateway {
     config: ListenerConfig,
     routes: Routes,
     front_door: FrontDoor,
-    dialer: Dialer,
+    dialer: Arc<Dialer>,
     tools: ToolRunner,
     metrics: Arc<Metrics>,
     calls: Calls,
@@ -98,7 +98,7 @@ impl Gateway {
             shedder: Mutex::new(Shedder::new(config.shed)),
             config,
             routes,
-            dialer,
+            dialer: Arc::new(dialer),
             tools,
             metrics,
             draining: AtomicBool::new(false),
@@ -111,6 +111,14 @@ impl Gateway {
     #[must_use]
     pub fn calls(&self) -> &Calls {
         &self.calls
+    }
+
+    /// Sessions of that pool, for one call.
+    fn sessions(&self, pool: Arc<Pool>) -> SessionSource {
+        SessionSource {
+            dialer: Arc::clone(&self.dialer),
+            pool,
+        }
     }
 
     /// The process's metrics.

@@ -15,6 +15,7 @@ use crate::ingress::{
     Credential, Dialect, ErrorStyle, Refusal, RejectReason, VoiceWebhook, twiml_connect,
     twiml_reject,
 };
+use crate::upstream::SessionRequest;
 
 use super::answer::{Answer, switch, xml};
 use super::door::Peer;
@@ -111,23 +112,21 @@ impl Gateway {
             agent: Some(agent),
         };
         let identity = self.identify(name, shown, purpose, peer).await?;
-        let (agent, deployment) = self.routes.for_agent(&identity.tenant, agent)?;
+        let (agent, pool) = self.routes.for_agent(&identity.tenant, agent)?;
         let permit = self.admit(&identity)?;
         self.use_up(name, &identity).await?;
-        let model = self
-            .dialer
-            .dial(&deployment, false)
-            .await
-            .map_err(|error| {
-                tracing::warn!(%error, call_id, "no session for a call");
-                dial_refusal(&error)
-            })?;
+        let sessions = self.sessions(pool);
+        let session = sessions.open(&SessionRequest::default()).await;
+        let session = session.map_err(|error| {
+            tracing::warn!(%error, call_id, "no session for a call");
+            dial_refusal(&error)
+        })?;
         Ok(ConductedCall {
-            metrics: self.metrics().call(name, deployment.name()),
+            metrics: self.metrics().call(name, session.place.deployment().name()),
             call_id: call_id.to_owned(),
             dialect,
-            model,
-            deployment,
+            session,
+            sessions,
             agent,
             tools: self.tools.clone(),
             calls: self.calls().clone(),
