@@ -4,9 +4,23 @@
 //! [`Store`]; who is to be let in is decided there in one step, so that two replicas cannot both give away the last
 //! place.
 
+mod account;
+mod config;
+mod forecast;
+mod price;
+mod provisioned;
 mod store;
+mod tenants;
 
+pub use account::{Account, DEFAULT_OUTPUT, Estimate, Reservation};
+pub use config::{
+    Admission, DeploymentQuota, Expect, QuotaConfig, QuotaMistake, QuotaPlan, WhenUnknown,
+};
+pub use forecast::{CallForecast, Kind, Profile};
+pub use price::Price;
+pub use provisioned::Weights;
 pub use store::{
     Admitted, Ask, Book, Check, Demand, GroupDemand, LeaseId, LeaseRenewal, Limit, Shortage, Spend,
     Store, StoreError, Totals,
 };
+pub use tenants::{Budget, TenantQuota};
