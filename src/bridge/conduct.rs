@@ -22,7 +22,8 @@ use crate::call::{
 };
 use crate::ingress::{Dialect, DialectError, Incoming, Outgoing};
 use crate::media::FRAME;
-use crate::realtime::WireFormat;
+use crate::quota::{CallLease, Notice};
+use crate::realtime::{MaxOutputTokens, WireFormat};
 use crate::telemetry::{CallMetrics, Direction, FrameDrop};
 use crate::transport::Metered;
 use crate::upstream::{Decoder, Deployment, ModelLeg, SessionContext, encode};
@@ -31,6 +32,7 @@ use super::agent::Agent;
 use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress};
 use super::media_path::{MediaPath, session_format};
+use super::notice;
 use super::registry::{CallPermit, Calls};
 use super::summary::{CallSummary, Ledger};
 use super::tool::{ToolCall, ToolResult, ToolRunner};
@@ -55,6 +57,8 @@ pub struct ConductedCall {
     pub tools: ToolRunner,
     /// Where this kind of call is counted.
     pub metrics: Arc<CallMetrics>,
+    /// What the call may use.
+    pub lease: CallLease,
     /// All calls of the process.
     pub calls: Calls,
     /// The right to be one of them.
@@ -72,11 +76,15 @@ impl ConductedCall {
             agent,
             tools,
             metrics,
+            lease,
             calls,
             permit,
         } = self;
+        if let Some(MaxOutputTokens::Limit(n)) = agent.config.session.max_output_tokens {
+            lease.set_max_output(Some(n));
+        }
         let session = super::session_id(&model.session_created);
-        let ledger = Ledger::new(metrics, call_id, dialect.name(), deployment.name(), session);
+        let ledger = Ledger::new(metrics, lease, call_id, dialect.name(), deployment.name(), session);
         let now = Instant::now();
         let task = Conduct {
             core: Call::new(agent.policy(dialect.capabilities()), now.into_std()),
@@ -159,6 +167,7 @@ enum Wake {
     Heard(Heard),
     Tool(ToolResult),
     Timer,
+    Notice(Notice),
     EndNow,
 }
 
@@ -179,6 +188,7 @@ impl Conduct {
                 Wake::Heard(heard) => self.heard(heard, now),
                 Wake::Tool(result) => self.tool_result(result, now),
                 Wake::Timer => self.timeout(now),
+                Wake::Notice(told) => self.input(notice::input(told), Current::Other, now),
                 Wake::EndNow => self.input(Input::End(EndReason::Drained), Current::Other, now),
             }
             if let Some(end) = self.ended.take() {
@@ -203,6 +213,9 @@ impl Conduct {
             if let Ok(result) = finished {
                 return Poll::Ready(Wake::Tool(result));
             }
+        }
+        if let Poll::Ready(told) = self.ledger.lease.poll_notice(cx) {
+            return Poll::Ready(Wake::Notice(told));
         }
         self.end_now.as_mut().poll(cx).map(|()| Wake::EndNow)
     }

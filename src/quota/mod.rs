@@ -5,8 +5,15 @@
 //! place.
 
 mod account;
+mod book;
+mod bucket;
+mod clock;
 mod config;
 mod forecast;
+mod front;
+mod in_process;
+mod keep;
+mod lease;
 mod price;
 mod provisioned;
 mod store;
@@ -17,6 +24,9 @@ pub use config::{
     Admission, DeploymentQuota, Expect, QuotaConfig, QuotaMistake, QuotaPlan, WhenUnknown,
 };
 pub use forecast::{CallForecast, Kind, Profile};
+pub use front::{AccountHandle, Busy, CallKind, Caller, PoolCapacity, Quota};
+pub use in_process::InProcess;
+pub use lease::{CallLease, Notice};
 pub use price::Price;
 pub use provisioned::Weights;
 pub use store::{

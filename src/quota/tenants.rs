@@ -167,6 +167,14 @@ impl Names {
     }
 }
 
+impl Names {
+    /// Whether both are calls of one number.
+    pub(super) fn caller_is(&self, other: &Self) -> bool {
+        let calls = |names: &Self| names.caller.as_ref().map(|it| Arc::clone(&it.calls));
+        calls(self) == calls(other)
+    }
+}
+
 impl TenantQuota {
     /// What must hold for one more call.
     pub(super) fn checks(&self, names: &Names) -> Vec<Check> {

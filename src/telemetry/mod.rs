@@ -5,6 +5,8 @@
 
 mod door;
 mod metrics;
+mod usage;
 
 pub use door::DoorMetrics;
 pub use metrics::{CallMetrics, Direction, FrameDrop, Metrics, Modality, SetupPhase};
+pub use usage::UsageMetrics;
