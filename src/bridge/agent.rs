@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::call::{CallPolicy, CallTimeouts, DtmfPolicy, HANG_UP_TOOL, TurnPolicy};
 use crate::ingress::{Capabilities, Marks};
 use crate::media::{GapSettings, OpusSettings};
+use crate::quota::Expect;
 use crate::realtime::{SessionSettings, Tool, TurnDetection};
 
 use super::tool::WebhookConfig;
@@ -20,7 +21,7 @@ const DEFAULT_SILENCE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgentConfig {
-    /// Name of the deployment that serves its calls.
+    /// Name of the deployment or pool that serves its calls.
     pub deployment: String,
     /// What it is told to say first; without, it waits for the caller.
     pub greeting: Option<String>,
@@ -48,6 +49,8 @@ pub struct AgentConfig {
     /// How long to wait for whom.
     #[serde(default)]
     pub timeouts: CallTimeouts,
+    /// What its calls are expected to be like.
+    pub expect: Option<Expect>,
 }
 
 /// How replies are paced.
@@ -167,9 +170,9 @@ impl Agent {
         })
     }
 
-    /// Name of the deployment that serves its calls.
+    /// Name of the pool that serves its calls, which may be a deployment's.
     #[must_use]
-    pub fn deployment(&self) -> &str {
+    pub fn pool(&self) -> &str {
         &self.config.deployment
     }
 

@@ -23,16 +23,17 @@ use crate::call::{
 use crate::ingress::{Dialect, DialectError, Incoming, Outgoing};
 use crate::media::FRAME;
 use crate::quota::{CallLease, Notice};
-use crate::realtime::{MaxOutputTokens, WireFormat};
+use crate::realtime::MaxOutputTokens;
 use crate::telemetry::{CallMetrics, Direction, FrameDrop};
 use crate::transport::Metered;
-use crate::upstream::{Decoder, Deployment, ModelLeg, SessionContext, encode};
+use crate::upstream::{Decoder, Place, Session, SessionContext, SessionFormats, encode};
 
 use super::agent::Agent;
 use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress};
 use super::media_path::{MediaPath, session_format};
 use super::notice;
+use super::opening::SessionSource;
 use super::registry::{CallPermit, Calls};
 use super::summary::{CallSummary, Ledger};
 use super::tool::{ToolCall, ToolResult, ToolRunner};
@@ -48,9 +49,9 @@ pub struct ConductedCall {
     /// What is spoken there.
     pub dialect: Dialect,
     /// The open session.
-    pub model: ModelLeg,
-    /// Where it is.
-    pub deployment: Arc<Deployment>,
+    pub session: Session,
+    /// Where others come from, should it fail.
+    pub sessions: SessionSource,
     /// Who answers.
     pub agent: Arc<Agent>,
     /// Runs the agent's tools.
@@ -71,8 +72,8 @@ impl ConductedCall {
         let Self {
             call_id,
             dialect,
-            model,
-            deployment,
+            session,
+            sessions: _,
             agent,
             tools,
             metrics,
@@ -83,14 +84,16 @@ impl ConductedCall {
         if let Some(MaxOutputTokens::Limit(n)) = agent.config.session.max_output_tokens {
             lease.set_max_output(Some(n));
         }
-        let session = super::session_id(&model.session_created);
-        let ledger = Ledger::new(metrics, lease, call_id, dialect.name(), deployment.name(), session);
+        let Session { leg, place, .. } = session;
+        let session = super::session_id(&leg.session_created);
+        let deployment = place.deployment().name();
+        let ledger = Ledger::new(metrics, lease, call_id, dialect.name(), deployment, session);
         let now = Instant::now();
         let task = Conduct {
             core: Call::new(agent.policy(dialect.capabilities()), now.into_std()),
-            legs: Legs::free(caller, model.socket),
+            legs: Legs::free(caller, leg.socket),
             dialect,
-            deployment,
+            place,
             agent,
             media: None,
             tools,
@@ -126,7 +129,7 @@ struct Conduct {
     core: Call,
     legs: Legs,
     dialect: Dialect,
-    deployment: Arc<Deployment>,
+    place: Place,
     agent: Arc<Agent>,
     /// Known once the caller has begun.
     media: Option<MediaPath>,
@@ -154,13 +157,6 @@ struct Conduct {
     timer: Pin<Box<Sleep>>,
     end_now: Pin<Box<WaitForCancellationFutureOwned>>,
     began: Instant,
-}
-
-/// Audio formats of the session, both ways.
-#[derive(Clone, Copy, Debug)]
-struct SessionFormats {
-    input: WireFormat,
-    output: WireFormat,
 }
 
 enum Wake {
@@ -321,7 +317,7 @@ impl Conduct {
     }
 
     fn caller_started(&mut self, info: &CallInfo, now: Instant) {
-        let audio = self.deployment.audio();
+        let audio = self.place.deployment().audio();
         match MediaPath::new(info.input, info.output, audio, &self.agent) {
             Ok(media) => self.media = Some(media),
             Err(error) => {
@@ -436,7 +432,7 @@ impl Conduct {
             settings: &self.agent.config.session,
             input: formats.input,
             output: formats.output,
-            shape: self.deployment.shape(),
+            shape: self.place.deployment().shape(),
         };
         if *command == ModelCommand::Configure {
             self.configured_at = Some(now);

@@ -86,6 +86,8 @@ mod tests {
             input(over),
             Input::EndOrderly(EndReason::BudgetExhausted)
         ));
-        assert!(event(over).contains("The session ends: the time that a session may last is used up."));
+        assert!(
+            event(over).contains("The session ends: the time that a session may last is used up.")
+        );
     }
 }

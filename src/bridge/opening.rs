@@ -5,10 +5,30 @@ use std::sync::Arc;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::realtime::{PresetRefused, SessionPolicy, SessionPreset, opening_update};
-use crate::upstream::{Deployment, DialError, Dialer, ModelLeg};
+use crate::upstream::{DialError, Dialer, Pool, Session, SessionRequest};
 
 /// Names the gateway's own event in a deployment's answer.
 const EVENT_ID: &str = "event_trunkline_opening";
+
+/// Where a call's sessions come from: the first one, and those that replace it.
+#[derive(Clone, Debug)]
+pub struct SessionSource {
+    /// Opens them.
+    pub dialer: Arc<Dialer>,
+    /// At one of these deployments.
+    pub pool: Arc<Pool>,
+}
+
+impl SessionSource {
+    /// Opens a session.
+    ///
+    /// # Errors
+    ///
+    /// If no deployment gives one.
+    pub async fn open(&self, request: &SessionRequest) -> Result<Session, DialError> {
+        self.dialer.open_in(&self.pool, request).await
+    }
+}
 
 /// What a tenant's callers may do, and whose callers they are.
 #[derive(Clone, Debug)]
@@ -22,7 +42,7 @@ pub struct TenantPolicy {
 /// A session that is as the operator wants it.
 #[derive(Debug)]
 pub struct OpenedSession {
-    pub(super) model: ModelLeg,
+    pub(super) session: Session,
     /// What the deployment said after its first event and before it took the settings.
     pub(super) early: Vec<Utf8Bytes>,
     /// Whether it only transcribes.
@@ -42,15 +62,20 @@ pub enum OpenError {
 }
 
 impl OpenedSession {
-    /// Opens a session at `deployment`. Nothing is sent there where neither a policy nor a key says anything about its
+    /// The name of the deployment where it is.
+    #[must_use]
+    pub fn deployment(&self) -> &str {
+        self.session.place.deployment().name()
+    }
+
+    /// Opens a session. Nothing is sent there where neither a policy nor a key says anything about its
     /// settings. `transcribes` is what the caller's request says; its key may say it too.
     ///
     /// # Errors
     ///
     /// If there is no session, or not as it has to be.
     pub async fn open(
-        dialer: &Dialer,
-        deployment: &Deployment,
+        sessions: &SessionSource,
         transcribes: bool,
         policy: Option<TenantPolicy>,
         preset: Option<&SessionPreset>,
@@ -60,14 +85,24 @@ impl OpenedSession {
             rules.check_preset(preset)?;
         }
         let transcribes = transcribes || preset.is_some_and(SessionPreset::transcribes);
+        let request = SessionRequest {
+            transcription: transcribes,
+            ..SessionRequest::default()
+        };
+        let mut session = sessions.open(&request).await?;
+        let deployment = session.place.deployment();
         let update = opening_update(rules, preset, deployment.shape(), transcribes, EVENT_ID);
-        let mut model = dialer.dial(deployment, transcribes).await?;
         let early = match update {
-            Some(update) => dialer.configure(deployment, &mut model, update).await?,
+            Some(update) => {
+                let dialer = &sessions.dialer;
+                dialer
+                    .configure(deployment, &mut session.leg, update)
+                    .await?
+            }
             None => Vec::new(),
         };
         Ok(Self {
-            model,
+            session,
             early,
             transcribes,
             policy,

@@ -24,12 +24,12 @@ use crate::realtime::{
 };
 use crate::telemetry::{CallMetrics, Direction};
 use crate::transport::Metered;
-use crate::upstream::{Decoder, Deployment};
+use crate::upstream::{Decoder, Session};
 
 use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress};
 use super::notice;
-use super::opening::OpenedSession;
+use super::opening::{OpenedSession, SessionSource};
 use super::registry::{CallPermit, Calls};
 use super::session_id;
 use super::summary::{CallSummary, Ledger};
@@ -51,8 +51,8 @@ pub struct RelayedCall {
     pub first_preview: bool,
     /// The open session, and what the caller may do in it.
     pub session: OpenedSession,
-    /// Where it is.
-    pub deployment: Arc<Deployment>,
+    /// Where others come from, should it fail.
+    pub sessions: SessionSource,
     /// Where this kind of call is counted.
     pub metrics: Arc<CallMetrics>,
     /// How long it may last.
@@ -79,26 +79,26 @@ impl RelayedCall {
     pub async fn run(self, caller: WebSocketStream<Metered>) {
         let now = Instant::now();
         let OpenedSession {
-            model,
+            session: Session { leg, place, .. },
             early,
             transcribes,
             policy,
         } = self.session;
-        let session = session_id(&model.session_created);
+        let session = session_id(&leg.session_created);
         let ledger = Ledger::new(
             self.metrics,
             self.lease,
             self.call_id,
             REALTIME,
-            self.deployment.name(),
+            place.deployment().name(),
             session,
         );
         let mut task = Relay {
-            legs: Legs::gated(caller, model.socket),
+            legs: Legs::gated(caller, leg.socket),
             caller_shape: self.shape,
-            model_shape: self.deployment.shape(),
+            model_shape: place.deployment().shape(),
             decoder: Decoder::new(),
-            passes: self.shape == self.deployment.shape() && !self.first_preview,
+            passes: self.shape == place.deployment().shape() && !self.first_preview,
             translator: if self.first_preview {
                 Translator::for_first_preview()
             } else {
@@ -118,7 +118,7 @@ impl RelayedCall {
             end_now: Box::pin(self.calls.end_now().cancelled_owned()),
             began: now,
         };
-        for event in std::iter::once(model.session_created).chain(early) {
+        for event in std::iter::once(leg.session_created).chain(early) {
             task.relay_down(event, now);
         }
         let summary = task.run().await;

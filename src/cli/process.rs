@@ -55,6 +55,7 @@ impl Process {
             stop.clone(),
         ));
         let gateway = Gateway::new(config.listener.clone(), routes, dialer, tools, metrics);
+        tasks.spawn(gateway.quota().clone().keep(stop.clone()));
         let process = Self {
             gateway,
             callers,

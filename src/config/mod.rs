@@ -1,6 +1,7 @@
 //! The configuration file: each module's own part of it, put together and checked as a whole.
 
 mod locate;
+mod quota;
 mod warnings;
 
 use std::collections::BTreeMap;
@@ -15,8 +16,9 @@ use crate::admin::{AdminConfig, AdminToken};
 use crate::auth::{AuthConfig, AuthMode, Authenticator, ProviderScheme, TwilioAccounts};
 use crate::bridge::{Agent, AgentConfig, TenantPolicy};
 use crate::listener::{ListenerConfig, Routes, Tls, TwilioConfig, is_origin, is_public_url};
+use crate::quota::{Price, QuotaConfig, TenantQuota};
 use crate::realtime::{SessionPolicy, SessionPolicyConfig, Shape};
-use crate::upstream::{Deployment, DeploymentConfig, Identities};
+use crate::upstream::{Deployment, DeploymentConfig, Identities, Pool, PoolConfig};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -36,7 +38,10 @@ pub struct Config {
     pub tenants: BTreeMap<String, TenantConfig>,
     /// The model legs' other ends.
     pub deployments: BTreeMap<String, DeploymentConfig>,
-    /// Names that SDK callers use for a deployment.
+    /// Deployments that serve the same calls.
+    #[serde(default)]
+    pub pools: BTreeMap<String, PoolConfig>,
+    /// Names that SDK callers use for a deployment or pool.
     #[serde(default)]
     pub models: BTreeMap<String, String>,
     /// Who answers phones.
@@ -45,6 +50,12 @@ pub struct Config {
     /// How Twilio's numbers are answered.
     #[serde(default)]
     pub twilio: TwilioConfig,
+    /// When calls are let in, and what they are expected to be like.
+    #[serde(default)]
+    pub quota: QuotaConfig,
+    /// What tokens cost, by model.
+    #[serde(default)]
+    pub prices: BTreeMap<String, Price>,
     /// How the process goes away.
     #[serde(default)]
     pub drain: DrainConfig,
@@ -77,6 +88,8 @@ pub struct TenantConfig {
     pub caller_shape: Option<Shape>,
     /// What its SDK callers may do with the sessions that they conduct; without it, anything.
     pub session: Option<SessionPolicyConfig>,
+    /// What it may use; without it, anything.
+    pub quota: TenantQuota,
 }
 
 /// The `[drain]` table.
@@ -188,12 +201,14 @@ impl Config {
             found: Vec::new(),
         };
         let deployments = self.build_deployments(&mut mistakes);
+        let pools = self.build_pools(&deployments, &mut mistakes);
         let agents = self.build_agents(&mut mistakes);
         let auth = self.build_auth(&mut mistakes);
         let tls = self.build_tls(&mut mistakes);
         let session_policies = self.build_session_policies(&mut mistakes);
         self.check_models(&mut mistakes);
         self.check_listeners(&mut mistakes);
+        self.check_quota(&mut mistakes);
         if let Some(agent) = &self.twilio.agent
             && !self.agents.contains_key(agent)
         {
@@ -202,6 +217,7 @@ impl Config {
         match auth {
             Some(auth) if mistakes.found.is_empty() => Ok(Routes {
                 deployments,
+                pools,
                 models: self.models.clone(),
                 agents,
                 auth,
@@ -221,6 +237,7 @@ impl Config {
                     .filter_map(|(name, tenant)| Some((name.clone(), tenant.caller_shape?)))
                     .collect(),
                 session_policies,
+                quota: self.quota_plan(),
                 twilio: self.twilio.clone(),
                 tls,
             }),
@@ -249,11 +266,50 @@ impl Config {
         built
     }
 
+    /// The pools of the file, and each deployment as a pool of its own.
+    fn build_pools(
+        &self,
+        deployments: &BTreeMap<String, Arc<Deployment>>,
+        mistakes: &mut Mistakes<'_>,
+    ) -> BTreeMap<String, Arc<Pool>> {
+        let of_one = |(name, deployment): (&String, &Arc<Deployment>)| {
+            let pool = Pool::new(name, vec![Arc::clone(deployment)]);
+            (name.clone(), Arc::new(pool))
+        };
+        let mut built: BTreeMap<_, _> = deployments.iter().map(of_one).collect();
+        for (name, config) in &self.pools {
+            if self.deployments.contains_key(name) {
+                let problem = "there is a deployment of that name".to_owned();
+                mistakes.add(&["pools", name], problem);
+            }
+            if config.deployments.is_empty() {
+                let problem = "it has no deployment".to_owned();
+                mistakes.add(&["pools", name, "deployments"], problem);
+            }
+            for member in &config.deployments {
+                if !self.deployments.contains_key(member) {
+                    let problem = format!("there is no deployment {member}");
+                    mistakes.add(&["pools", name, "deployments"], problem);
+                }
+            }
+            let members = config.deployments.iter();
+            let members = members.filter_map(|member| deployments.get(member).cloned());
+            let pool = Pool::new(name, members.collect());
+            built.insert(name.clone(), Arc::new(pool));
+        }
+        built
+    }
+
+    /// Whether something that serves calls has that name.
+    fn is_pool(&self, name: &str) -> bool {
+        self.deployments.contains_key(name) || self.pools.contains_key(name)
+    }
+
     fn build_agents(&self, mistakes: &mut Mistakes<'_>) -> BTreeMap<String, Arc<Agent>> {
         let mut built = BTreeMap::new();
         for (name, config) in &self.agents {
-            if !self.deployments.contains_key(&config.deployment) {
-                let problem = format!("there is no deployment {}", config.deployment);
+            if !self.is_pool(&config.deployment) {
+                let problem = format!("there is no deployment or pool {}", config.deployment);
                 mistakes.add(&["agents", name, "deployment"], problem);
             }
             match Agent::new(name, config.clone()) {
@@ -436,18 +492,19 @@ impl Config {
 
     fn check_models(&self, mistakes: &mut Mistakes<'_>) {
         for (alias, deployment) in &self.models {
-            if !self.deployments.contains_key(deployment) {
+            if !self.is_pool(deployment) {
                 mistakes.add(
                     &["models", alias],
-                    format!("there is no deployment {deployment}"),
+                    format!("there is no deployment or pool {deployment}"),
                 );
             }
         }
         for (name, tenant) in &self.tenants {
             for model in &tenant.models {
-                if !self.models.contains_key(model) && !self.deployments.contains_key(model) {
-                    let problem =
-                        format!("{model} is neither a deployment nor an alias in [models]");
+                if !self.models.contains_key(model) && !self.is_pool(model) {
+                    let problem = format!(
+                        "{model} is neither a deployment, nor a pool, nor an alias in [models]"
+                    );
                     mistakes.add(&["tenants", name, "models"], problem);
                 }
             }
@@ -601,7 +658,7 @@ deployment = "east"
         check("[listner]\n", &["line 1: unknown field `listner`"]);
         check(
             &GOOD.replace("deployment = \"east\"", "deployment = \"west\""),
-            &["line 10: agents.reception.deployment: there is no deployment west"],
+            &["line 10: agents.reception.deployment: there is no deployment or pool west"],
         );
         check(
             &format!("{GOOD}[agents.reception.session]\nspeed = 7.0\n"),

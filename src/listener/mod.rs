@@ -14,6 +14,7 @@ mod mint;
 mod phone;
 mod post;
 mod proxies;
+mod quota;
 mod rate;
 mod routes;
 mod sample;
@@ -34,11 +35,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Denied, Identity, Purpose, Shown, UseError};
-use crate::bridge::{CallPermit, Calls, REALTIME, ToolRunner};
+use crate::bridge::{CallPermit, Calls, REALTIME, SessionSource, ToolRunner};
 use crate::ingress::upgrade::{self, Upgrade};
 use crate::ingress::{Dialect, ErrorStyle, FrontDoor, MintRoute, Refusal};
+use crate::quota::{InProcess, Quota};
 use crate::telemetry::Metrics;
-use crate::upstream::{DialError, Dialer};
+use crate::upstream::{DialError, Dialer, Pool};
 
 use answer::{Answer, last, name, refuse, refuse_upgrade, text};
 use door::{Connection, Door, Peer, TooFast, Unheard};
@@ -63,10 +65,11 @@ pub struct Gateway {
     config: ListenerConfig,
     routes: Routes,
     front_door: FrontDoor,
-    dialer: Dialer,
+    dialer: Arc<Dialer>,
     tools: ToolRunner,
     metrics: Arc<Metrics>,
     calls: Calls,
+    quota: Quota,
     door: Arc<Door>,
     connection_limit: usize,
     shedder: Mutex<Shedder>,
@@ -77,7 +80,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway that answers on these routes.
+    /// A gateway that answers on these routes, and counts what is used by itself.
     #[must_use]
     pub fn new(
         config: ListenerConfig,
@@ -86,7 +89,23 @@ impl Gateway {
         tools: ToolRunner,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
+        let store = Arc::new(InProcess::default());
+        let quota = Quota::new(routes.quota.clone(), store, Arc::clone(&metrics));
+        Self::with_quota(config, routes, quota, dialer, tools, metrics)
+    }
+
+    /// A gateway that shares its quota with others.
+    #[must_use]
+    pub fn with_quota(
+        config: ListenerConfig,
+        routes: Routes,
+        quota: Quota,
+        dialer: Dialer,
+        tools: ToolRunner,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            quota,
             calls: Calls::new(config.max_calls),
             front_door: FrontDoor {
                 lenient_api_version: config.lenient_api_version,
@@ -96,7 +115,7 @@ impl Gateway {
             shedder: Mutex::new(Shedder::new(config.shed)),
             config,
             routes,
-            dialer,
+            dialer: Arc::new(dialer),
             tools,
             metrics,
             draining: AtomicBool::new(false),
@@ -109,6 +128,20 @@ impl Gateway {
     #[must_use]
     pub fn calls(&self) -> &Calls {
         &self.calls
+    }
+
+    /// Sessions of that pool, for one call.
+    fn sessions(&self, pool: Arc<Pool>) -> SessionSource {
+        SessionSource {
+            dialer: Arc::clone(&self.dialer),
+            pool,
+        }
+    }
+
+    /// What calls may use; somebody must run its [`Quota::keep`].
+    #[must_use]
+    pub fn quota(&self) -> &Quota {
+        &self.quota
     }
 
     /// The process's metrics.

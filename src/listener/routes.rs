@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::auth::Authenticator;
 use crate::bridge::{Agent, REALTIME, TenantPolicy};
 use crate::ingress::{Dialect, Refusal};
+use crate::quota::QuotaPlan;
 use crate::realtime::Shape;
-use crate::upstream::Deployment;
+use crate::upstream::{Deployment, Pool};
 
 use super::config::TwilioConfig;
 use super::tls::Tls;
@@ -17,7 +18,9 @@ use super::tls::Tls;
 pub struct Routes {
     /// By name.
     pub deployments: BTreeMap<String, Arc<Deployment>>,
-    /// What SDK callers may call a deployment besides its name.
+    /// What serves calls, by name: those of the configuration, and each deployment as a pool of its own.
+    pub pools: BTreeMap<String, Arc<Pool>>,
+    /// What SDK callers may call a pool besides its name.
     pub models: BTreeMap<String, String>,
     /// By name.
     pub agents: BTreeMap<String, Arc<Agent>>,
@@ -31,6 +34,8 @@ pub struct Routes {
     pub caller_shapes: BTreeMap<String, Shape>,
     /// What a tenant's SDK callers may do with their sessions; without one, anything.
     pub session_policies: BTreeMap<String, TenantPolicy>,
+    /// What calls may use.
+    pub quota: QuotaPlan,
     /// How Twilio's numbers are answered.
     pub twilio: TwilioConfig,
     /// TLS towards callers, if it is asked for.
@@ -38,13 +43,13 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// The deployment that an SDK caller of `tenant` means by `model`.
+    /// The pool that an SDK caller of `tenant` means by `model`.
     pub(super) fn for_model(
         &self,
         tenant: &str,
         model: Option<&str>,
-    ) -> Result<Arc<Deployment>, Refusal> {
-        // A transcription session names its model later; any deployment that the tenant may use will do.
+    ) -> Result<Arc<Pool>, Refusal> {
+        // A transcription session names its model later; any pool that the tenant may use will do.
         let allowed = self
             .allowed_models
             .get(tenant)
@@ -55,10 +60,10 @@ impl Routes {
             }
             (Some(model), _) => model,
             (None, Some(allowed)) => &allowed[0],
-            (None, None) => self.deployments.keys().next().map_or("", String::as_str),
+            (None, None) => self.pools.keys().next().map_or("", String::as_str),
         };
         let name = self.models.get(model).map_or(model, String::as_str);
-        self.deployments
+        self.pools
             .get(name)
             .cloned()
             .ok_or_else(Refusal::model_not_found)
@@ -94,12 +99,12 @@ impl Routes {
         }
     }
 
-    /// The agent of that name, whom `tenant` wants to reach, and the deployment that serves it.
+    /// The agent of that name, whom `tenant` wants to reach, and the pool that serves it.
     pub(super) fn for_agent(
         &self,
         tenant: &str,
         name: &str,
-    ) -> Result<(Arc<Agent>, Arc<Deployment>), Refusal> {
+    ) -> Result<(Arc<Agent>, Arc<Pool>), Refusal> {
         let allowed = self.allowed_agents.get(tenant);
         if allowed
             .is_some_and(|allowed| !allowed.is_empty() && !allowed.iter().any(|it| it == name))
@@ -109,8 +114,8 @@ impl Routes {
         self.agents
             .get(name)
             .and_then(|agent| {
-                let deployment = self.deployments.get(agent.deployment())?;
-                Some((Arc::clone(agent), Arc::clone(deployment)))
+                let pool = self.pools.get(agent.pool())?;
+                Some((Arc::clone(agent), Arc::clone(pool)))
             })
             .ok_or_else(Refusal::not_found)
     }

@@ -332,10 +332,16 @@ mod tests {
         book.enter(&id("1"), END, &call("b", 50.0, 0.0));
         assert_eq!(book.groups.len(), 1);
         book.expire(END - Duration::from_nanos(1));
-        assert_eq!(judge(&book, 100.0, call("a", 50.0, 0.0)), Verdict::Fits(1.0));
+        assert_eq!(
+            judge(&book, 100.0, call("a", 50.0, 0.0)),
+            Verdict::Fits(1.0)
+        );
         assert_eq!(judge(&book, 100.0, call("a", 51.0, 0.0)), Verdict::Full);
         book.expire(END);
-        assert_eq!(judge(&book, 100.0, call("b", 60.0, 0.0)), Verdict::Fits(0.6));
+        assert_eq!(
+            judge(&book, 100.0, call("b", 60.0, 0.0)),
+            Verdict::Fits(0.6)
+        );
     }
 
     #[test]
@@ -344,11 +350,20 @@ mod tests {
         book.enter(&id("1"), END, &call("a", 30.0, 0.0));
         book.enter(&id("2"), END, &call("b", 10.0, 0.0));
         // Up to half the capacity, nobody is held back.
-        assert!(matches!(judge(&book, 100.0, call("a", 10.0, 0.0)), Verdict::Fits(_)));
+        assert!(matches!(
+            judge(&book, 100.0, call("a", 10.0, 0.0)),
+            Verdict::Fits(_)
+        ));
         // Beyond, each has half.
-        assert!(matches!(judge(&book, 100.0, call("a", 20.0, 0.0)), Verdict::Fits(_)));
+        assert!(matches!(
+            judge(&book, 100.0, call("a", 20.0, 0.0)),
+            Verdict::Fits(_)
+        ));
         assert_eq!(judge(&book, 100.0, call("a", 21.0, 0.0)), Verdict::Unfair);
-        assert!(matches!(judge(&book, 100.0, call("b", 40.0, 0.0)), Verdict::Fits(_)));
+        assert!(matches!(
+            judge(&book, 100.0, call("b", 40.0, 0.0)),
+            Verdict::Fits(_)
+        ));
         assert_eq!(judge(&book, 100.0, call("b", 61.0, 0.0)), Verdict::Full);
         // A third makes shares smaller, a heavier one larger.
         assert_eq!(judge(&book, 100.0, call("c", 34.0, 0.0)), Verdict::Unfair);
@@ -368,7 +383,10 @@ mod tests {
             ..call("a", f64::INFINITY, f64::NAN)
         };
         book.enter(&id("1"), END, &wild);
-        assert_eq!(judge(&book, 10.0, call("a", 10.0, -20.0)), Verdict::Fits(1.0));
+        assert_eq!(
+            judge(&book, 10.0, call("a", 10.0, -20.0)),
+            Verdict::Fits(1.0)
+        );
         assert_eq!(judge(&book, f64::NAN, call("a", 1.0, 0.0)), Verdict::Full);
         assert!(book.next_end() > 0.0);
     }

@@ -89,7 +89,9 @@ fn index(length: Duration, now: Now) -> u64 {
 }
 
 fn end(index: u64, length: Duration) -> Duration {
-    let nanos = u128::from(index).saturating_add(1).saturating_mul(length.as_nanos());
+    let nanos = u128::from(index)
+        .saturating_add(1)
+        .saturating_mul(length.as_nanos());
     let seconds = u64::try_from(nanos / 1_000_000_000).unwrap_or(u64::MAX);
     // Less than a second's, so it fits.
     let rest = u32::try_from(nanos % 1_000_000_000).unwrap_or_default();

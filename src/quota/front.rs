@@ -1,6 +1,6 @@
 //! What the listener and calls use of quota: who may come in, and where what they use is counted.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,7 +49,8 @@ pub(super) struct State {
     /// By name; what was used of one name goes to the store as one.
     pub(super) spends: BTreeMap<Arc<str>, Spend>,
     pub(super) blocked: HashSet<Arc<str>>,
-    pub(super) parked: HashMap<String, (CallLease, Instant)>,
+    /// By key, the oldest first.
+    pub(super) parked: HashMap<String, VecDeque<(CallLease, Instant)>>,
     pub(super) minute: Minute,
 }
 
@@ -241,7 +242,10 @@ impl Quota {
         let provisioned = provisioned.filter(|all| !all.is_empty());
         let (weights, per_minute) = match &provisioned {
             Some(all) => (Some(all[0].0), all.iter().map(|it| it.1).sum()),
-            None => (None, accounts.iter().map(AccountHandle::tokens_per_minute).sum()),
+            None => (
+                None,
+                accounts.iter().map(AccountHandle::tokens_per_minute).sum(),
+            ),
         };
         PoolCapacity {
             name: name.into(),
@@ -405,19 +409,24 @@ impl Quota {
         LeaseId(Arc::from(format!("{:016x}-{n}", self.0.process)))
     }
 
-    /// Keeps the lease of a call that is announced and not yet there, under a key that only that call has.
-    pub fn park(&self, key: &str, lease: CallLease, patience: Duration) {
+    /// Keeps the lease of a call that is announced and not yet there, under a key that it will come with.
+    pub fn park(&self, key: String, lease: CallLease, patience: Duration) {
         let until = now() + patience;
-        let before = self.state().parked.insert(key.to_owned(), (lease, until));
-        // Its drop takes the lock that was held.
-        drop(before);
+        let mut state = self.state();
+        let same = state.parked.entry(key).or_default();
+        same.push_back((lease, until));
     }
 
-    /// The lease that was kept under that key.
+    /// The oldest lease that is kept under that key.
     #[must_use]
     pub fn claim(&self, key: &str) -> Option<CallLease> {
-        let parked = self.state().parked.remove(key);
-        parked.map(|(lease, _)| lease)
+        let mut state = self.state();
+        let same = state.parked.get_mut(key)?;
+        let (lease, _) = same.pop_front()?;
+        if same.is_empty() {
+            state.parked.remove(key);
+        }
+        Some(lease)
     }
 
     /// Shuts a tenant out, its live calls included, or lets it in again. What the configuration says stays.

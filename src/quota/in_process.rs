@@ -188,7 +188,10 @@ impl State {
                 }
             }
             Limit::Window { limit, length } => {
-                let window = self.windows.get(&check.name).map_or_else(Window::default, |it| it.0);
+                let window = self
+                    .windows
+                    .get(&check.name)
+                    .map_or_else(Window::default, |it| it.0);
                 let (held, left) = window.held(*length, now);
                 if held >= finite(*limit) {
                     return Err((false, left));
@@ -468,7 +471,11 @@ mod tests {
                 assert!(totals.held >= 1.0);
             }
         }
-        assert!(state.admit(&ask(1, u64::MAX), at(u64::MAX - 2_000_000)).is_ok());
+        assert!(
+            state
+                .admit(&ask(1, u64::MAX), at(u64::MAX - 2_000_000))
+                .is_ok()
+        );
         state.sweep(at(1));
     }
 }

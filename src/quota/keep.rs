@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::config::Admission;
 use super::front::{Quota, State, group};
 use super::lease::{Held, Notice};
-use super::store::{Spend, Totals};
+use super::store::{LeaseRenewal, Spend, Totals};
 use super::tenants::Budget;
 
 /// What was used is told so often.
@@ -62,12 +62,15 @@ impl Quota {
     /// Gives back the leases of calls that were announced and did not come.
     fn drop_unclaimed(&self, now: Instant) {
         let mut state = self.state();
-        let late = |until: Instant| until <= now;
-        let unclaimed: Vec<_> = state
-            .parked
-            .extract_if(|_, (_, until)| late(*until))
-            .collect();
+        let mut unclaimed = Vec::new();
+        for same in state.parked.values_mut() {
+            while let Some((lease, _)) = same.pop_front_if(|(_, until)| *until <= now) {
+                unclaimed.push(lease);
+            }
+        }
+        state.parked.retain(|_, same| !same.is_empty());
         drop(state);
+        // A lease that is dropped takes the lock that was held.
         drop(unclaimed);
     }
 
@@ -88,6 +91,14 @@ impl Quota {
     }
 
     async fn renew(&self, now: Instant) {
+        let renewals = self.renewals(now);
+        if !renewals.is_empty() && self.0.store.renew(renewals).await.is_err() {
+            self.0.metrics.usage().store_failed("renew");
+        }
+    }
+
+    /// What the store is to know of every live call.
+    fn renewals(&self, now: Instant) -> Vec<LeaseRenewal> {
         let config = &self.0.plan.config;
         let state = self.state();
         for account in state.accounts() {
@@ -95,7 +106,7 @@ impl Quota {
             metrics.deployment_used(account.name(), account.lock().pressure(now));
         }
         let forecasts = config.admission == Admission::Forecast;
-        let renewals: Vec<_> = state
+        state
             .live
             .values()
             .map(|held| {
@@ -104,11 +115,7 @@ impl Quota {
                 held.renewal(config.lease_life, demand)
             })
             .filter(|renewal| !renewal.counted.is_empty() || !renewal.demands.is_empty())
-            .collect();
-        drop(state);
-        if !renewals.is_empty() && self.0.store.renew(renewals).await.is_err() {
-            self.0.metrics.usage().store_failed("renew");
-        }
+            .collect()
     }
 
     /// Tells the store what was used, and calls what is left of their budgets.
@@ -150,13 +157,7 @@ impl Quota {
         }
     }
 
-    fn tell_call(
-        &self,
-        held: &Held,
-        budget: Budget,
-        used: f64,
-        left: impl FnOnce() -> Duration,
-    ) {
+    fn tell_call(&self, held: &Held, budget: Budget, used: f64, left: impl FnOnce() -> Duration) {
         if !held.is_news(budget, used) {
             return;
         }

@@ -95,8 +95,7 @@ mod tests {
             output_audio: 91,
             ..Usage::default()
         };
-        let expected =
-            55.0 * 4.0 + 64.0 * 0.4 + 13.0 * 32.0 + 30.0 * 16.0 + 91.0 * 64.0;
+        let expected = 55.0 * 4.0 + 64.0 * 0.4 + 13.0 * 32.0 + 30.0 * 16.0 + 91.0 * 64.0;
         check(sample, expected / 1e6);
         let audio = Usage {
             input_audio: 1_000_000,

@@ -13,6 +13,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use tokio_rustls::TlsConnector;
 
+use crate::quota::DeploymentQuota;
 use crate::realtime::Shape;
 
 use super::credential::{Credential, KeyFile, Shown, can_be_sent};
@@ -59,6 +60,9 @@ pub struct DeploymentConfig {
     /// How long to wait for it.
     #[serde(default)]
     pub timeouts: DialTimeouts,
+    /// What the vendor grants it.
+    #[serde(default)]
+    pub quota: DeploymentQuota,
 }
 
 /// Whose endpoint it is.
