@@ -49,6 +49,8 @@ pub struct Account {
     tokens: Bucket,
     provisioned: Option<Utilisation>,
     paused_until: Option<Instant>,
+    /// When the deployment last said how many tokens are left.
+    told_at: Option<Instant>,
     /// Tokens that come to one weighted token, by what was used so far.
     tokens_per_weighted: f64,
 }
@@ -62,6 +64,7 @@ impl Account {
             tokens: Bucket::new(f64::from(config.tokens_per_minute), now),
             provisioned: Utilisation::new(config, now),
             paused_until: None,
+            told_at: None,
             tokens_per_weighted: 1.0,
         }
     }
@@ -160,12 +163,13 @@ impl Account {
             self.requests.told(limit, now);
         }
         if let Some(limit) = limits.tokens {
+            self.told_at = Some(now);
             self.tokens.told(limit, now);
         }
     }
 
     /// The deployment refused for its quota: nothing begins for `retry_after`. If it does not say for how long, until
-    /// a usual response has room in a bucket that was full.
+    /// a response has room in what it has just said is left, or in a bucket that was full.
     pub fn refused(&mut self, retry_after: Option<Duration>, now: Instant) {
         match (retry_after, &mut self.provisioned) {
             (Some(wait), provisioned) => {
@@ -176,7 +180,12 @@ impl Account {
                 }
             }
             (None, Some(utilisation)) => utilisation.is_over_for(UNTOLD, now),
-            (None, None) => self.tokens.fill(now),
+            (None, None) => {
+                let was_told = |at: Instant| now.saturating_duration_since(at) < TOLD_LATELY;
+                if !self.told_at.is_some_and(was_told) {
+                    self.tokens.fill(now);
+                }
+            }
         }
     }
 
@@ -227,6 +236,9 @@ impl Account {
 
 /// For how long a provisioned deployment is left alone that refused without saying for how long.
 const UNTOLD: Duration = Duration::from_secs(5);
+
+/// What a deployment has said of its tokens is believed for so long when it refuses.
+const TOLD_LATELY: Duration = Duration::from_secs(10);
 
 /// A minute's worth that refills continuously.
 #[derive(Debug)]
@@ -420,6 +432,19 @@ mod tests {
             account.can_take(5_000.0, now + Duration::from_secs(5)),
             Ok(())
         );
+        // Unless it has just said how much is left, which was not enough for that one.
+        let told = RateLimits {
+            requests: None,
+            tokens: Some(RateLimit {
+                limit: 60_000,
+                remaining: 20_000,
+                reset_seconds: 40.0,
+            }),
+        };
+        account.told(&told, now);
+        account.refused(None, now);
+        assert_eq!(account.can_take(20_000.0, now), Ok(()));
+        assert_eq!(account.can_take(25_000.0, now), Err(Duration::from_secs(5)));
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod clock;
 mod config;
 mod forecast;
 mod front;
+#[cfg(test)]
+mod front_tests;
 mod in_process;
 mod keep;
 mod lease;

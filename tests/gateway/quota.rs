@@ -104,7 +104,7 @@ fn replies(quota: &str) -> String {
 }
 
 /// Tokens a minute of a deployment that eight calls do not run over.
-const LIMIT: u32 = 400_000;
+const LIMIT: u32 = 280_000;
 
 fn counted(world: &World) -> f64 {
     let counts = world.simulator.quota("gpt-realtime");
@@ -126,19 +126,22 @@ async fn the_coming_minutes_are_foreseen_to_within_a_tenth() {
         (30.0, 800, 0.3, 10.2),
         (12.0, 200, 0.0, 7.4),
     ];
-    let typing = typists
-        .into_iter()
-        .zip(1..)
-        .map(async |((every, n_chars, unevenness, until), seed)| {
-            sleep(seconds(3.0 * seed as f64)).await;
-            let typist = Typist {
-                every,
-                n_chars,
-                unevenness,
-                seed,
-            };
-            typist.talk(Wire::open(&world, GA).await, minutes(until)).await
-        });
+    let typing =
+        typists
+            .into_iter()
+            .zip(1..)
+            .map(async |((every, n_chars, unevenness, until), seed)| {
+                sleep(seconds(3.0 * seed as f64)).await;
+                let typist = Typist {
+                    every,
+                    n_chars,
+                    unevenness,
+                    seed,
+                };
+                typist
+                    .talk(Wire::open(&world, GA).await, minutes(until))
+                    .await
+            });
     let phones = [(7.0, 10.3), (13.0, 10.3), (22.0, 8.3)]
         .map(async |(pause, length)| phone_talks(&world, pause, seconds(60.0 * length)).await);
     let watching = async {
@@ -189,7 +192,7 @@ fn tokens_metered(world: &World) -> f64 {
         .sum()
 }
 
-/// What came of callers who come every 10 s, each with the call of the reference (6.2) for ten minutes.
+/// What came of callers who come every 15 s for 20 minutes, each with the call of the reference (6.2) for 4 to 12.
 #[derive(Debug, Default)]
 struct Rush {
     n_admitted: u32,
@@ -203,15 +206,16 @@ async fn rush(admission: &str) -> Rush {
         "{CONFIG}\n[quota]\nadmission = '{admission}'\n[quota.expect]\nmean_minutes = 15\n"
     );
     let world = World::with_config(&config, &replies("enforce = 'response'"));
-    let callers = (0..30).map(async |n: u64| {
-        sleep(seconds(10.0 * n as f64)).await;
+    let callers = (0..80).map(async |n: u64| {
+        sleep(seconds(15.0 * n as f64)).await;
         let typist = Typist {
             every: 15.0,
             n_chars: 112,
             unevenness: 0.2,
             seed: n,
         };
-        let until = Instant::now() + seconds(600.0);
+        let minutes = 4.0 + 8.0 * fastrand::Rng::with_seed(n).f64();
+        let until = Instant::now() + seconds(60.0 * minutes);
         match Wire::try_open(&world, GA).await {
             Ok(wire) => Ok(typist.talk(wire, until).await),
             Err(answer) => Err(answer),
@@ -273,9 +277,14 @@ async fn calls_beyond_a_tenants_number_are_refused_before_the_upgrade() {
         assert!(answer.contains("tenant_calls_exceeded"), "{answer}");
         assert!(answer.contains("\r\nretry-after-ms: "), "{answer}");
     }
-    let refused = r#"trunkline_quota_refused_total{reason="tenant_calls_exceeded",tenant="default"}"#;
+    let refused =
+        r#"trunkline_quota_refused_total{reason="tenant_calls_exceeded",tenant="default"}"#;
     assert_eq!(world.metric(refused), 3.0);
-    assert_eq!(world.simulator.sessions().len(), 1, "nothing was opened for them");
+    assert_eq!(
+        world.simulator.sessions().len(),
+        1,
+        "nothing was opened for them"
+    );
     first.close(1000, "").await;
     first.until_close().await;
     sleep(seconds(1.0)).await;
@@ -291,7 +300,10 @@ async fn a_blocked_tenant_is_out_at_once() {
     world.gateway.quota().block("default", true);
     let (close, texts) = wire.until_close().await;
     assert_eq!(close, Some((1000, "budget_exhausted".to_owned())));
-    assert_eq!(texts.last().expect("an error")["error"]["code"], "budget_exhausted");
+    assert_eq!(
+        texts.last().expect("an error")["error"]["code"],
+        "budget_exhausted"
+    );
     let answer = Wire::try_open(&world, GA).await.expect_err("refused");
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     world.gateway.quota().block("default", false);
@@ -318,7 +330,9 @@ async fn an_sdk_client_is_warned_and_then_taken_leave_of() {
                         codes.push(event["error"]["code"].as_str().expect("a code").to_owned());
                         tokens.push(total);
                     }
-                    total += event["response"]["usage"]["total_tokens"].as_u64().unwrap_or(0);
+                    total += event["response"]["usage"]["total_tokens"]
+                        .as_u64()
+                        .unwrap_or(0);
                 }
                 Ok(other) => break Some(other),
                 Err(_) => break None,
@@ -440,6 +454,7 @@ async fn one_number_has_its_own_limit_and_hears_why() {
         "{busy}"
     );
     assert!(voice(&world, "15550003333").await.contains("<Stream"));
-    let refused = r#"trunkline_quota_refused_total{reason="caller_calls_exceeded",tenant="default"}"#;
+    let refused =
+        r#"trunkline_quota_refused_total{reason="caller_calls_exceeded",tenant="default"}"#;
     assert_eq!(world.metric(refused), 1.0);
 }
