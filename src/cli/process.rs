@@ -14,6 +14,7 @@ use crate::bridge::ToolRunner;
 use crate::config::Config;
 use crate::listener::{Gateway, Routes};
 use crate::outbound::Outbound;
+use crate::quota::{Quota, open_store};
 use crate::telemetry::Metrics;
 use crate::upstream::{Dialer, keep_credentials};
 
@@ -39,7 +40,7 @@ impl Process {
         let listener = &config.listener;
         let (caller_listener, callers) = bind(listener.address, listener.backlog)?;
         let (admin_listener, admin) = bind(config.admin.address, ADMIN_BACKLOG)?;
-        let token = AdminToken::read(&config.admin)?;
+        let token = AdminToken::read(&config.admin).map_err(|error| format!("admin.{error}"))?;
         let metrics = Metrics::new();
         let dialer = Dialer::new(Arc::clone(&metrics));
         let outbound = Outbound::new();
@@ -54,8 +55,13 @@ impl Process {
             Arc::clone(&metrics),
             stop.clone(),
         ));
-        let gateway = Gateway::new(config.listener.clone(), routes, dialer, tools, metrics);
-        tasks.spawn(gateway.quota().clone().keep(stop.clone()));
+        let redis = config.quota.redis.as_ref();
+        let store = open_store(redis, &metrics, &tasks, &stop);
+        let store = store.map_err(|error| format!("quota.redis.{error}"))?;
+        let quota = Quota::new(routes.quota.clone(), store, Arc::clone(&metrics));
+        tasks.spawn(quota.clone().keep(stop.clone()));
+        let listener = config.listener.clone();
+        let gateway = Gateway::with_quota(listener, routes, quota, dialer, tools, metrics);
         let process = Self {
             gateway,
             callers,

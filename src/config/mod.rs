@@ -185,7 +185,7 @@ impl Config {
         toml::from_str(text).map_err(|error| Mistake {
             line: error.span().map(|span| locate::line_at(text, span.start)),
             field: String::new(),
-            problem: error.message().to_owned(),
+            problem: without_value(error.message()),
         })
     }
 
@@ -436,9 +436,9 @@ impl Config {
         match TwilioAccounts::new(public_url, accounts) {
             Ok(accounts) => Some(vec![ProviderScheme::Twilio(accounts)]),
             Err(problems) => {
-                for (index, problem) in problems {
-                    let n = (index + 1).to_string();
-                    mistakes.add(&["twilio", "accounts", &n], problem);
+                for (index, error) in problems {
+                    let path = ["twilio", "accounts", &(index + 1).to_string(), &error.field];
+                    mistakes.add(&path, error.problem);
                 }
                 None
             }
@@ -447,8 +447,8 @@ impl Config {
 
     fn check_listeners(&self, mistakes: &mut Mistakes<'_>) {
         let admin = &self.admin;
-        if let Err(problem) = AdminToken::read(admin) {
-            mistakes.add(&["admin"], problem);
+        if let Err(error) = AdminToken::read(admin) {
+            mistakes.add(&["admin", &error.field], error.problem);
         }
         if !admin.address.ip().is_loopback() && !admin.public && !admin.has_token() {
             let problem = format!(
@@ -531,6 +531,23 @@ impl Mistakes<'_> {
             problem,
         });
     }
+}
+
+/// A message of serde without the value that it complains of, which may be a secret in the wrong place: `invalid type:
+/// string "...", expected u16`. Its kind and what was expected stay.
+fn without_value(message: &str) -> String {
+    const EXPECTED: &str = ", expected ";
+    let is_about_value = ["invalid type: ", "invalid value: "]
+        .iter()
+        .any(|start| message.starts_with(start));
+    // Of several, the last is ours: whatever comes before it may be part of the value.
+    let (Some(value), Some(expected)) = (message.find(['"', '`']), message.rfind(EXPECTED)) else {
+        return message.to_owned();
+    };
+    if !is_about_value || value > expected {
+        return message.to_owned();
+    }
+    format!("{}{}", message[..value].trim_end(), &message[expected..])
 }
 
 #[cfg(test)]
@@ -653,6 +670,30 @@ deployment = "east"
     }
 
     #[test]
+    fn a_value_in_the_wrong_place_is_not_repeated() {
+        check(
+            "[listener]\nmax_calls = \"sk-1\"\n",
+            &["line 2: invalid type: string, expected u32"],
+        );
+        check(
+            "[drain]\ngrace = \"sk-1, expected x\"\n",
+            &["line 2: invalid value: string, expected a duration"],
+        );
+        check(
+            "[drain]\ngrace = 12345\n",
+            &["line 2: invalid type: integer, expected a duration"],
+        );
+        check(
+            "[deployments]\neast = \"sk-1\"\n",
+            &["line 2: invalid type: string, expected struct DeploymentConfig"],
+        );
+        check(
+            "[deployments.east]\napi_key = []\n",
+            &["line 2: invalid type: sequence, expected a string"],
+        );
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_lines() {
         check("[deployments.east]\nurl = 5\n", &["line 2: invalid type"]);
         check("[listner]\n", &["line 1: unknown field `listner`"]);
@@ -712,7 +753,7 @@ deployment = "east"
             ),
             (
                 "kind = \"client_secret\"\ntenant_id = \"t\"\nclient_id = \"c\"\n",
-                "line 14: deployments.west.entra.client_secret: give one of",
+                "line 14: deployments.west.entra.client_secret: one of",
             ),
             (
                 "kind = \"password\"\n",
@@ -789,7 +830,7 @@ deployment = "east"
             &[
                 "line 21: twilio.accounts.2.tenant: there is no tenant bolt",
                 "line 22: twilio.accounts.2.agents: there is no agent nobody",
-                "line 20: twilio.accounts.2: one of auth_token, auth_token_env and auth_token_file is needed",
+                "line 20: twilio.accounts.2.auth_token: one of auth_token, auth_token_env and auth_token_file is needed",
             ],
         );
     }

@@ -27,6 +27,11 @@ impl Config {
 
     pub(super) fn check_quota(&self, mistakes: &mut Mistakes<'_>) {
         mistakes.add_all(&["quota"], self.quota.mistakes());
+        if let Some(redis) = &self.quota.redis {
+            for (field, problem) in redis.mistakes() {
+                mistakes.add(&["quota", "redis", &field], problem);
+            }
+        }
         for (name, expect) in &self.quota.models {
             mistakes.add_all(&["quota", "models", name], expect.mistakes());
             let is_known = self.models.contains_key(name)
@@ -105,6 +110,13 @@ mod tests {
             ],
         );
         check(
+            "[quota.redis]\nprefix = ''\n",
+            &[
+                "line 9: quota.redis.url: one of url, url_env and url_file is needed",
+                "line 10: quota.redis.prefix: letters",
+            ],
+        );
+        check(
             "[deployments.east.quota]\ntokens_per_minute = 0\n[agents.reception.expect]\nturns_per_minute = 0\n",
             &[
                 "line 10: deployments.east.quota.tokens_per_minute: with none",
@@ -125,7 +137,8 @@ mod tests {
     fn what_the_example_says_of_quota_is_what_holds_without_it() {
         let example = include_str!("../../deploy/trunkline.toml");
         let config = Config::parse(example).unwrap();
-        assert_eq!(config.quota, crate::quota::QuotaConfig::default());
+        let quota = crate::quota::QuotaConfig::default();
+        assert_eq!(format!("{:?}", config.quota), format!("{quota:?}"));
         let east = config.deployments["east"].quota;
         assert_eq!(east, crate::quota::DeploymentQuota::default());
         let acme = &config.tenants["acme"].quota;
@@ -140,6 +153,7 @@ mod tests {
             ("[deployments.east.quota]", 6),
             ("# [agents.reception.expect]", 2),
             ("# [quota.models.gpt-realtime]", 1),
+            ("# [quota.redis]", 5),
         ];
         let mut all = String::from("[models]\ngpt-realtime = 'east'\n");
         for (table, n_settings) in tables {
@@ -148,6 +162,13 @@ mod tests {
             let settings: Vec<_> = rest
                 .lines()
                 .map(|line| line.strip_prefix("# ").unwrap_or(line))
+                // The file need not be there.
+                .map(|line| {
+                    line.replace(
+                        "url_file = \"/run/secrets/redis-url\"",
+                        "url = 'rediss://a'",
+                    )
+                })
                 .filter(|line| line.contains(" = "))
                 .collect();
             assert_eq!(settings.len(), n_settings, "{settings:?}");

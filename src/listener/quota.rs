@@ -107,6 +107,12 @@ fn key(tenant: &str, agent: &str, ticket: Option<&str>) -> String {
 }
 
 fn refusal(busy: Busy) -> Refusal {
+    if busy.code == "quota_unknown" {
+        return Refusal {
+            code: busy.code,
+            ..Refusal::unavailable(jittered())
+        };
+    }
     let Some(retry_after) = busy.retry_after else {
         return Refusal {
             code: busy.code,

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::call::{RateLimit, RateLimits, Usage};
 
-use super::config::DeploymentQuota;
 use super::provisioned::{Utilisation, Weights, cached, input, output};
+use super::settings::DeploymentQuota;
 
 /// Output that is reserved for a response without a cap (openai/openai-realtime-console#42).
 pub const DEFAULT_OUTPUT: f64 = 4_096.0;

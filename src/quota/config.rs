@@ -1,15 +1,19 @@
-//! The tables about quota: `[quota]`, and `quota`, `expect` and `[prices]` of deployments, tenants and agents.
+//! The `[quota]` table.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use ::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use super::price::Price;
-use super::tenants::TenantQuota;
+use crate::secret::{SecretError, Source};
+
+use super::settings::{Admission, Expect, QuotaMistake};
 
 /// The `[quota]` table.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuotaConfig {
     /// When a pool of deployments lets no more calls in.
@@ -24,14 +28,14 @@ pub struct QuotaConfig {
     /// Leases are renewed so often.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
-    /// What becomes of a call when the store of counts cannot say whether it may come in.
-    pub when_unknown: WhenUnknown,
     /// In which money prices are. Only a name, and a metric label.
     pub currency: String,
     /// What calls are like of which nothing else is known.
     pub expect: Expect,
     /// What calls of SDK clients are like, by the model that they ask for.
     pub models: BTreeMap<String, Expect>,
+    /// Where replicas share counts and leases; without it, each process has its own.
+    pub redis: Option<RedisConfig>,
 }
 
 impl Default for QuotaConfig {
@@ -42,120 +46,16 @@ impl Default for QuotaConfig {
             fair_from: 0.8,
             lease_life: Duration::from_secs(15),
             heartbeat: Duration::from_secs(5),
-            when_unknown: WhenUnknown::Admit,
             currency: "USD".to_owned(),
             expect: Expect::default(),
             models: BTreeMap::new(),
+            redis: None,
         }
     }
 }
-
-/// When a pool of deployments lets no more calls in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Admission {
-    /// Never: the deployments refuse what is too much.
-    Off,
-    /// While its deployments' quota is used up.
-    Reactive,
-    /// As soon as its live calls and the new one would use it up while they last.
-    Forecast,
-}
-
-/// What becomes of a call when the store cannot say whether it may come in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WhenUnknown {
-    /// It comes in.
-    Admit,
-    /// It is told to try again.
-    Refuse,
-}
-
-/// What a call is expected to be like before it and its like have shown it. Defaults are those of the protocol
-/// reference's capacity arithmetic (6.2), and a call of five minutes.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Expect {
-    /// Tokens of instructions and tools.
-    pub instructions_tokens: u32,
-    /// Responses a minute.
-    pub turns_per_minute: f64,
-    /// How long the caller speaks in a turn.
-    pub caller_seconds_per_turn: f64,
-    /// How long a reply is.
-    pub reply_seconds_per_turn: f64,
-    /// How long a call lasts.
-    pub mean_minutes: f64,
-    /// Input that the model can read; older items are left out of what exceeds it.
-    pub context_tokens: u32,
-}
-
-impl Default for Expect {
-    fn default() -> Self {
-        Self {
-            instructions_tokens: 500,
-            turns_per_minute: 4.0,
-            caller_seconds_per_turn: 3.0,
-            reply_seconds_per_turn: 5.0,
-            mean_minutes: 5.0,
-            // gpt-realtime on Azure (protocol reference 1.6).
-            context_tokens: 28_672,
-        }
-    }
-}
-
-/// One `[deployments.NAME.quota]` table: what the vendor grants it.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DeploymentQuota {
-    /// Requests a minute, unless the deployment says otherwise (protocol reference 6.4).
-    pub requests_per_minute: u32,
-    /// Tokens a minute, unless the deployment says otherwise.
-    pub tokens_per_minute: u32,
-    /// Provisioned units; with them utilisation counts, not requests and tokens (protocol reference 6.5).
-    pub provisioned_units: Option<u32>,
-    /// Input tokens a minute that one unit carries; 2,500 is gpt-4o's.
-    pub input_tokens_per_unit: f64,
-    /// Input tokens that one output token counts for; 4 is gpt-4o's.
-    pub output_weight: f64,
-    /// Share of a cached input token that is not counted.
-    pub cached_discount: f64,
-}
-
-impl Default for DeploymentQuota {
-    fn default() -> Self {
-        Self {
-            requests_per_minute: 1_000,
-            tokens_per_minute: 100_000,
-            provisioned_units: None,
-            input_tokens_per_unit: 2_500.0,
-            output_weight: 4.0,
-            cached_discount: 1.0,
-        }
-    }
-}
-
-/// Everything that [`Quota`](super::Quota) goes by.
-#[derive(Clone, Debug, Default)]
-pub struct QuotaPlan {
-    /// The `[quota]` table.
-    pub config: QuotaConfig,
-    /// Each deployment's grant and model.
-    pub deployments: BTreeMap<String, (DeploymentQuota, String)>,
-    /// What tenants may use.
-    pub tenants: BTreeMap<String, TenantQuota>,
-    /// What agents' calls are like.
-    pub agents: BTreeMap<String, Expect>,
-    /// What a model costs.
-    pub prices: BTreeMap<String, Price>,
-}
-
-/// A field that cannot be, by its path below its table, and what is wrong with it.
-pub type QuotaMistake = (Vec<&'static str>, String);
 
 impl QuotaConfig {
-    /// The fields with which nothing could work. Those of `models` come by [`Expect::mistakes`].
+    /// The fields with which nothing could work. Those of `redis` and `models` come by their own.
     #[must_use]
     pub fn mistakes(&self) -> Vec<QuotaMistake> {
         let mut found = Vec::new();
@@ -185,63 +85,114 @@ impl QuotaConfig {
     }
 }
 
-impl Expect {
-    /// The fields with which no forecast could be made.
-    #[must_use]
-    pub fn mistakes(&self) -> Vec<QuotaMistake> {
-        let above_zero = |value: f64| value.is_finite() && value > 0.0;
-        let not_negative = |value: f64| value.is_finite() && value >= 0.0;
-        [
-            ("turns_per_minute", above_zero(self.turns_per_minute)),
-            (
-                "caller_seconds_per_turn",
-                not_negative(self.caller_seconds_per_turn),
-            ),
-            (
-                "reply_seconds_per_turn",
-                not_negative(self.reply_seconds_per_turn),
-            ),
-            ("mean_minutes", above_zero(self.mean_minutes)),
-            ("context_tokens", self.context_tokens > 0),
-        ]
-        .into_iter()
-        .filter(|(_, is_good)| !is_good)
-        .map(|(field, _)| (vec![field], "no call is like that".to_owned()))
-        .collect()
+/// The `[quota.redis]` table: Redis 5 or later, or Valkey.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedisConfig {
+    /// `redis://USER:PASSWORD@HOST:PORT/DB`, `rediss://` for TLS, `redis+unix:///PATH`; better one of the two below.
+    pub url: Option<SecretString>,
+    /// Name of the environment variable that holds it.
+    pub url_env: Option<String>,
+    /// Path of the file that holds it.
+    pub url_file: Option<PathBuf>,
+    /// What all keys begin with, in braces, so that a cluster keeps them at one node. Gateways with the same one share.
+    pub prefix: String,
+    /// How long an answer may take before the process decides by itself.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+    /// The share of each limit that this process gives out by itself while Redis does not answer; with n replicas, 1/n
+    /// to be strict.
+    pub fallback_share: f64,
+    /// What happens to new calls then.
+    pub on_store_failure: OnStoreFailure,
+}
+
+/// What happens to new calls while the shared store does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnStoreFailure {
+    /// Each process lets calls in by its share of the limits.
+    #[default]
+    Open,
+    /// They are refused.
+    Closed,
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            url_env: None,
+            url_file: None,
+            prefix: "trunkline".to_owned(),
+            deadline: Duration::from_millis(50),
+            fallback_share: 0.5,
+            on_store_failure: OnStoreFailure::Open,
+        }
     }
 }
 
-impl DeploymentQuota {
-    /// The fields with which the deployment could carry nothing.
+impl RedisConfig {
+    /// What is wrong with it, by field.
     #[must_use]
-    pub fn mistakes(&self) -> Vec<QuotaMistake> {
+    pub fn mistakes(&self) -> Vec<(String, String)> {
         let mut found = Vec::new();
-        let mut add = |is_wrong: bool, field, problem: &str| {
-            if is_wrong {
-                found.push((vec![field], problem.to_owned()));
-            }
-        };
-        let none = "with none, it could carry no call";
-        let is_positive = |value: f64| value.is_finite() && value > 0.0;
-        add(self.requests_per_minute == 0, "requests_per_minute", none);
-        add(self.tokens_per_minute == 0, "tokens_per_minute", none);
-        add(self.provisioned_units == Some(0), "provisioned_units", none);
-        add(
-            !is_positive(self.input_tokens_per_unit),
-            "input_tokens_per_unit",
-            none,
-        );
-        add(
-            !is_positive(self.output_weight),
-            "output_weight",
-            "a number above 0 was expected",
-        );
-        add(
-            !(0.0..=1.0).contains(&self.cached_discount),
-            "cached_discount",
-            "it is a share, from 0 to 1",
-        );
+        if let Err(error) = self.connection() {
+            found.push((error.field, error.problem));
+        }
+        let mut add =
+            |field: &str, problem: &str| found.push((field.to_owned(), problem.to_owned()));
+        let is_word = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+        if self.prefix.is_empty() || !self.prefix.chars().all(is_word) {
+            add("prefix", "letters, digits and -_.: only, and at least one");
+        }
+        if !(Duration::from_millis(1)..=Duration::from_secs(5)).contains(&self.deadline) {
+            add("deadline", "must be from 1ms to 5s");
+        }
+        if !(self.fallback_share > 0.0 && self.fallback_share <= 1.0) {
+            add("fallback_share", "must be more than 0 and at most 1");
+        }
         found
+    }
+
+    /// Whether the password and all counts cross a network in plain text.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let connection = self.connection();
+        connection.is_ok_and(|connection| match connection.addr() {
+            ConnectionAddr::Tcp(host, _) => {
+                let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+                host != "localhost" && !ip.is_ok_and(|ip| ip.is_loopback())
+            }
+            _ => false,
+        })
+    }
+
+    /// Where it is. Its `Debug` shows no password, and that of the address is not to be logged either.
+    pub(super) fn connection(&self) -> Result<ConnectionInfo, SecretError> {
+        let source = Source {
+            name: "url",
+            value: self.url.as_ref(),
+            env: self.url_env.as_deref(),
+            file: self.url_file.as_deref(),
+        };
+        let url = source.read()?.ok_or_else(|| source.missing())?;
+        let info = url.expose_secret().into_connection_info();
+        let info = info.map_err(|_| SecretError {
+            field: self.url_field().to_owned(),
+            // The library's own words may hold parts of the address.
+            problem: "is no address like rediss://USER:PASSWORD@HOST:6379/0".to_owned(),
+        })?;
+        let settings = info.redis_settings().clone().set_skip_set_lib_name();
+        Ok(info.set_redis_settings(settings))
+    }
+
+    fn url_field(&self) -> &'static str {
+        match (&self.url_env, &self.url_file) {
+            (Some(_), _) => "url_env",
+            (None, Some(_)) => "url_file",
+            (None, None) => "url",
+        }
     }
 }
 
@@ -249,35 +200,62 @@ impl DeploymentQuota {
 mod tests {
     use super::*;
 
+    fn check(text: &str, expected: &[&str]) {
+        let config: RedisConfig = toml::from_str(text).expect("the form is right");
+        let found = config.mistakes();
+        let found: Vec<String> = found
+            .iter()
+            .map(|(field, problem)| format!("{field}: {problem}"))
+            .collect();
+        assert_eq!(found.len(), expected.len(), "{text}: {found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(expected), "{found}");
+        }
+        let shown = format!("{config:?}{found:?}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+
     #[test]
-    fn what_cannot_work_is_named() {
-        let check = |found: Vec<QuotaMistake>, expected: &[&[&str]]| {
-            let paths: Vec<_> = found.into_iter().map(|it| it.0).collect();
-            assert_eq!(paths, expected);
+    fn mistakes_are_named_and_hold_no_password() {
+        check("url = 'redis://:hunter2@127.0.0.1:6379/1'", &[]);
+        check("url = 'rediss://me:hunter2@redis.example'", &[]);
+        check("url = 'redis+unix:///run/redis.sock'", &[]);
+        check("", &["url: one of url, url_env and url_file is needed"]);
+        check("url = 'hunter2'", &["url: is no address like"]);
+        check("url = 'http://:hunter2@a'", &["url: is no address like"]);
+        check(
+            "url_env = 'redis://:hunter2@a'",
+            &["url_env: no environment variable of that name"],
+        );
+        check(
+            "url = 'redis://a'\nprefix = 'a{b}'\ndeadline = '0s'\nfallback_share = 0.0",
+            &["prefix: ", "deadline: ", "fallback_share: "],
+        );
+        check(
+            "url = 'redis://a'\nfallback_share = nan",
+            &["fallback_share: "],
+        );
+        check(
+            "url = 'redis://a'\nfallback_share = 1.0\non_store_failure = 'closed'",
+            &[],
+        );
+    }
+
+    #[test]
+    fn plain_text_on_a_network_is_seen() {
+        let check = |url: &str, expected: bool| {
+            let config = RedisConfig {
+                url: Some(url.into()),
+                ..RedisConfig::default()
+            };
+            assert_eq!(config.is_plain(), expected, "{url}");
         };
-        let quota = |text: &str| toml::from_str::<QuotaConfig>(text).unwrap().mistakes();
-        check(quota(""), &[]);
-        check(
-            quota(
-                "headroom = 0\nfair_from = nan\nheartbeat = '8s'\ncurrency = ''\n[expect]\nmean_minutes = 0",
-            ),
-            &[
-                &["headroom"],
-                &["fair_from"],
-                &["heartbeat"],
-                &["currency"],
-                &["expect", "mean_minutes"],
-            ],
-        );
-        let deployment = |text: &str| toml::from_str::<DeploymentQuota>(text).unwrap().mistakes();
-        check(deployment(""), &[]);
-        check(
-            deployment("tokens_per_minute = 0\nprovisioned_units = 0\ncached_discount = 1.5"),
-            &[
-                &["tokens_per_minute"],
-                &["provisioned_units"],
-                &["cached_discount"],
-            ],
-        );
+        check("redis://127.0.0.1", false);
+        check("redis://localhost", false);
+        check("redis://[::1]:6379", false);
+        check("redis+unix:///run/redis.sock", false);
+        check("rediss://redis.example", false);
+        check("redis://redis.example", true);
+        check("redis://10.0.0.1", true);
     }
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crate::call::Usage;
 
 use super::account::Estimate;
-use super::config::Expect;
 use super::provisioned::{Weights, cached, input, output};
+use super::settings::Expect;
 use super::store::Demand;
 
 /// Audio of a caller, tokens a second (protocol reference 6.1: one for 100 ms).

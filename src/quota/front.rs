@@ -12,10 +12,10 @@ use crate::call::Usage;
 use crate::telemetry::{Direction, Metrics, Modality};
 
 use super::account::{Account, DEFAULT_OUTPUT};
-use super::config::{Admission, Expect, QuotaPlan, WhenUnknown};
 use super::forecast::{CallForecast, Kind};
 use super::lease::{CallLease, Held};
 use super::provisioned::Weights;
+use super::settings::{Admission, Expect, QuotaPlan};
 use super::store::{
     Ask, Book, Check, GroupDemand, LeaseId, LeaseRenewal, Limit, Shortage, Spend, Store,
 };
@@ -392,14 +392,12 @@ impl Quota {
             Err(error) => {
                 metrics.store_failed("admit");
                 tracing::debug!(%error, "nobody can say whether there is room");
-                match config.when_unknown {
-                    WhenUnknown::Admit => Ok(()),
-                    WhenUnknown::Refuse => Err(Busy {
-                        code: "quota_unknown",
-                        retry_after: Some(UNKNOWN_RETRY),
-                        message: "No capacity at the moment. Try again later.",
-                    }),
-                }
+                // A store that may be replaced by this process's own counts has done that already.
+                Err(Busy {
+                    code: "quota_unknown",
+                    retry_after: Some(UNKNOWN_RETRY),
+                    message: "No capacity at the moment. Try again later.",
+                })
             }
         }
     }

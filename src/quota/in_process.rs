@@ -99,6 +99,28 @@ impl InProcess {
     }
 }
 
+/// Where a shared store is heard, what it says is taken over.
+impl InProcess {
+    pub(super) fn set_bucket(&self, name: &Arc<str>, per_minute: f64, held: f64) {
+        let (mut state, now) = self.lock();
+        let known = state.buckets.get(name);
+        let before = known.map_or(0.0, |(bucket, _)| bucket.held(per_minute, now));
+        state.put(name, held - before, per_minute, now);
+    }
+
+    pub(super) fn set_window(&self, name: &Arc<str>, length: Duration, held: f64) {
+        let (mut state, now) = self.lock();
+        let known = state.windows.get(name);
+        let before = known.map_or(0.0, |(window, _)| window.held(length, now).0);
+        let spend = Spend::Window {
+            name: Arc::clone(name),
+            length,
+            amount: held - before,
+        };
+        state.spend(&spend, now);
+    }
+}
+
 impl Store for InProcess {
     fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Result<Admitted, Shortage>, StoreError>> {
         Box::pin(ready(Ok(self.admit_now(&ask))))

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::config::Admission;
 use super::front::{Quota, State, group};
 use super::lease::{Held, Notice};
+use super::settings::Admission;
 use super::store::{LeaseRenewal, Spend, Totals};
 use super::tenants::Budget;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::call::Usage;
 
-use super::config::DeploymentQuota;
+use super::settings::DeploymentQuota;
 
 /// What tokens count for under provisioned throughput.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use super::door::DoorMetrics;
+use super::store::StoreMetrics;
 use super::usage::UsageMetrics;
 
 /// Buckets from 20 us to 100 ms: work of the gateway itself on one frame.
@@ -194,6 +195,7 @@ pub struct Metrics {
     draining: IntGauge,
     door: DoorMetrics,
     usage: UsageMetrics,
+    store: StoreMetrics,
     handles: Mutex<BTreeMap<(String, String), Arc<CallMetrics>>>,
 }
 
@@ -466,6 +468,7 @@ impl Metrics {
             ),
             door: DoorMetrics::new(r),
             usage: UsageMetrics::new(r),
+            store: StoreMetrics::new(r),
             handles: Mutex::default(),
             registry,
         };
@@ -486,6 +489,12 @@ impl Metrics {
                 Arc::new(CallMetrics::new(Arc::clone(self), dialect, deployment))
             }),
         )
+    }
+
+    /// What is counted of the store that replicas share.
+    #[must_use]
+    pub fn store(&self) -> &StoreMetrics {
+        &self.store
     }
 
     /// What is counted at the door.
@@ -815,7 +824,7 @@ pub(super) fn counters(
     register(registry, IntCounterVec::new(opts(name, help), labels))
 }
 
-fn histograms(
+pub(super) fn histograms(
     registry: &Registry,
     name: &str,
     help: &str,
