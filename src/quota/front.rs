@@ -390,7 +390,6 @@ impl Quota {
             }
             Ok(Err(shortage)) => Err(refusal(held, &shortage)),
             Err(error) => {
-                metrics.store_failed("admit");
                 tracing::debug!(%error, "nobody can say whether there is room");
                 // A store that may be replaced by this process's own counts has done that already.
                 Err(Busy {

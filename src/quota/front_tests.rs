@@ -230,7 +230,6 @@ async fn nobody_waits_for_a_store_that_is_out() {
         ),
         "{told:?}"
     );
-    assert!(bench.metric(r#"trunkline_quota_store_failures_total{operation="spend"}"#));
 }
 
 #[tokio::test(start_paused = true)]
@@ -241,8 +240,7 @@ async fn what_is_not_limited_asks_nobody() {
     lease.used("east", &usage(1_000_000), now());
     sleep(Duration::from_secs(60)).await;
     drop(lease);
-    sleep(Duration::from_secs(60)).await;
-    assert!(!bench.metric("trunkline_quota_store_failures_total{"));
+    assert!(bench.admit("acme").await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

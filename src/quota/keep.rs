@@ -76,9 +76,10 @@ impl Quota {
 
     async fn tell_released(&self) {
         let released = std::mem::take(&mut self.state().released);
-        if !released.is_empty() && self.0.store.release(released).await.is_err() {
-            // They expire there.
-            self.0.metrics.usage().store_failed("release");
+        if !released.is_empty()
+            && let Err(error) = self.0.store.release(released).await
+        {
+            tracing::debug!(%error, "leases that were given back expire by themselves");
         }
     }
 
@@ -92,8 +93,10 @@ impl Quota {
 
     async fn renew(&self, now: Instant) {
         let renewals = self.renewals(now);
-        if !renewals.is_empty() && self.0.store.renew(renewals).await.is_err() {
-            self.0.metrics.usage().store_failed("renew");
+        if !renewals.is_empty()
+            && let Err(error) = self.0.store.renew(renewals).await
+        {
+            tracing::debug!(%error, "leases are renewed next time");
         }
     }
 
@@ -125,10 +128,12 @@ impl Quota {
             return;
         }
         let (names, spends): (Vec<_>, Vec<Spend>) = spends.into_iter().unzip();
-        let Ok(totals) = self.0.store.spend(spends.clone()).await else {
-            self.0.metrics.usage().store_failed("spend");
-            // Said again next time, with what comes until then.
-            return self.state().spend(spends);
+        let totals = match self.0.store.spend(spends.clone()).await {
+            Ok(totals) => totals,
+            Err(error) => {
+                tracing::debug!(%error, "what was used is told next time");
+                return self.state().spend(spends);
+            }
         };
         let totals: HashMap<Arc<str>, Totals> = names.into_iter().zip(totals).collect();
         let state = self.state();

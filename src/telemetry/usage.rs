@@ -19,7 +19,6 @@ pub struct UsageMetrics {
     forecast_error: HistogramVec,
     pool_expected: GaugeVec,
     deployment_used: GaugeVec,
-    store_failures: IntCounterVec,
 }
 
 impl UsageMetrics {
@@ -78,12 +77,6 @@ impl UsageMetrics {
                 "trunkline_deployment_used_ratio",
                 "How much of a deployment's quota is used; 1 and more while it refuses.",
                 &["deployment"],
-            ),
-            store_failures: counters(
-                registry,
-                "trunkline_quota_store_failures_total",
-                "Times that the store of counts did not do what it was asked.",
-                &["operation"],
             ),
         }
     }
@@ -150,10 +143,5 @@ impl UsageMetrics {
         self.deployment_used
             .with_label_values(&[deployment])
             .set(share);
-    }
-
-    /// The store did not do that.
-    pub fn store_failed(&self, operation: &'static str) {
-        self.store_failures.with_label_values(&[operation]).inc();
     }
 }
