@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, AdminToken};
 use crate::bridge::ToolRunner;
 use crate::config::Config;
-use crate::listener::{Gateway, Routes};
+use crate::listener::{Gateway, Routes, StoredIds};
 use crate::outbound::Outbound;
 use crate::quota::{Quota, open_store};
 use crate::telemetry::Metrics;
@@ -36,7 +36,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Opens both listeners and serves, in the runtime that calls it.
-    pub(super) fn start(config: &Config, routes: Routes) -> Result<Self, String> {
+    pub(super) fn start(config: &Config, mut routes: Routes) -> Result<Self, String> {
         let listener = &config.listener;
         let (caller_listener, callers) = bind(listener.address, listener.backlog)?;
         let (admin_listener, admin) = bind(config.admin.address, ADMIN_BACKLOG)?;
@@ -48,6 +48,13 @@ impl Process {
         let deployments: Vec<_> = routes.deployments.values().cloned().collect();
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let redis = config.quota.redis.as_ref();
+        let store = open_store(redis, &metrics, &tasks, &stop)
+            .map_err(|error| format!("quota.redis.{error}"))?;
+        if redis.is_some() {
+            let used = StoredIds::new(store);
+            routes.auth.remember_tickets(Arc::new(used));
+        }
         let keys = &routes.auth;
         tasks.spawn(keys.keep_keys_fresh(outbound, Arc::clone(&metrics), stop.clone()));
         tasks.spawn(keep_credentials(

@@ -36,6 +36,9 @@ pub struct Config {
     /// What each tenant may do.
     #[serde(default)]
     pub tenants: BTreeMap<String, TenantConfig>,
+    /// When calls are let in, and where what they use is counted.
+    #[serde(default)]
+    pub quota: QuotaConfig,
     /// The model legs' other ends.
     pub deployments: BTreeMap<String, DeploymentConfig>,
     /// Deployments that serve the same calls.
@@ -50,9 +53,6 @@ pub struct Config {
     /// How Twilio's numbers are answered.
     #[serde(default)]
     pub twilio: TwilioConfig,
-    /// When calls are let in, and what they are expected to be like.
-    #[serde(default)]
-    pub quota: QuotaConfig,
     /// What tokens cost, by model.
     #[serde(default)]
     pub prices: BTreeMap<String, Price>,
@@ -621,6 +621,19 @@ deployment = "east"
     }
 
     #[test]
+    fn the_example_of_redis_is_good() {
+        let example = include_str!("../../deploy/trunkline.toml");
+        let (_, rest) = example.split_once("# [quota.redis]").expect("the example");
+        let (table, _) = rest.split_once("\n\n").expect("an end");
+        let settings = table.lines().filter_map(|line| line.strip_prefix("# "));
+        let settings: Vec<&str> = settings.filter(|line| line.contains(" = ")).collect();
+        assert_eq!(settings.len(), 5, "{settings:?}");
+        let text = format!("{GOOD}[quota.redis]\n{}\n", settings.join("\n"));
+        // The file is not here.
+        check(&text, &["line 12: quota.redis.url_file: /run/secrets/"]);
+    }
+
+    #[test]
     fn mistakes_in_a_session_policy_are_named_with_their_lines() {
         let check = |policy: &str, expected: &[&str]| {
             check(&format!("{GOOD}[tenants.acme.session]\n{policy}"), expected);
@@ -667,6 +680,30 @@ deployment = "east"
         assert_eq!(settings.len(), 13, "{settings:?}");
         let text = settings.join("\n");
         check(&format!("{GOOD}[tenants.acme.session]\n{text}\n"), &[]);
+    }
+
+    #[test]
+    fn mistakes_about_redis_are_named_with_their_lines() {
+        let check = |fields: &str, expected: &[&str]| {
+            check(&format!("{GOOD}[quota.redis]\n{fields}"), expected);
+        };
+        check("url = \"rediss://:hunter2@redis.example\"\n", &[]);
+        check("", &["line 11: quota.redis.url: one of url, url_env"]);
+        check(
+            "url = \"hunter2\"\nfallback_share = 2.0\n",
+            &[
+                "line 12: quota.redis.url: is no address like",
+                "line 13: quota.redis.fallback_share: must be",
+            ],
+        );
+        check(
+            "url_env = \"redis://:hunter2@a\"\n",
+            &["line 12: quota.redis.url_env: no environment variable of that name"],
+        );
+        check(
+            "deadline = \"50\"\n",
+            &["line 12: invalid value: string, expected"],
+        );
     }
 
     #[test]

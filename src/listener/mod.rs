@@ -11,6 +11,7 @@ mod door;
 mod echo;
 mod limits;
 mod mint;
+mod one_time;
 mod phone;
 mod post;
 mod proxies;
@@ -52,6 +53,7 @@ pub use config::{ListenerConfig, TwilioConfig, is_origin, is_public_url, usual_c
 #[doc(hidden)]
 pub use echo::echo_connection;
 pub use limits::LimitsConfig;
+pub use one_time::StoredIds;
 pub use routes::Routes;
 pub use shed::{Overload, ShedConfig, Signals};
 pub use tls::{ClientAuth, Tls, TlsConfig, TlsError};

@@ -211,7 +211,7 @@ mod tests {
         for (found, expected) in found.iter().zip(expected) {
             assert!(found.starts_with(expected), "{found}");
         }
-        let shown = format!("{config:?}{found:?}");
+        let shown = format!("{:?}{found:?}", config.url);
         assert!(!shown.contains("hunter2"), "{shown}");
     }
 

@@ -302,7 +302,7 @@ impl FallbackStore {
         if self.is_asked.swap(false, Ordering::AcqRel) {
             backlog.doubt();
             drop(backlog);
-            tracing::warn!("the shared store is not asked until it works again");
+            tracing::debug!("the shared store is not asked until it works again");
         }
     }
 

@@ -386,11 +386,11 @@ impl Ask {
 
     /// How long the call can be expected to last, in minutes.
     pub(super) fn mean_minutes(&self) -> f64 {
-        let means = self.checks.iter().filter_map(|check| match &check.limit {
+        let mut means = self.checks.iter().filter_map(|check| match &check.limit {
             Limit::Demand(book) => Some(book.group.sane().mean_minutes),
             Limit::Bucket { .. } | Limit::Window { .. } | Limit::Leases { .. } => None,
         });
-        means.last().unwrap_or(USUAL_MINUTES)
+        means.next_back().unwrap_or(USUAL_MINUTES)
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ::redis::Cmd;
 use ::redis::aio::MultiplexedConnection;
-use futures_util::future::{BoxFuture, try_join_all};
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 use tokio::sync::watch;
@@ -173,14 +173,17 @@ impl RedisStore {
         script: &Script,
         leases: &[LeaseRenewal],
     ) -> Result<(), StoreError> {
-        let chunks = leases.chunks(LEASES_AT_ONCE);
-        let done = try_join_all(chunks.map(|chunk| self.chunk(operation, script, chunk))).await;
-        match done {
-            Err(error) if !error.is_of_the_store() => {}
-            other => return other.map(drop),
+        // One after the other, so that calls that come in do not wait behind all of them.
+        let mut in_the_way = Vec::new();
+        for chunk in leases.chunks(LEASES_AT_ONCE) {
+            match self.chunk(operation, script, chunk).await {
+                Err(error) if error.is_of_the_store() => return Err(error),
+                Err(_) => in_the_way.extend(chunk),
+                Ok(()) => {}
+            }
         }
         let mut outcome = Ok(());
-        for lease in leases {
+        for lease in in_the_way {
             for part in parts(lease) {
                 match self.chunk(operation, script, &[part]).await {
                     Err(error) if error.is_of_the_store() => return Err(error),

@@ -34,6 +34,9 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// At most one log line in this time for one kind of trouble (faults reference, 18).
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
+/// Kinds of trouble that are told apart in that time.
+const MAX_KINDS: usize = 32;
+
 /// Operations that wait to be written; their deadline is the bound in time.
 const PIPELINE: usize = 1024;
 
@@ -181,7 +184,9 @@ impl Link {
         drop(state);
         self.metrics.store().up(true);
         self.up.send_replace(true);
-        tracing::info!("connected to the shared store");
+        if self.is_news("connected") {
+            tracing::info!("connected to the shared store");
+        }
         Ok(())
     }
 
@@ -250,19 +255,24 @@ impl Link {
 
     /// Counts trouble, and logs it if nothing was said of it lately.
     fn tell(&self, error: &StoreError) {
-        let kind = error.kind();
-        self.metrics.store().failed(kind);
-        let now = Instant::now();
-        let mut state = self.lock();
-        let is_new = state
-            .logged
-            .get(kind)
-            .is_none_or(|last| now.duration_since(*last) >= LOG_EVERY);
-        if is_new {
-            state.logged.insert(kind.to_owned(), now);
-            drop(state);
+        self.metrics.store().failed(error.kind());
+        if self.is_news(error.kind()) {
             tracing::warn!(%error, "trouble with the shared store");
         }
+    }
+
+    /// Whether nothing was logged of this lately.
+    fn is_news(&self, kind: &str) -> bool {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let is_recent = |last: &Instant| now.duration_since(*last) < LOG_EVERY;
+        // Redis's words are few, but they come from outside.
+        state.logged.retain(|_, last| is_recent(last));
+        if state.logged.contains_key(kind) || state.logged.len() >= MAX_KINDS {
+            return false;
+        }
+        state.logged.insert(kind.to_owned(), now);
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep_until};
-use trunkline::quota::{Store, StoreError};
+use trunkline::auth::{Now, OneTimeIds, UseError};
+use trunkline::listener::StoredIds;
+use trunkline::quota::{RedisConfig, Store, StoreError};
 
-use crate::laws::{HOUR, ask, bucket, calls, demand, group};
+use crate::laws::{HOUR, ask, bucket, calls, demand, group, renewal, spend_window, window};
 use crate::server::Server;
 
 /// As in a process of its own.
@@ -87,7 +89,7 @@ fn leases_of_a_gateway_that_died_end_after_their_life_and_not_before() {
 async fn gateways_with_other_prefixes_share_nothing() {
     let server = Server::start();
     let store = server.store().await;
-    let config = trunkline::quota::RedisConfig {
+    let config = RedisConfig {
         prefix: "other".to_owned(),
         ..server.config()
     };
@@ -106,4 +108,61 @@ async fn what_is_not_connected_says_so_at_once() {
     let store: Arc<dyn Store> = Arc::new(store);
     let answer = store.admit(ask("1", HOUR, Vec::new())).await;
     assert_eq!(answer, Err(StoreError::Unreachable));
+}
+
+#[tokio::test]
+async fn a_cluster_is_followed_to_where_the_keys_are() {
+    let ((owner, owner_port), (asked, port)) = (Server::start_node(), Server::start_node());
+    owner.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    owner.command(&["CLUSTER", "MEET", "127.0.0.1", &port.to_string()]);
+    let config = RedisConfig {
+        url: Some(format!("redis://127.0.0.1:{port}").into()),
+        ..asked.config()
+    };
+    let store = Server::store_at(config).await;
+    // Every operation, since a cluster refuses keys of several nodes in one script.
+    let checks = vec![
+        calls("calls", 2),
+        bucket("rate", 1.0, 10.0, 1.0),
+        window("day", 10.0, HOUR),
+        demand("pool", 100.0, group("a", 1.0)),
+    ];
+    let answer = store.admit(ask("1", HOUR, checks)).await;
+    assert!(answer.expect("the owner answers").is_ok());
+    store
+        .renew(vec![renewal("2", HOUR, &["calls"])])
+        .await
+        .expect("done");
+    store
+        .release(vec![renewal("2", HOUR, &["calls", "more"])])
+        .await
+        .expect("done");
+    let spends = vec![
+        spend_window("day", HOUR, 1.0),
+        spend_window("month", HOUR, 1.0),
+    ];
+    store.spend(spends).await.expect("done");
+    assert_eq!(store.use_once("id".into(), HOUR).await, Ok(true));
+    assert!(owner_port != port && owner.keys().len() >= 8);
+}
+
+/// A gateway's view of tickets: what `trunkline serve` uses with Redis.
+#[tokio::test]
+async fn a_ticket_is_good_once_at_all_gateways_and_nowhere_without_redis() {
+    let server = Server::start();
+    let (here, _stop) = server.fallback(server.config()).await;
+    let (there, _stop) = server.fallback(server.config()).await;
+    let (at_once, life) = (1_000, 60);
+    let now = Now {
+        wall: at_once,
+        floor: at_once,
+    };
+    let ids = [here, there].map(|store| StoredIds::new(store));
+    let use_up = async |n: usize, id: u8| ids[n].use_up([id; 16], at_once + life, now).await;
+    assert_eq!(use_up(0, 1).await, Ok(()));
+    assert_eq!(use_up(1, 1).await, Err(UseError::Replayed));
+    assert_eq!(use_up(1, 2).await, Ok(()));
+    drop(server);
+    assert_eq!(use_up(0, 3).await, Err(UseError::Unknown));
+    assert_eq!(use_up(0, 1).await, Err(UseError::Unknown));
 }

@@ -1,6 +1,7 @@
 //! A `redis-server` of a test's own, on a socket in a folder of its own.
 
-use std::path::PathBuf;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,24 +19,54 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Server {
     child: Child,
     folder: PathBuf,
+    arguments: Vec<String>,
 }
 
 impl Server {
     pub(crate) fn start() -> Self {
+        Self::start_with(&["--port", "0"])
+    }
+
+    /// A node of a cluster that is not formed yet, and its port.
+    pub(crate) fn start_node() -> (Self, u16) {
+        // The node's own bus is at that port and 10,000.
+        let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        let port = std::iter::repeat_with(|| fastrand::u16(20_000..50_000))
+            .find(|port| is_free(port) && is_free(&(port + 10_000)))
+            .expect("there are free ports");
+        let port_text = port.to_string();
+        let options = [
+            "--port",
+            &port_text,
+            "--bind",
+            "127.0.0.1",
+            "--cluster-enabled",
+            "yes",
+        ];
+        (Self::start_with(&options), port)
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("trunkline-redis-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder).expect("a folder");
-        let child = Self::spawn(&folder);
-        let server = Self { child, folder };
+        let arguments: Vec<String> = arguments.iter().map(|it| (*it).to_owned()).collect();
+        let child = Self::spawn(&folder, &arguments);
+        let server = Self {
+            child,
+            folder,
+            arguments,
+        };
         server.wait_until_it_answers();
         server
     }
 
-    fn spawn(folder: &PathBuf) -> Child {
+    fn spawn(folder: &Path, arguments: &[String]) -> Child {
         Command::new("redis-server")
-            .args(["--port", "0", "--unixsocket", "socket"])
+            .args(arguments)
+            .args(["--unixsocket", "socket"])
             .args(["--save", "", "--appendonly", "no"])
             .arg("--dir")
             .arg(folder)
@@ -69,7 +100,11 @@ impl Server {
 
     /// A connected store.
     pub(crate) async fn store(&self) -> Arc<RedisStore> {
-        let store = RedisStore::new(&self.config(), Metrics::new()).expect("a good address");
+        Self::store_at(self.config()).await
+    }
+
+    pub(crate) async fn store_at(config: RedisConfig) -> Arc<RedisStore> {
+        let store = RedisStore::new(&config, Metrics::new()).expect("a good address");
         let store = Arc::new(store);
         let kept = Arc::clone(&store);
         TaskTracker::new().spawn(async move { kept.keep().await });
@@ -122,7 +157,7 @@ impl Server {
     }
 
     pub(crate) fn restart(&mut self) {
-        self.child = Self::spawn(&self.folder);
+        self.child = Self::spawn(&self.folder, &self.arguments);
         self.wait_until_it_answers();
     }
 

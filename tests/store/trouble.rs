@@ -141,6 +141,31 @@ async fn redis_does_not_answer_for_a_while() {
 }
 
 #[tokio::test]
+async fn a_spend_whose_answer_was_lost_counts_once() {
+    let world = with_two_calls().await;
+    world.server.stop();
+    assert_eq!(world.spend(7.0).await, 107.0);
+    world.server.go_on();
+    world.until_redis_has((2, 107.0)).await;
+    until("Redis is asked", || world.store.is_asked()).await;
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.in_redis().await, (2, 107.0));
+}
+
+#[tokio::test]
+async fn a_call_that_redis_let_in_too_late_gives_its_place_back() {
+    let world = with_two_calls().await;
+    world.server.stop();
+    // Redis will find room when it goes on; this process's share is used up.
+    assert!(!world.admit("late", 4).await);
+    world.server.go_on();
+    until("Redis is asked", || world.store.is_asked()).await;
+    world.until_redis_has((2, 100.0)).await;
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.in_redis().await, (2, 100.0));
+}
+
+#[tokio::test]
 async fn redis_is_somebodys_replica() {
     let world = with_two_calls().await;
     world.server.command(&["REPLICAOF", "127.0.0.1", "1"]);
