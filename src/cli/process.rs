@@ -52,7 +52,7 @@ impl Process {
         let store = open_store(redis, &metrics, &tasks, &stop)
             .map_err(|error| format!("quota.redis.{error}"))?;
         if redis.is_some() {
-            let used = StoredIds::new(store);
+            let used = StoredIds::new(Arc::clone(&store));
             routes.auth.remember_tickets(Arc::new(used));
         }
         let keys = &routes.auth;
@@ -62,9 +62,6 @@ impl Process {
             Arc::clone(&metrics),
             stop.clone(),
         ));
-        let redis = config.quota.redis.as_ref();
-        let store = open_store(redis, &metrics, &tasks, &stop);
-        let store = store.map_err(|error| format!("quota.redis.{error}"))?;
         let quota = Quota::new(routes.quota.clone(), store, Arc::clone(&metrics));
         tasks.spawn(quota.clone().keep(stop.clone()));
         let listener = config.listener.clone();

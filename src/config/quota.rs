@@ -110,13 +110,6 @@ mod tests {
             ],
         );
         check(
-            "[quota.redis]\nprefix = ''\n",
-            &[
-                "line 9: quota.redis.url: one of url, url_env and url_file is needed",
-                "line 10: quota.redis.prefix: letters",
-            ],
-        );
-        check(
             "[deployments.east.quota]\ntokens_per_minute = 0\n[agents.reception.expect]\nturns_per_minute = 0\n",
             &[
                 "line 10: deployments.east.quota.tokens_per_minute: with none",
@@ -153,7 +146,6 @@ mod tests {
             ("[deployments.east.quota]", 6),
             ("# [agents.reception.expect]", 2),
             ("# [quota.models.gpt-realtime]", 1),
-            ("# [quota.redis]", 5),
         ];
         let mut all = String::from("[models]\ngpt-realtime = 'east'\n");
         for (table, n_settings) in tables {
@@ -162,13 +154,6 @@ mod tests {
             let settings: Vec<_> = rest
                 .lines()
                 .map(|line| line.strip_prefix("# ").unwrap_or(line))
-                // The file need not be there.
-                .map(|line| {
-                    line.replace(
-                        "url_file = \"/run/secrets/redis-url\"",
-                        "url = 'rediss://a'",
-                    )
-                })
                 .filter(|line| line.contains(" = "))
                 .collect();
             assert_eq!(settings.len(), n_settings, "{settings:?}");
