@@ -13,6 +13,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use tokio_rustls::TlsConnector;
 
+use crate::outbound::is_loopback;
 use crate::quota::DeploymentQuota;
 use crate::realtime::Shape;
 use crate::secret::{Given, Source};
@@ -378,13 +379,6 @@ fn check_payer(
         Some(_) => return Ok(()),
     };
     Err(DeploymentError::new(field, problem))
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback())
 }
 
 /// The credential that the configuration names: one at most.
