@@ -8,6 +8,7 @@ use ::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use crate::outbound::is_loopback;
 use crate::secret::{SecretError, Source};
 
 use super::settings::{Admission, Expect, QuotaMistake};
@@ -160,10 +161,7 @@ impl RedisConfig {
     pub fn is_plain(&self) -> bool {
         let connection = self.connection();
         connection.is_ok_and(|connection| match connection.addr() {
-            ConnectionAddr::Tcp(host, _) => {
-                let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-                host != "localhost" && !ip.is_ok_and(|ip| ip.is_loopback())
-            }
+            ConnectionAddr::Tcp(host, _) => !is_loopback(host),
             _ => false,
         })
     }
