@@ -22,6 +22,8 @@ use crate::call::{
 };
 use crate::ingress::{Dialect, DialectError, Incoming, Outgoing};
 use crate::media::FRAME;
+use crate::quota::{CallLease, Notice};
+use crate::realtime::MaxOutputTokens;
 use crate::telemetry::{CallMetrics, Direction, FrameDrop};
 use crate::transport::Metered;
 use crate::upstream::{Decoder, Place, Session, SessionContext, SessionFormats, encode};
@@ -30,6 +32,7 @@ use super::agent::Agent;
 use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress};
 use super::media_path::{MediaPath, session_format};
+use super::notice;
 use super::opening::SessionSource;
 use super::registry::{CallPermit, Calls};
 use super::summary::{CallSummary, Ledger};
@@ -55,6 +58,8 @@ pub struct ConductedCall {
     pub tools: ToolRunner,
     /// Where this kind of call is counted.
     pub metrics: Arc<CallMetrics>,
+    /// What the call may use.
+    pub lease: CallLease,
     /// All calls of the process.
     pub calls: Calls,
     /// The right to be one of them.
@@ -72,13 +77,17 @@ impl ConductedCall {
             agent,
             tools,
             metrics,
+            lease,
             calls,
             permit,
         } = self;
+        if let Some(MaxOutputTokens::Limit(n)) = agent.config.session.max_output_tokens {
+            lease.set_max_output(Some(n));
+        }
         let Session { leg, place, .. } = session;
         let session = super::session_id(&leg.session_created);
         let deployment = place.deployment().name();
-        let ledger = Ledger::new(metrics, call_id, dialect.name(), deployment, session);
+        let ledger = Ledger::new(metrics, lease, call_id, dialect.name(), deployment, session);
         let now = Instant::now();
         let task = Conduct {
             core: Call::new(agent.policy(dialect.capabilities()), now.into_std()),
@@ -154,6 +163,7 @@ enum Wake {
     Heard(Heard),
     Tool(ToolResult),
     Timer,
+    Notice(Notice),
     EndNow,
 }
 
@@ -174,6 +184,7 @@ impl Conduct {
                 Wake::Heard(heard) => self.heard(heard, now),
                 Wake::Tool(result) => self.tool_result(result, now),
                 Wake::Timer => self.timeout(now),
+                Wake::Notice(told) => self.input(notice::input(told), Current::Other, now),
                 Wake::EndNow => self.input(Input::End(EndReason::Drained), Current::Other, now),
             }
             if let Some(end) = self.ended.take() {
@@ -198,6 +209,9 @@ impl Conduct {
             if let Ok(result) = finished {
                 return Poll::Ready(Wake::Tool(result));
             }
+        }
+        if let Poll::Ready(told) = self.ledger.lease.poll_notice(cx) {
+            return Poll::Ready(Wake::Notice(told));
         }
         self.end_now.as_mut().poll(cx).map(|()| Wake::EndNow)
     }

@@ -13,17 +13,20 @@ pub(super) enum Timer {
     ModelEvent,
     /// The end of a DTMF entry.
     Dtmf,
+    /// The good-bye of a call that is to end in good order.
+    Goodbye,
     /// The last words being played.
     Farewell,
     /// The whole call.
     MaxDuration,
 }
 
-const TIMERS: [Timer; 6] = [
+const TIMERS: [Timer; 7] = [
     Timer::Start,
     Timer::CallerMedia,
     Timer::ModelEvent,
     Timer::Dtmf,
+    Timer::Goodbye,
     Timer::Farewell,
     Timer::MaxDuration,
 ];

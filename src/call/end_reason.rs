@@ -83,6 +83,8 @@ end_reasons! {
     ModelProtocol = "model_protocol", Upstream, 1011;
     /// The call reached its longest allowed duration.
     MaxDuration = "max_duration", Internal, 1000;
+    /// A budget of the caller's tenant ran out.
+    BudgetExhausted = "budget_exhausted", Internal, 1000;
     /// The gateway is going away and the grace period is over.
     Drained = "drained", Internal, 1012;
     /// A fault of the gateway.

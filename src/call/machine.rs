@@ -24,6 +24,10 @@ use super::turn::TurnClock;
 /// The name of the tool by which an agent hangs up.
 pub const HANG_UP_TOOL: &str = "hang_up";
 
+/// What the model is told to say last where a call is to end in good order.
+const GOODBYE: &str = "The call has to end now. Say good-bye to the caller in one short sentence, in the language of the \
+                       conversation, and ask nothing.";
+
 /// Keys that are told together at most: longer than any account or card number.
 const MAX_DIGITS: usize = 32;
 
@@ -87,6 +91,8 @@ pub struct Call {
     digits: String,
     running_tools: usize,
     hang_up_call: bool,
+    /// The call is to end for that reason, once the model has said good-bye.
+    ends_for: Option<EndReason>,
     deadlines: Deadlines,
     outputs: VecDeque<Output>,
 }
@@ -94,6 +100,18 @@ pub struct Call {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Wanted {
     instructions: Option<String>,
+}
+
+impl Wanted {
+    fn goodbye() -> Self {
+        Self {
+            instructions: Some(GOODBYE.to_owned()),
+        }
+    }
+
+    fn is_goodbye(&self) -> bool {
+        self.instructions.as_deref() == Some(GOODBYE)
+    }
 }
 
 impl Call {
@@ -122,6 +140,7 @@ impl Call {
             digits: String::new(),
             running_tools: 0,
             hang_up_call: false,
+            ends_for: None,
             deadlines,
             outputs: VecDeque::new(),
         }
@@ -157,6 +176,8 @@ impl Call {
                 self.play(waited, now);
             }
             Input::ToolFinished { call_id, output } => self.tool_finished(call_id, output, now),
+            Input::EndSoon { text } => self.end_soon(text),
+            Input::EndOrderly(reason) => self.end_orderly(reason, now),
             Input::End(reason) => self.end(reason),
         }
         self.check_invariants();
@@ -544,8 +565,16 @@ impl Call {
             // The deployment's answer may have failed to start while this one ran (protocol reference 4.4).
             self.answer_due = false;
         }
-        if self.hang_up_call {
+        let was_goodbye = matches!(
+            &response,
+            Response::Active { asked: Some(wanted), .. } if wanted.is_goodbye()
+        );
+        if self.hang_up_call || was_goodbye {
             return self.say_farewell(now);
+        }
+        if self.ends_for.is_some() {
+            self.wanted = Some(Wanted::goodbye());
+            return self.ask_if_wanted(now);
         }
         if status == ResponseStatus::Failed {
             self.retry(response, error_code);
@@ -691,6 +720,32 @@ impl Call {
         }
     }
 
+    // A call that must end.
+
+    fn end_soon(&mut self, text: String) {
+        if matches!(self.phase, Phase::Talking) && self.ends_for.is_none() {
+            self.tell_model(ModelCommand::AddSystemText { text });
+        }
+    }
+
+    /// The model says good-bye after what it is saying, and after the answer to a caller who is speaking. If that takes
+    /// longer than a farewell may, the call ends without.
+    fn end_orderly(&mut self, reason: EndReason, now: Instant) {
+        match self.phase {
+            Phase::Connected | Phase::Configuring => self.end(reason),
+            Phase::Talking if self.ends_for.is_none() => {
+                self.ends_for = Some(reason);
+                let until = now + self.policy.timeouts.farewell;
+                self.deadlines.set(Timer::Goodbye, until);
+                self.wanted = Some(Wanted::goodbye());
+                self.ask_if_wanted(now);
+                self.watch_model(now);
+            }
+            // It is on its way.
+            Phase::Talking | Phase::Farewell { .. } | Phase::Ended => {}
+        }
+    }
+
     fn say_farewell(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Farewell { .. }) {
             return;
@@ -699,6 +754,7 @@ impl Call {
         self.phase = Phase::Farewell { until };
         self.wanted = None;
         self.answer_due = false;
+        self.deadlines.stop(Timer::Goodbye);
         self.deadlines.set(Timer::Farewell, until);
         self.end_if_said(now);
     }
@@ -712,7 +768,7 @@ impl Call {
         }
         let remaining = self.heard.remaining(now);
         if now >= until || (remaining.is_zero() && !self.heard.awaits_mark()) {
-            self.end(EndReason::AssistantHangup);
+            self.end(self.ends_for.unwrap_or(EndReason::AssistantHangup));
         } else if remaining.is_zero() {
             self.deadlines.set(Timer::Farewell, until);
         } else {
@@ -758,6 +814,10 @@ impl Call {
             Timer::CallerMedia => self.end(EndReason::CallerSilent),
             Timer::ModelEvent => self.end(EndReason::ModelStalled),
             Timer::Dtmf => self.tell_digits(now),
+            Timer::Goodbye => {
+                self.say_farewell(now);
+                self.watch_model(now);
+            }
             Timer::Farewell => self.end_if_said(now),
             Timer::MaxDuration => self.end(EndReason::MaxDuration),
         }

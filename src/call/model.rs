@@ -249,6 +249,11 @@ pub enum ModelCommand {
         /// The message.
         text: String,
     },
+    /// Add a message of the operator's, which the caller does not hear.
+    AddSystemText {
+        /// The message.
+        text: String,
+    },
     /// Answer a function call.
     AddFunctionOutput {
         /// The call's id, from [`ModelEvent::FunctionCall`].
@@ -269,6 +274,7 @@ impl ModelCommand {
             Self::Truncate { .. } => "truncate",
             Self::DeleteItem { .. } => "delete",
             Self::AddUserText { .. } => "text",
+            Self::AddSystemText { .. } => "system",
             Self::AddFunctionOutput { .. } => "output",
         }
     }

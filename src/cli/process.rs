@@ -14,7 +14,7 @@ use crate::bridge::ToolRunner;
 use crate::config::Config;
 use crate::listener::{Gateway, Routes, StoredIds};
 use crate::outbound::Outbound;
-use crate::quota::open_store;
+use crate::quota::{Quota, open_store};
 use crate::telemetry::Metrics;
 use crate::upstream::{Dialer, keep_credentials};
 
@@ -52,7 +52,7 @@ impl Process {
         let store = open_store(redis, &metrics, &tasks, &stop)
             .map_err(|error| format!("quota.redis.{error}"))?;
         if redis.is_some() {
-            let used = StoredIds::new(store);
+            let used = StoredIds::new(Arc::clone(&store));
             routes.auth.remember_tickets(Arc::new(used));
         }
         let keys = &routes.auth;
@@ -62,7 +62,10 @@ impl Process {
             Arc::clone(&metrics),
             stop.clone(),
         ));
-        let gateway = Gateway::new(config.listener.clone(), routes, dialer, tools, metrics);
+        let quota = Quota::new(routes.quota.clone(), store, Arc::clone(&metrics));
+        tasks.spawn(quota.clone().keep(stop.clone()));
+        let listener = config.listener.clone();
+        let gateway = Gateway::with_quota(listener, routes, quota, dialer, tools, metrics);
         let process = Self {
             gateway,
             callers,

@@ -1,6 +1,7 @@
 //! The configuration file: each module's own part of it, put together and checked as a whole.
 
 mod locate;
+mod quota;
 mod warnings;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use crate::admin::{AdminConfig, AdminToken};
 use crate::auth::{AuthConfig, AuthMode, Authenticator, ProviderScheme, TwilioAccounts};
 use crate::bridge::{Agent, AgentConfig, TenantPolicy};
 use crate::listener::{ListenerConfig, Routes, Tls, TwilioConfig, is_origin, is_public_url};
-use crate::quota::QuotaConfig;
+use crate::quota::{Price, QuotaConfig, TenantQuota};
 use crate::realtime::{SessionPolicy, SessionPolicyConfig, Shape};
 use crate::upstream::{Deployment, DeploymentConfig, Identities, Pool, PoolConfig};
 
@@ -35,7 +36,7 @@ pub struct Config {
     /// What each tenant may do.
     #[serde(default)]
     pub tenants: BTreeMap<String, TenantConfig>,
-    /// What may be used, and where that is counted.
+    /// When calls are let in, and where what they use is counted.
     #[serde(default)]
     pub quota: QuotaConfig,
     /// The model legs' other ends.
@@ -52,6 +53,9 @@ pub struct Config {
     /// How Twilio's numbers are answered.
     #[serde(default)]
     pub twilio: TwilioConfig,
+    /// What tokens cost, by model.
+    #[serde(default)]
+    pub prices: BTreeMap<String, Price>,
     /// How the process goes away.
     #[serde(default)]
     pub drain: DrainConfig,
@@ -84,6 +88,8 @@ pub struct TenantConfig {
     pub caller_shape: Option<Shape>,
     /// What its SDK callers may do with the sessions that they conduct; without it, anything.
     pub session: Option<SessionPolicyConfig>,
+    /// What it may use; without it, anything.
+    pub quota: TenantQuota,
 }
 
 /// The `[drain]` table.
@@ -202,11 +208,7 @@ impl Config {
         let session_policies = self.build_session_policies(&mut mistakes);
         self.check_models(&mut mistakes);
         self.check_listeners(&mut mistakes);
-        if let Some(redis) = &self.quota.redis {
-            for (field, problem) in redis.mistakes() {
-                mistakes.add(&["quota", "redis", &field], problem);
-            }
-        }
+        self.check_quota(&mut mistakes);
         if let Some(agent) = &self.twilio.agent
             && !self.agents.contains_key(agent)
         {
@@ -235,6 +237,7 @@ impl Config {
                     .filter_map(|(name, tenant)| Some((name.clone(), tenant.caller_shape?)))
                     .collect(),
                 session_policies,
+                quota: self.quota_plan(),
                 twilio: self.twilio.clone(),
                 tls,
             }),

@@ -1,5 +1,6 @@
 //! The `[quota]` table.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,12 +11,79 @@ use serde::Deserialize;
 use crate::outbound::is_loopback;
 use crate::secret::{SecretError, Source};
 
+use super::settings::{Admission, Expect, QuotaMistake};
+
 /// The `[quota]` table.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuotaConfig {
+    /// When a pool of deployments lets no more calls in.
+    pub admission: Admission,
+    /// Share of a pool's tokens a minute that forecasts may fill.
+    pub headroom: f64,
+    /// Share of that from which on tenants are held to their share.
+    pub fair_from: f64,
+    /// A lease that is not renewed for so long is free again: its gateway died (fault 27 of the faults reference).
+    #[serde(with = "humantime_serde")]
+    pub lease_life: Duration,
+    /// Leases are renewed so often.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
+    /// In which money prices are. Only a name, and a metric label.
+    pub currency: String,
+    /// What calls are like of which nothing else is known.
+    pub expect: Expect,
+    /// What calls of SDK clients are like, by the model that they ask for.
+    pub models: BTreeMap<String, Expect>,
     /// Where replicas share counts and leases; without it, each process has its own.
     pub redis: Option<RedisConfig>,
+}
+
+impl Default for QuotaConfig {
+    fn default() -> Self {
+        Self {
+            admission: Admission::Reactive,
+            headroom: 0.9,
+            fair_from: 0.8,
+            lease_life: Duration::from_secs(15),
+            heartbeat: Duration::from_secs(5),
+            currency: "USD".to_owned(),
+            expect: Expect::default(),
+            models: BTreeMap::new(),
+            redis: None,
+        }
+    }
+}
+
+impl QuotaConfig {
+    /// The fields with which nothing could work. Those of `redis` and `models` come by their own.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<QuotaMistake> {
+        let mut found = Vec::new();
+        for (field, share) in [("headroom", self.headroom), ("fair_from", self.fair_from)] {
+            if !(share > 0.0 && share <= 1.0) {
+                found.push((
+                    vec![field],
+                    "it is a share, above 0 and at most 1".to_owned(),
+                ));
+            }
+        }
+        if self.heartbeat < Duration::from_secs(1) || self.heartbeat * 2 > self.lease_life {
+            let problem = "it must be 1s at least, and go twice into lease_life";
+            found.push((vec!["heartbeat"], problem.to_owned()));
+        }
+        if self.currency.is_empty() || !self.currency.chars().all(char::is_alphanumeric) {
+            found.push((
+                vec!["currency"],
+                "a name of letters and digits was expected".to_owned(),
+            ));
+        }
+        for (mut path, problem) in self.expect.mistakes() {
+            path.insert(0, "expect");
+            found.push((path, problem));
+        }
+        found
+    }
 }
 
 /// The `[quota.redis]` table: Redis 5 or later, or Valkey.

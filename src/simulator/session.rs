@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::config::{FaultKind, FaultRule, Shape, SimulatorConfig};
-use super::conversation::{AudioFormats, Conversation, Item, Segment};
+use super::conversation::{AudioFormats, Body, Conversation, Item, Part, Segment};
 use super::error::ApiError;
 use super::events::event_text;
 use super::fields::Fields;
@@ -471,6 +471,17 @@ impl Session {
         let mut item = Item::read(value, "item", self.facts.shape, self.settings.input_format)?;
         if item.id.is_empty() {
             item.id = self.source.id("item_");
+        }
+        if let Body::Message { parts, .. } = &mut item.body {
+            // A model hears audio in whatever way it comes.
+            for part in parts {
+                if let Part::Audio { audio, heard, .. } = part
+                    && heard.is_empty()
+                    && self.config.transcription.recognise
+                {
+                    *heard = self.replier.heard(audio);
+                }
+            }
         }
         let previous = fields.get_set("previous_item_id").and_then(Value::as_str);
         let rendered = item.render(self.facts.shape, None);

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tokio_rustls::TlsConnector;
 
 use crate::outbound::is_loopback;
+use crate::quota::DeploymentQuota;
 use crate::realtime::Shape;
 use crate::secret::{Given, Source};
 
@@ -61,6 +62,9 @@ pub struct DeploymentConfig {
     /// How long to wait for it.
     #[serde(default)]
     pub timeouts: DialTimeouts,
+    /// What the vendor grants it.
+    #[serde(default)]
+    pub quota: DeploymentQuota,
 }
 
 /// Whose endpoint it is.

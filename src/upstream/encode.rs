@@ -4,7 +4,7 @@
 use crate::call::ModelCommand;
 use crate::realtime::{
     SessionSettings, Shape, WireFormat, cancel_response, create_function_output, create_response,
-    create_user_text, delete_item, session_update, truncate_item,
+    create_system_text, create_user_text, delete_item, session_update, truncate_item,
 };
 
 /// What the commands of one deployment connection have in common.
@@ -42,6 +42,7 @@ pub fn encode(command: &ModelCommand, context: &SessionContext<'_>, event_id: &s
         } => truncate_item(item_id, *content_index, *audio_end_ms, event_id),
         ModelCommand::DeleteItem { item_id } => delete_item(item_id, event_id),
         ModelCommand::AddUserText { text } => create_user_text(text, event_id),
+        ModelCommand::AddSystemText { text } => create_system_text(text, event_id),
         ModelCommand::AddFunctionOutput { call_id, output } => {
             create_function_output(call_id, output, event_id)
         }
@@ -92,6 +93,10 @@ mod tests {
         );
         check(
             ModelCommand::AddUserText { text: text() },
+            "conversation.item.create",
+        );
+        check(
+            ModelCommand::AddSystemText { text: text() },
             "conversation.item.create",
         );
         check(

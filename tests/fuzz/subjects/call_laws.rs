@@ -113,6 +113,8 @@ impl Bytes<'_> {
             }),
             71..73 => Action::Other,
             73 if self.below(10) == 0 => Action::End,
+            74 if self.below(10) == 0 => Action::EndOrderly,
+            75 if self.below(10) == 0 => Action::EndSoon,
             _ => Action::Quiet,
         }
     }
@@ -168,6 +170,8 @@ enum Action {
     Other,
     Quiet,
     End,
+    EndOrderly,
+    EndSoon,
 }
 
 const ERRORS: [&str; 6] = [
@@ -270,6 +274,10 @@ impl Laws {
                 output: String::new(),
             }),
             Action::End => self.input(Input::End(EndReason::CallerGone)),
+            Action::EndOrderly => self.input(Input::EndOrderly(EndReason::BudgetExhausted)),
+            Action::EndSoon => self.input(Input::EndSoon {
+                text: String::new(),
+            }),
             Action::Quiet => {}
             Action::Updated => {
                 self.configured |= self.started;
