@@ -13,6 +13,7 @@ mod notice;
 mod opening;
 mod registry;
 mod relay;
+mod replace;
 mod summary;
 mod tool;
 
