@@ -550,7 +550,7 @@ mod tests {
             heard.release(start + ms(t));
         }
         let cut = |item_id: &str, content_index, heard| Cut {
-                session: 0,
+            session: 0,
             item_id: item_id.to_owned(),
             content_index,
             heard: ms(heard),
@@ -583,7 +583,7 @@ mod tests {
         }
         // 100 ms were played, of which 10 ms were padding.
         let cut = Cut {
-                session: 0,
+            session: 0,
             item_id: "a".to_owned(),
             content_index: 0,
             heard: ms(90),

@@ -560,7 +560,7 @@ fn before_the_caller_began_nothing_is_said_or_sent() {
 }
 
 #[test]
-fn a_refused_configuration_ends_the_call() {
+fn a_refused_configuration_costs_the_session() {
     for code in [
         "unknown_parameter",
         "invalid_value",
@@ -570,7 +570,7 @@ fn a_refused_configuration_ends_the_call() {
             policy(),
             &format!(
                 "0 start => configure
-                 50 error {code} => end model_rejected_session
+                 50 error {code} => lose rejected; open
                  60 updated =>"
             ),
         );
@@ -578,31 +578,24 @@ fn a_refused_configuration_ends_the_call() {
 }
 
 #[test]
-fn fatal_errors_end_the_call_in_any_phase() {
-    check(
-        policy(),
-        "0 error session_expired => end model_session_expired",
-    );
-    check(
-        policy(),
-        "0 error invalid_api_key => end model_unauthorized",
-    );
-    check(
-        policy(),
-        "0 start => configure
-         1 error session_expired => end model_session_expired",
-    );
-    check_talking(
-        policy(),
-        "9 error session_expired => end model_session_expired",
-    );
+fn fatal_errors_cost_the_session_in_any_phase() {
+    for (code, loss) in [
+        ("session_expired", "expired"),
+        ("invalid_api_key", "unauthorized"),
+    ] {
+        let lost = format!("error {code} => lose {loss}; open");
+        check(policy(), &format!("0 {lost}"));
+        check(policy(), &format!("0 start => configure\n1 {lost}"));
+        check_talking(policy(), &format!("9 {lost}"));
+    }
     check_talking(
         policy(),
         "1 created r1 =>
          2 delta r1 a 900 => queue
          3 call c1 hang_up =>
          4 done r1 =>
-         5 error session_expired => end model_session_expired",
+         5 error session_expired => lose expired
+         902 timer => end assistant_hangup",
     );
 }
 
@@ -1228,14 +1221,24 @@ fn a_failed_response_is_asked_for_once_more() {
         100 created r1     =>
         200 done r1 failed => retried; create "Say hello."
         300 created r2     =>
-        400 done r2 failed =>
+        400 done r2 failed => lose server_error; open
+        "#,
+    );
+    // The caller's next turn has a retry of its own.
+    check_talking(
+        policy(),
+        "
+        100 created r1     =>
+        200 done r1 failed => retried; create
         500 speech         =>
+        550 created r2     => cancel
+        560 done r2 cancelled =>
         600 stopped        =>
         700 created r3     =>
         800 done r3 server_error => retried; create
         900 created r4     =>
         910 done r4        =>
-        "#,
+        ",
     );
 }
 
@@ -1264,7 +1267,6 @@ fn what_must_not_be_repeated_is_not() {
             &format!("100 created r1 =>\n{failure}\n25000 wait"),
         );
     };
-    once("200 done r1 rate_limit_exceeded =>");
     once("200 delta r1 a 100 => queue\n300 done r1 failed =>");
     once("200 done r1 incomplete =>");
     once(
@@ -1325,7 +1327,7 @@ fn a_response_without_audio_watches_nothing_while_its_tool_runs() {
         300   done r1      =>
         24000 audio 20     =>
         25000 tool c1      => output c1; create
-        33000 timer        => end model_stalled
+        33000 timer        => lose stalled; open
         ",
     );
 }
@@ -1609,34 +1611,34 @@ fn a_deployment_that_owes_an_event_is_not_awaited_for_ever() {
     check(
         policy(),
         "0 start => configure
-         8000 timer => end model_stalled",
+         8000 timer => lose stalled; open",
     );
     check(
         policy(),
         "0 start => configure
          7000 other =>
-         15000 timer => end model_stalled",
+         15000 timer => lose stalled; open",
     );
     // A response that was asked for.
     check(
         greeting(),
         "0 start => configure
          0 updated => create \"Say hello.\"
-         8000 timer => end model_stalled",
+         8000 timer => lose stalled; open",
     );
     // The answer to a turn.
     check_talking(
         policy(),
         "1000 speech =>
          2000 stopped =>
-         10000 timer => end model_stalled",
+         10000 timer => lose stalled; open",
     );
     // The end of a response.
     check_talking(
         policy(),
         "1000 created r1 =>
          1100 delta r1 a 100 => queue
-         9100 timer => end model_stalled",
+         9100 timer => lose stalled; open",
     );
     // The other response, which made ours be refused.
     check_talking(
@@ -1644,7 +1646,7 @@ fn a_deployment_that_owes_an_event_is_not_awaited_for_ever() {
         "1000 speech =>
          2000 stopped => create
          3000 error conversation_already_has_active_response => race active_response
-         11000 timer => end model_stalled",
+         11000 timer => lose stalled; open",
     );
 }
 
@@ -1657,7 +1659,7 @@ fn an_answer_stays_due_when_the_interrupted_response_ends_after_the_turn() {
         200  speech            =>
         300  stopped           =>
         310  done r1 cancelled =>
-        8310 timer             => end model_stalled
+        8310 timer             => lose stalled; open
         ",
     );
 }

@@ -70,6 +70,8 @@ pub(super) struct Sessions {
     /// One is being opened.
     pub(super) is_opening: bool,
     n_failures: u32,
+    /// The same, counted once each.
+    n_losses: u32,
     /// Attempts to open one that failed since the last one that stood.
     n_refused: u32,
     up_since: Instant,
@@ -84,6 +86,7 @@ impl Sessions {
             spare: None,
             is_opening: false,
             n_failures: 0,
+            n_losses: 0,
             n_refused: 0,
             up_since: now,
             silent_from: None,
@@ -97,9 +100,10 @@ impl Sessions {
     /// Notes a failure; false if it was one too many.
     pub(super) fn failed(&mut self, loss: Loss, now: Instant) -> bool {
         if now.saturating_duration_since(self.up_since) >= HELD {
-            self.n_failures = 0;
+            self.succeeded();
         }
         self.n_failures += loss.weight();
+        self.n_losses += 1;
         self.lost = Some(loss);
         self.n_failures < MAX_FAILURES
     }
@@ -111,7 +115,7 @@ impl Sessions {
 
     /// How long to wait before the next attempt.
     pub(super) fn backoff(&self) -> Duration {
-        let n = (self.n_failures + self.n_refused).saturating_sub(1) as usize;
+        let n = (self.n_losses + self.n_refused).saturating_sub(1) as usize;
         Duration::from_millis(BACKOFF_MS[n.min(BACKOFF_MS.len() - 1)])
     }
 
@@ -126,6 +130,7 @@ impl Sessions {
     /// A response went well.
     pub(super) fn succeeded(&mut self) {
         self.n_failures = 0;
+        self.n_losses = 0;
     }
 
     /// An answer is due, and nothing is left to be played from then on.
