@@ -43,6 +43,14 @@ pub enum Reach {
     Public,
 }
 
+/// Whether the host of a URL, without a port, is this machine: by name, or by an address with or without the brackets of
+/// IPv6.
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
+    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
+}
+
 /// What an answer may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {

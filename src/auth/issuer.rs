@@ -14,12 +14,12 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::outbound::{Limits, Outbound, OutboundError, Reach};
+use crate::outbound::{Limits, Outbound, OutboundError, Reach, is_loopback};
 use crate::telemetry::Metrics;
 
 use super::authenticator::Denied;
 use super::clock::unix_seconds;
-use super::issuer_config::{IssuerConfig, Problem, is_loopback, secure_url};
+use super::issuer_config::{IssuerConfig, Problem, secure_url};
 use super::jwks::{Asked, KeySet, KeySetError, NoKey, Refresh};
 use super::jwt::{Rules, Token};
 

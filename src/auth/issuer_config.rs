@@ -7,6 +7,8 @@ use http::Uri;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
+use crate::outbound::is_loopback;
+
 use super::algorithm::Algorithm;
 
 /// The largest skew. Clocks that are further apart are broken, and a token lives longer by it.
@@ -157,11 +159,6 @@ pub(super) fn secure_url(url: &str) -> Result<Uri, &'static str> {
         Some("http") => Err("plain text is for loopback only: use https"),
         _ => Err("begins with https://"),
     }
-}
-
-pub(super) fn is_loopback(host: &str) -> bool {
-    let ip = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {

@@ -122,7 +122,7 @@ fn a_session_is_told_what_was_said_and_heard() {
         2300  done r2                  =>
         2400  heard                    => words caller
         2500  tool c1                  => output c1
-        2600  key #                    => clear; truncate b 500; text [The caller pressed these keys: #]
+        2600  key #                    => clear; truncate b 500; text [The caller pressed these keys: #]; create
         2700  lost gone                => lose gone; open
         2750  opened                   => replaced gone; use; configure; said#1 \"Good morning.\"; text yes; said#2 \"One\"; called c1; output c1; called c2; text [The caller pressed these keys: #]; replay 0..0
         2800  updated                  => create
@@ -627,7 +627,7 @@ fn at_its_cap_a_session_is_left_whoever_speaks() {
         20100 none           =>
         25100 timer          => open
         25200 audio 20       =>
-        36000 opened         => rotated; use; configure; replay 0..20
+        36000 opened         => rotated; use; configure; replay 0..10020
         ",
     );
     // Its end came first, and the other one was there already.

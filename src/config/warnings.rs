@@ -6,6 +6,7 @@ use secrecy::SecretString;
 
 use crate::auth::AuthMode;
 use crate::listener::{ClientAuth, ListenerConfig, usual_connections};
+use crate::outbound::is_loopback;
 
 use super::{Config, Mistake, Mistakes};
 
@@ -307,11 +308,7 @@ fn is_local(authority: &str) -> bool {
         .parse::<http::uri::Authority>()
         .map(|authority| authority.host().to_owned())
         .unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || address
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+    is_loopback(&host)
 }
 
 #[cfg(test)]

@@ -3,10 +3,9 @@
 use http::Request;
 use hyper::body::Incoming as Body;
 use secrecy::ExposeSecret;
-use tokio::time::Instant;
 
-use crate::auth::{EphemeralSession, MintError, Purpose, Shown};
-use crate::ingress::{Credential, FrontDoor, MintRequest, MintRoute, Refusal};
+use crate::auth::{EphemeralSession, MintError};
+use crate::ingress::{FrontDoor, MintRequest, MintRoute, Refusal};
 
 use super::Gateway;
 use super::answer::{Answer, json, name};
@@ -42,20 +41,9 @@ impl Gateway {
         request: Request<Body>,
         peer: &Peer,
     ) -> Result<String, Refusal> {
-        let (head, body) = request.into_parts();
-        if let Some(overload) = self.overload() {
-            return Err(overload);
-        }
-        let credential = Credential::find(head.uri.query(), &head.headers)?;
-        let shown = Shown {
-            secret: credential.as_ref().map(Credential::secret),
-            ..Shown::default()
-        };
-        let identity = self.identify(ROUTE, shown, Purpose::Mint, peer).await?;
-        let by = Instant::now() + self.config.head_timeout;
-        let body = self.read_post(&head.headers, body, MAX_BODY, by).await?;
+        let (identity, uri, body) = self.posted_by(ROUTE, request, MAX_BODY, peer).await?;
         let lenient = self.config.lenient_api_version;
-        let asked = MintRequest::parse(route, head.uri.query(), &body, lenient)?;
+        let asked = MintRequest::parse(route, uri.query(), &body, lenient)?;
         let tenant = identity.tenant.as_str();
         if asked.model.is_some() {
             self.routes.for_model(tenant, asked.model.as_deref())?;

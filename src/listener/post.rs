@@ -1,16 +1,45 @@
 //! Requests that are no upgrades: what they must be like, and their body.
 
-use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, ORIGIN, TRANSFER_ENCODING};
+use http::{HeaderMap, Request, Uri};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming as Body};
 use tokio::time::Instant;
 
-use crate::ingress::Refusal;
+use crate::auth::{Identity, Purpose, Shown};
+use crate::ingress::{Credential, Refusal};
 
 use super::Gateway;
+use super::door::Peer;
 
 impl Gateway {
+    /// Who asks for a credential by `request`, at what address, and its body, up to `max` bytes.
+    ///
+    /// # Errors
+    ///
+    /// The answer to give instead.
+    pub(super) async fn posted_by(
+        &self,
+        route: &'static str,
+        request: Request<Body>,
+        max: usize,
+        peer: &Peer,
+    ) -> Result<(Identity, Uri, Bytes), Refusal> {
+        let (head, body) = request.into_parts();
+        if let Some(overload) = self.overload() {
+            return Err(overload);
+        }
+        let credential = Credential::find(head.uri.query(), &head.headers)?;
+        let shown = Shown {
+            secret: credential.as_ref().map(Credential::secret),
+            ..Shown::default()
+        };
+        let identity = self.identify(route, shown, Purpose::Mint, peer).await?;
+        let by = Instant::now() + self.config.head_timeout;
+        let body = self.read_post(&head.headers, body, max, by).await?;
+        Ok((identity, head.uri, body))
+    }
+
     /// The body of what a server has posted, up to `max` bytes, within the time for a request's head and no later
     /// than `by`.
     ///

@@ -6,10 +6,8 @@ use http::Request;
 use hyper::body::Incoming as Body;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
-use tokio::time::Instant;
 
-use crate::auth::{Purpose, Shown};
-use crate::ingress::{Credential, ErrorStyle, Refusal};
+use crate::ingress::{ErrorStyle, Refusal};
 
 use super::Gateway;
 use super::answer::{Answer, json};
@@ -49,18 +47,7 @@ impl Gateway {
     }
 
     async fn ticketed(&self, request: Request<Body>, peer: &Peer) -> Result<String, Refusal> {
-        let (head, body) = request.into_parts();
-        if let Some(overload) = self.overload() {
-            return Err(overload);
-        }
-        let credential = Credential::find(head.uri.query(), &head.headers)?;
-        let shown = Shown {
-            secret: credential.as_ref().map(Credential::secret),
-            ..Shown::default()
-        };
-        let identity = self.identify(ROUTE, shown, Purpose::Mint, peer).await?;
-        let by = Instant::now() + self.config.head_timeout;
-        let body = self.read_post(&head.headers, body, MAX_BODY, by).await?;
+        let (identity, _, body) = self.posted_by(ROUTE, request, MAX_BODY, peer).await?;
         let asked: TicketRequest = serde_json::from_slice(&body).map_err(|_| {
             Refusal::bad_request(
                 "invalid_json",

@@ -273,6 +273,8 @@ impl Default for DeltaSizes {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TranscriptionConfig {
+    /// Transcribe the words of [`words`](super::words), by listening for them. Goes before `texts`.
+    pub recognise: bool,
     /// Texts taken in turn; empty says how long the audio was. A script's `heard` goes before.
     pub texts: Vec<String>,
     /// Shortest time from commit to `completed`; 0 may come before the turn's `response.created`.
@@ -286,6 +288,7 @@ pub struct TranscriptionConfig {
 impl Default for TranscriptionConfig {
     fn default() -> Self {
         Self {
+            recognise: false,
             texts: Vec::new(),
             min_delay: Duration::from_millis(60),
             max_delay: Duration::from_millis(900),

@@ -10,6 +10,7 @@ use super::codec::{Audio, WireFormat};
 use super::config::Shape;
 use super::error::ApiError;
 use super::fields::Fields;
+use super::record::ItemRecord;
 
 #[derive(Clone, Debug)]
 pub(super) struct Item {
@@ -174,6 +175,37 @@ impl Item {
         item
     }
 
+    /// The item as whoever asserts on a session sees it.
+    pub(super) fn record(&self) -> ItemRecord {
+        let (kind, text, call_id) = match &self.body {
+            Body::Message { role, parts } => {
+                let texts: Vec<_> = parts.iter().filter_map(Part::words).collect();
+                (role.name(), texts.join(" "), None)
+            }
+            Body::Call {
+                call_id,
+                name,
+                arguments,
+            } => (
+                "function_call",
+                format!("{name} {arguments}"),
+                Some(call_id.clone()),
+            ),
+            Body::CallOutput { call_id, output } => (
+                "function_call_output",
+                output.clone(),
+                Some(call_id.clone()),
+            ),
+            Body::Opaque(value) => ("opaque", value.to_string(), None),
+        };
+        ItemRecord {
+            id: self.id.clone(),
+            kind,
+            text,
+            call_id,
+        }
+    }
+
     /// Assistant audio of a message, if there is some.
     pub(super) fn assistant_audio(
         &mut self,
@@ -270,6 +302,15 @@ impl Role {
 }
 
 impl Part {
+    /// What was written, said or understood.
+    fn words(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Audio { heard, .. } => Some(heard),
+            Self::Image(_) => None,
+        }
+    }
+
     fn render(&self, role: Role, shape: Shape, formats: Option<AudioFormats>) -> Value {
         match self {
             Self::Text(text) => {

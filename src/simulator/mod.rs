@@ -6,6 +6,7 @@
 //! scripted or synthesised. [`Session`] is the pure core of one connection, [`Simulator`] the thin shell
 //! that serves many of them. [`SoftPhone`] calls in any dialect and reports what was heard.
 
+mod chaos;
 mod codec;
 mod config;
 mod context;
@@ -46,6 +47,7 @@ mod synth;
 mod turns;
 mod vad;
 pub mod wav;
+pub mod words;
 
 #[cfg(test)]
 mod tests;
@@ -60,6 +62,7 @@ mod tests_server;
 #[cfg(test)]
 mod tests_turns;
 
+pub use chaos::{Blow, Mood};
 pub use config::{
     DeltaSizes, DeploymentConfig, Enforcement, FaultKind, FaultRule, LatencyConfig, QuotaConfig,
     RateLimitsPosition, ReplyConfig, ScriptOutcome, ScriptTurn, ScriptedCall, Shape,
@@ -70,8 +73,8 @@ pub use phone_script::Act;
 pub use phone_timeline::CallReport;
 pub use quirks::{BadInput, ItemDone, Merge, OddBytes, OutputAudioClear, QuirksConfig};
 pub use record::{
-    AppendRecord, CancelRecord, CloseRecord, ErrorRecord, ResponseRecord, SessionRecord,
-    TruncateRecord,
+    AppendRecord, CancelRecord, CloseRecord, ErrorRecord, ItemRecord, ResponseRecord,
+    SessionRecord, TruncateRecord,
 };
 pub use server::Simulator;
 pub use session::{Output, Provider, Session, SessionKind, SessionSetup};

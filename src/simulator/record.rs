@@ -28,6 +28,8 @@ pub struct SessionRecord {
     pub errors: Vec<ErrorRecord>,
     /// Responses of all conversations.
     pub responses: Vec<ResponseRecord>,
+    /// The conversation as it was when the session ended, oldest item first.
+    pub conversation: Vec<ItemRecord>,
     /// Client events by type.
     pub received: BTreeMap<String, u64>,
     /// Frames sent.
@@ -109,6 +111,19 @@ pub struct ResponseRecord {
     pub audio_ms: u64,
 }
 
+/// One item of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ItemRecord {
+    /// `item_...`, or the client's name for it.
+    pub id: String,
+    /// `system`, `user`, `assistant`, `function_call` or `function_call_output`.
+    pub kind: &'static str,
+    /// What was written, said or understood; a function call's name and arguments; an output.
+    pub text: String,
+    /// Of a function call and its output.
+    pub call_id: Option<String>,
+}
+
 /// How a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseRecord {
@@ -139,6 +154,7 @@ impl SessionRecord {
             cancels: Vec::new(),
             errors: Vec::new(),
             responses: Vec::new(),
+            conversation: Vec::new(),
             received: BTreeMap::new(),
             n_sent: 0,
             closed: None,

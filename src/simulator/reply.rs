@@ -10,6 +10,7 @@ use super::config::{ReplyConfig, ScriptOutcome, ScriptTurn, SimulatorConfig};
 use super::conversation::{Body, Item, Part, Role, assistant_audio_tokens, text_tokens};
 use super::options::ResponseOptions;
 use super::synth::{Sound, Synthesiser};
+use super::words;
 use crate::media::SampleRate;
 
 /// What one response will say if nothing stops it.
@@ -73,6 +74,9 @@ impl Replier {
     pub(super) fn heard(&mut self, audio: &Audio) -> String {
         if let Some(heard) = self.upcoming().and_then(|turn| turn.heard.clone()) {
             return heard;
+        }
+        if self.config.transcription.recognise {
+            return words::recognise(audio.heard(), audio.rate.hz()).join(" ");
         }
         let texts = &self.config.transcription.texts;
         match texts.get(self.n_heard % texts.len().max(1)) {

@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,6 +22,7 @@ use serde_json::Value;
 use subtle::ConstantTimeEq as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -30,6 +31,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::chaos::{Blow, Condition, Conditions, Mood};
 use super::config::{FaultKind, FaultRule, SimulatorConfig};
 use super::handshake::{
     Accepted, Endpoint, EphemeralKeys, Grant, Refusal, Request, RestCall, Route, route,
@@ -52,7 +54,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A Realtime API stand-in that serves any number of sessions.
 #[derive(Debug)]
 pub struct Simulator {
-    config: Arc<SimulatorConfig>,
+    config: RwLock<Arc<SimulatorConfig>>,
+    conditions: Conditions,
     synthesiser: Arc<Synthesiser>,
     epoch: u64,
     started: Instant,
@@ -90,7 +93,8 @@ impl Simulator {
         };
         Self {
             epoch: config.epoch.unwrap_or_else(system_time),
-            config: Arc::new(config),
+            config: RwLock::new(Arc::new(config)),
+            conditions: Conditions::default(),
             synthesiser: Arc::default(),
             started: Instant::now(),
             state: Mutex::new(state),
@@ -176,6 +180,26 @@ impl Simulator {
         self.lock_state().n_upgrades
     }
 
+    /// Changes how a deployment behaves from now on, to new connections and to those that are open.
+    pub fn set_mood(&self, deployment: &str, mood: Mood) {
+        self.conditions.set_mood(deployment, mood);
+    }
+
+    /// Ends all live sessions of a deployment.
+    pub fn strike(&self, deployment: &str, blow: Blow) {
+        self.conditions.strike(deployment, blow);
+    }
+
+    /// Lets in who shows one of these keys, and no longer those that were good before. Sessions go on.
+    pub fn set_api_keys(&self, keys: Vec<String>) {
+        let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut config).api_keys = keys;
+    }
+
+    fn config(&self) -> Arc<SimulatorConfig> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     async fn answer(self: &Arc<Self>, request: hyper::Request<Incoming>) -> Response<Full<Bytes>> {
         let (parts, body) = request.into_parts();
         let query = parts.uri.query().map(parse_query).unwrap_or_default();
@@ -191,7 +215,7 @@ impl Simulator {
             .get("x-ms-client-request-id")
             .cloned()
             .or_else(|| HeaderValue::from_str(asked.query("x-ms-client-request-id")?).ok());
-        let decision = route(&self.config, &asked, self.as_ref());
+        let decision = route(&self.config(), &asked, self.as_ref());
         let mut response = match decision {
             Err(refusal) => refuse(&refusal),
             Ok(Route::Rest(call)) => self.answer_rest(call, body).await,
@@ -256,7 +280,7 @@ impl Simulator {
         let epoch = self.epoch_now();
         let mut state = self.lock_state();
         match create_key(
-            &self.config,
+            &self.config(),
             call.provider,
             call.endpoint,
             &body,
@@ -289,6 +313,15 @@ impl Simulator {
         let now = Instant::now().into_std();
         let provider = accepted.provider;
         let quota = self.quota_of(&accepted.deployment, now);
+        if let Mood::Refusing(status) = self.conditions.mood(&accepted.deployment) {
+            self.lock_state().n_upgrades += 1;
+            return refuse(&Refusal::new(
+                provider,
+                status,
+                &status.to_string(),
+                "Refused on demand.",
+            ));
+        }
         if let Some(status) = self.refusal_fault(&accepted.deployment, &asked_faults) {
             return refuse(
                 &Refusal::new(provider, status, &status.to_string(), "Refused on demand.")
@@ -340,12 +373,12 @@ impl Simulator {
     }
 
     fn quota_of(&self, deployment: &str, now: std::time::Instant) -> Arc<Mutex<Quota>> {
-        let own = self
-            .config
+        let config = self.config();
+        let own = config
             .deployments
             .get(deployment)
             .and_then(|deployment| deployment.quota.as_ref());
-        let config = own.unwrap_or(&self.config.quota);
+        let config = own.unwrap_or(&config.quota);
         let mut state = self.lock_state();
         let quota = state
             .quotas
@@ -355,7 +388,7 @@ impl Simulator {
     }
 
     fn asked_faults(&self, request: &Request<'_>) -> Vec<FaultRule> {
-        if !self.config.allow_fault_header {
+        if !self.config().allow_fault_header {
             return Vec::new();
         }
         let asked = request
@@ -371,8 +404,8 @@ impl Simulator {
         let n = state.n_upgrades;
         state.n_upgrades += 1;
         let State { source, .. } = &mut *state;
-        let configured = self
-            .config
+        let config = self.config();
+        let configured = config
             .faults
             .iter()
             .filter(|fault| meets(fault, deployment, n, source));
@@ -397,13 +430,14 @@ impl Simulator {
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
         let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
+        let config = self.config();
         let index = {
             let mut state = self.lock_state();
             let index = state.n_sessions;
             state.n_sessions += 1;
             let State { source, .. } = &mut *state;
             faults.extend(
-                self.config
+                config
                     .faults
                     .iter()
                     .filter(|fault| meets(fault, &accepted.deployment, index, source))
@@ -412,7 +446,7 @@ impl Simulator {
             index
         };
         let setup = SessionSetup {
-            config: Arc::clone(&self.config),
+            config: Arc::clone(&config),
             shape: accepted.shape,
             provider: accepted.provider,
             kind: accepted.kind,
@@ -428,18 +462,21 @@ impl Simulator {
             synthesiser: Arc::clone(&self.synthesiser),
         };
         // Spreads sessions apart: neighbouring seeds would start neighbouring sequences.
-        let seed = self
-            .config
+        let seed = config
             .seed
             .wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let session = Session::new(&setup, seed, Instant::now().into_std());
         self.keep_record(session.record());
+        let news = self.conditions.watch(&setup.deployment);
+        let condition = *news.borrow();
         let connection = Connection {
+            condition,
+            told: told(news),
             socket,
             session,
-            lenient: self.config.lenient,
-            binary_close: self.config.quirks.binary_frame_close,
-            probe: Probe::new(self.config.probe_after),
+            lenient: config.lenient,
+            binary_close: config.quirks.binary_frame_close,
+            probe: Probe::new(config.probe_after),
             unflushed: false,
             closing: false,
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -450,7 +487,7 @@ impl Simulator {
     fn keep_record(&self, record: Arc<Mutex<SessionRecord>>) {
         let mut state = self.lock_state();
         state.records.push_back(record);
-        if state.records.len() > self.config.max_records {
+        if state.records.len() > self.config().max_records {
             let finished = |record: &Arc<Mutex<SessionRecord>>| {
                 record
                     .lock()
@@ -500,6 +537,9 @@ fn meets(fault: &FaultRule, deployment: &str, n: u64, source: &mut Source) -> bo
 
 /// One WebSocket and its session.
 struct Connection<I> {
+    /// How the deployment is, and news of that.
+    condition: Condition,
+    told: Told,
     socket: WebSocketStream<I>,
     session: Session,
     lenient: bool,
@@ -511,7 +551,20 @@ struct Connection<I> {
     sleep: Pin<Box<Sleep>>,
 }
 
+type Told = Pin<Box<dyn Future<Output = watch::Receiver<Condition>> + Send>>;
+
+/// Waits for the next news of a deployment; for ever once the simulator is gone.
+fn told(mut condition: watch::Receiver<Condition>) -> Told {
+    Box::pin(async move {
+        if condition.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        condition
+    })
+}
+
 enum Event {
+    Told(watch::Receiver<Condition>),
     Received(Message),
     Timer,
     Stopped,
@@ -526,6 +579,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
         loop {
             self.schedule();
             let event = poll_fn(|cx| {
+                if let Poll::Ready(news) = self.told.as_mut().poll(cx) {
+                    return Poll::Ready(Event::Told(news));
+                }
+                if self.condition.mood == Mood::Silent {
+                    return Poll::Pending;
+                }
                 if !stopping && stopped.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Event::Stopped);
                 }
@@ -537,6 +596,18 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Connection<I> {
                 self.probe.note_heard();
             }
             match event {
+                Event::Told(news) => {
+                    let before = std::mem::replace(&mut self.condition, *news.borrow());
+                    self.told = told(news);
+                    match self.condition.blow_since(&before) {
+                        None => {}
+                        Some(Blow::Cut) => {
+                            self.session.end(Output::Abort);
+                            return;
+                        }
+                        Some(Blow::Close(code)) => self.session.close(code, ""),
+                    }
+                }
                 Event::Received(_) if self.closing => {}
                 Event::Received(Message::Text(text)) => {
                     self.session.handle_message(text.as_str(), now)

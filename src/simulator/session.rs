@@ -287,6 +287,7 @@ impl Session {
     /// The client is gone; `code` is 1006 without a close frame.
     pub fn handle_close(&mut self, code: u16, reason: &str) {
         self.closed = true;
+        self.note_conversation();
         let mut record = self.lock_record();
         record.closed.get_or_insert_with(|| CloseRecord {
             by_client: true,
@@ -616,6 +617,7 @@ impl Session {
             return;
         }
         self.closed = true;
+        self.note_conversation();
         let (code, reason) = match &output {
             Output::Close { code, reason } => (*code, reason.clone()),
             Output::Abort | Output::Text(_) => (1006, String::new()),
@@ -626,6 +628,11 @@ impl Session {
             reason,
         });
         self.outputs.push_back(output);
+    }
+
+    fn note_conversation(&self) {
+        let items = self.conversation.items().iter().map(Item::record).collect();
+        self.lock_record().conversation = items;
     }
 
     fn emit_session(&mut self, what: &str) {

@@ -13,6 +13,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use tokio_rustls::TlsConnector;
 
+use crate::outbound::is_loopback;
 use crate::realtime::Shape;
 
 use super::credential::{Credential, KeyFile, Shown, can_be_sent};
@@ -373,13 +374,6 @@ fn check_payer(
         Some(_) => return Ok(()),
     };
     Err(DeploymentError::new(field, problem))
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback())
 }
 
 /// The credential that the configuration names: one at most.

@@ -4,7 +4,7 @@
 //! refusal into numbers before the library can put the answer's text into an error. Time limits are the caller's.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use azure_core::error::ErrorKind;
@@ -18,6 +18,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 
+use crate::outbound::is_loopback;
 use crate::transport::system_roots;
 
 use super::dial::{label, retry_after};
@@ -157,11 +158,9 @@ pub(super) fn may_be_asked(origin: &str) -> bool {
         return false;
     };
     let host = url.host_str().unwrap_or_default();
-    let is_local = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
-        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_link_local(),
-        Ok(IpAddr::V6(ip)) => ip.is_loopback(),
-        Err(_) => host == "localhost",
-    };
+    // The metadata service of a cloud's machines is on the link (169.254.169.254).
+    let is_link_local = host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_link_local());
+    let is_local = is_loopback(host) || is_link_local;
     match url.scheme() {
         "https" => !host.is_empty(),
         "http" => is_local,

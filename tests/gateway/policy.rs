@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc::{self, Receiver};
-use trunkline::bridge::{OpenError, OpenedSession, TenantPolicy};
+use trunkline::bridge::{OpenError, OpenedSession, SessionSource, TenantPolicy};
 use trunkline::realtime::{PolicyRule, SessionPolicy, SessionPreset, Shape};
 use trunkline::telemetry::Metrics;
-use trunkline::upstream::Dialer;
+use trunkline::upstream::{Dialer, Pool};
 
 use crate::harness::{CONFIG, World};
 use crate::wire::{Deployment, Heard, Wire, session_created, upgrade_request};
@@ -462,7 +462,11 @@ async fn check_preset(
         tenant: "acme".to_owned(),
         policy: Arc::new(SessionPolicy::new(&config).expect("good")),
     });
-    let opening = OpenedSession::open(&dialer, &deployment, false, policy, Some(preset));
+    let sessions = SessionSource {
+        dialer: Arc::new(dialer),
+        pool: Arc::new(Pool::new("east", vec![Arc::new(deployment)])),
+    };
+    let opening = OpenedSession::open(&sessions, false, policy, Some(preset));
     let expected = match expected {
         Ok(expected) => expected,
         Err(rule) => {
