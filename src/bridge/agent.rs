@@ -1,13 +1,14 @@
 //! What answers a phone: the part of the configuration that a conducted call follows.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::call::{CallPolicy, CallTimeouts, DtmfPolicy, HANG_UP_TOOL, TurnPolicy};
+use crate::call::{CallPolicy, CallTimeouts, CarryPolicy, DtmfPolicy, HANG_UP_TOOL, TurnPolicy};
 use crate::ingress::{Capabilities, Marks};
-use crate::media::{GapSettings, OpusSettings};
+use crate::media::{Clip, GapSettings, OpusSettings};
 use crate::realtime::{SessionSettings, Tool, TurnDetection};
 
 use super::tool::WebhookConfig;
@@ -45,6 +46,12 @@ pub struct AgentConfig {
     /// How the Opus encoder is set, for callers that speak Opus.
     #[serde(default)]
     pub opus: OpusSettings,
+    /// What the caller hears when no deployment is left: a mono 16 bit WAV file, in place of the clip that
+    /// comes with the program.
+    pub apology: Option<PathBuf>,
+    /// Caller audio that is kept for a session that has to take over.
+    #[serde(default)]
+    pub carry: CarryPolicy,
     /// How long to wait for whom.
     #[serde(default)]
     pub timeouts: CallTimeouts,
@@ -82,6 +89,7 @@ pub struct Agent {
     pub name: String,
     pub(super) config: AgentConfig,
     pub(super) turns: TurnPolicy,
+    pub(super) apology: Clip,
 }
 
 /// What is wrong with an agent's configuration.
@@ -162,6 +170,7 @@ impl Agent {
         }
         Ok(Self {
             name: name.to_owned(),
+            apology: apology(&config)?,
             config,
             turns,
         })
@@ -183,6 +192,7 @@ impl Agent {
             dtmf: self.config.dtmf,
             turns: self.turns,
             gap: self.config.gap,
+            carry: self.config.carry,
             timeouts: self.config.timeouts,
         }
     }
@@ -193,6 +203,19 @@ const MIN_LEAD: Duration = Duration::from_millis(40);
 
 /// More, and who interrupts goes on hearing the reply wherever it cannot be cleared.
 const MAX_LEAD: Duration = Duration::from_secs(5);
+
+/// The model notices speech up to 2 s late, and somebody who speaks does so for some seconds.
+const MIN_CARRY: Duration = Duration::from_secs(5);
+
+fn apology(config: &AgentConfig) -> Result<Clip, AgentError> {
+    let Some(path) = &config.apology else {
+        return Ok(Clip::apology());
+    };
+    let wrong = |problem: String| AgentError::new("apology", problem);
+    let bytes = std::fs::read(path)
+        .map_err(|error| wrong(format!("cannot read {}: {error}", path.display())))?;
+    Clip::parse_wav(&bytes).map_err(|error| wrong(error.to_string()))
+}
 
 /// What a session has to do with nothing: sizes and times of the call itself.
 fn check_limits(config: &AgentConfig) -> Result<(), AgentError> {
@@ -213,12 +236,20 @@ fn check_limits(config: &AgentConfig) -> Result<(), AgentError> {
             "it must lie between 40ms and 5s, and not above playout.max",
         ));
     }
+    if config.carry.audio < MIN_CARRY {
+        return Err(AgentError::new(
+            "carry.audio",
+            "less than 5s would lose words of a caller whose session fails",
+        ));
+    }
     let timeouts = &config.timeouts;
     for (name, timeout) in [
         ("start", timeouts.start),
         ("caller_media", timeouts.caller_media),
         ("model_event", timeouts.model_event),
         ("farewell", timeouts.farewell),
+        ("replacement", timeouts.replacement),
+        ("rotate_before", timeouts.rotate_before),
     ] {
         if timeout.is_zero() {
             return Err(AgentError::new(
@@ -321,6 +352,15 @@ mod tests {
                 "deployment = 'd'\n[timeouts]\nmodel_event = '0s'",
                 "timeouts.model_event",
             ),
+            (
+                "deployment = 'd'\napology = '/none.wav'",
+                "apology: cannot read",
+            ),
+            (
+                "deployment = 'd'\napology = 'Cargo.toml'",
+                "apology: no readable WAV",
+            ),
+            ("deployment = 'd'\n[carry]\naudio = '4s'", "carry.audio"),
             (
                 "deployment = 'd'\nmay_hang_up = false\n[[session.tools]]\nname = 'hang_up'",
                 "session.tools.hang_up",

@@ -17,21 +17,22 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::call::{
-    Call, CallInfo, CallerCommand, CallerEvent, EndReason, Input, ModelCommand, ModelEvent,
-    Observation, Output, Speaker, TurnLatency,
+    Call, CallInfo, CallerCommand, CallerEvent, EndReason, Input, Loss, ModelCommand, ModelEvent,
+    Observation, Output, ResponseStatus, Speaker, TurnLatency,
 };
 use crate::ingress::{Dialect, DialectError, Incoming, Outgoing};
 use crate::media::FRAME;
 use crate::telemetry::{CallMetrics, Direction, FrameDrop};
 use crate::transport::Metered;
-use crate::upstream::{Decoder, Place, Session, SessionContext, SessionFormats, encode};
+use crate::upstream::{Decoder, DialError, Place, Session, SessionContext, SessionFormats, encode};
 
 use super::agent::Agent;
 use super::leg::{LegEvent, SendError};
-use super::legs::{End, Heard, Legs, Progress};
-use super::media_path::{MediaPath, session_format};
+use super::legs::{End, Heard, Legs, Progress, loss_of};
+use super::media_path::MediaPath;
 use super::opening::SessionSource;
 use super::registry::{CallPermit, Calls};
+use super::replace::Sessions;
 use super::summary::{CallSummary, Ledger};
 use super::tool::{ToolCall, ToolResult, ToolRunner};
 
@@ -68,19 +69,23 @@ impl ConductedCall {
             call_id,
             dialect,
             session,
-            sessions: _,
+            sessions,
             agent,
             tools,
             metrics,
             calls,
             permit,
         } = self;
-        let Session { leg, place, .. } = session;
+        let Session {
+            leg,
+            place,
+            configured,
+        } = session;
         let session = super::session_id(&leg.session_created);
         let deployment = place.deployment().name();
         let ledger = Ledger::new(metrics, call_id, dialect.name(), deployment, session);
         let now = Instant::now();
-        let task = Conduct {
+        let mut task = Conduct {
             core: Call::new(agent.policy(dialect.capabilities()), now.into_std()),
             legs: Legs::free(caller, leg.socket),
             dialect,
@@ -92,6 +97,8 @@ impl ConductedCall {
             decoder: Decoder::new(),
             ledger,
             formats: None,
+            configured,
+            sessions: Sessions::new(sessions),
             parameters: Arc::default(),
             n_commands: 0,
             configured_at: None,
@@ -99,6 +106,9 @@ impl ConductedCall {
             first_frame_of: None,
             overrun: Duration::ZERO,
             audio: Vec::new(),
+            audio_duration: Duration::ZERO,
+            overfull: false,
+            alive_at: None,
             wire: Vec::new(),
             append: String::new(),
             ended: None,
@@ -106,6 +116,7 @@ impl ConductedCall {
             end_now: Box::pin(cancelled(calls.end_now())),
             began: now,
         };
+        task.note_cap(&leg.session_created, now);
         let summary = task.run().await;
         calls.remember(summary);
         drop(permit);
@@ -116,50 +127,59 @@ fn cancelled(token: CancellationToken) -> WaitForCancellationFutureOwned {
     token.cancelled_owned()
 }
 
-struct Conduct {
-    core: Call,
-    legs: Legs,
-    dialect: Dialect,
-    place: Place,
-    agent: Arc<Agent>,
+pub(super) struct Conduct {
+    pub(super) core: Call,
+    pub(super) legs: Legs,
+    pub(super) dialect: Dialect,
+    pub(super) place: Place,
+    pub(super) agent: Arc<Agent>,
     /// Known once the caller has begun.
-    media: Option<MediaPath>,
-    formats: Option<SessionFormats>,
+    pub(super) media: Option<MediaPath>,
+    pub(super) formats: Option<SessionFormats>,
+    /// What the session was configured for before it was this call's.
+    pub(super) configured: Option<SessionFormats>,
+    pub(super) sessions: Sessions,
     /// What the caller attached to the call, for the agent's tools.
-    parameters: Arc<BTreeMap<String, String>>,
-    decoder: Decoder,
-    tools: ToolRunner,
-    running_tools: JoinSet<ToolResult>,
-    ledger: Ledger,
-    n_commands: u32,
-    configured_at: Option<Instant>,
+    pub(super) parameters: Arc<BTreeMap<String, String>>,
+    pub(super) decoder: Decoder,
+    pub(super) tools: ToolRunner,
+    pub(super) running_tools: JoinSet<ToolResult>,
+    pub(super) ledger: Ledger,
+    pub(super) n_commands: u32,
+    pub(super) configured_at: Option<Instant>,
     /// A clear is among what is being written to the caller.
-    clearing: bool,
+    pub(super) clearing: bool,
     /// The turn whose first frame is among it.
-    first_frame_of: Option<TurnLatency>,
-    overrun: Duration,
+    pub(super) first_frame_of: Option<TurnLatency>,
+    pub(super) overrun: Duration,
     /// Audio of the caller's current message.
-    audio: Vec<u8>,
+    pub(super) audio: Vec<u8>,
+    pub(super) audio_duration: Duration,
+    /// The model leg takes nothing any more.
+    pub(super) overfull: bool,
+    /// When anything was last heard from the deployment, as far as the core knows.
+    pub(super) alive_at: Option<Instant>,
     /// The message to the caller being written.
-    wire: Vec<u8>,
+    pub(super) wire: Vec<u8>,
     /// The append event being written.
-    append: String,
-    ended: Option<End>,
-    timer: Pin<Box<Sleep>>,
-    end_now: Pin<Box<WaitForCancellationFutureOwned>>,
-    began: Instant,
+    pub(super) append: String,
+    pub(super) ended: Option<End>,
+    pub(super) timer: Pin<Box<Sleep>>,
+    pub(super) end_now: Pin<Box<WaitForCancellationFutureOwned>>,
+    pub(super) began: Instant,
 }
 
 enum Wake {
     Heard(Heard),
     Tool(ToolResult),
+    Session(Result<Session, DialError>),
     Timer,
     EndNow,
 }
 
 /// The part of the current event that outputs refer to.
 #[derive(Clone, Copy)]
-enum Current<'a> {
+pub(super) enum Current<'a> {
     Model(&'a ModelEvent<'a>),
     Other,
 }
@@ -173,8 +193,12 @@ impl Conduct {
             match wake {
                 Wake::Heard(heard) => self.heard(heard, now),
                 Wake::Tool(result) => self.tool_result(result, now),
+                Wake::Session(opened) => self.session_opened(opened, now),
                 Wake::Timer => self.timeout(now),
                 Wake::EndNow => self.input(Input::End(EndReason::Drained), Current::Other, now),
+            }
+            if std::mem::take(&mut self.overfull) {
+                self.model_lost(Loss::Stalled, now);
             }
             if let Some(end) = self.ended.take() {
                 return self.finish(&end).await;
@@ -193,6 +217,9 @@ impl Conduct {
         }
         if self.timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Wake::Timer);
+        }
+        if let Poll::Ready(opened) = self.sessions.poll(cx) {
+            return Poll::Ready(Wake::Session(opened));
         }
         while let Poll::Ready(Some(finished)) = self.running_tools.poll_join_next(cx) {
             if let Ok(result) = finished {
@@ -232,8 +259,11 @@ impl Conduct {
         if let Some(heard) = self.legs.overdue(now) {
             return self.heard(heard, now);
         }
-        if let Some(reason) = self.legs.watch(now) {
-            return self.input(Input::End(reason), Current::Other, now);
+        match self.legs.watch(now) {
+            None => {}
+            Some(EndReason::ModelStalled) => return self.model_lost(Loss::Stalled, now),
+            Some(EndReason::ModelGone) => return self.model_lost(Loss::Gone, now),
+            Some(reason) => return self.input(Input::End(reason), Current::Other, now),
         }
         self.core.handle_timeout(now.into_std());
         self.do_outputs(Current::Other, now);
@@ -312,10 +342,7 @@ impl Conduct {
             }
         }
         self.parameters = Arc::new(info.parameters.clone());
-        self.formats = Some(SessionFormats {
-            input: session_format(info.input, audio),
-            output: session_format(info.output, audio),
-        });
+        self.formats = self.formats_at(&self.place);
         tracing::info!(
             provider_call_id = info.provider_call_id,
             input = %info.input,
@@ -324,7 +351,8 @@ impl Conduct {
         );
         let call_id = self.ledger.call_id().to_owned();
         self.tell_caller(CallerCommand::Started { call_id: &call_id });
-        self.input(Input::CallerStarted, Current::Other, now);
+        let configured = self.configured.is_some() && self.configured == self.formats;
+        self.input(Input::CallerStarted { configured }, Current::Other, now);
     }
 
     fn caller_audio(&mut self, now: Instant) {
@@ -336,6 +364,8 @@ impl Conduct {
             Ok(Duration::ZERO) => {}
             Ok(duration) => {
                 self.ledger.metrics.audio(Direction::ToModel, duration);
+                self.audio_duration = duration;
+                self.note_life(now);
                 self.input(Input::CallerAudio(duration), Current::Other, now);
             }
             Err(error) => {
@@ -343,6 +373,15 @@ impl Conduct {
                 self.ledger.metrics.bad_input("undecodable_audio");
                 self.ledger.metrics.dropped(FrameDrop::Undecodable, FRAME);
             }
+        }
+    }
+
+    /// Whether anything came from the deployment since the caller's last audio.
+    fn note_life(&mut self, now: Instant) {
+        let heard_at = self.legs.model.heard_at();
+        if heard_at != self.alive_at {
+            self.alive_at = heard_at;
+            self.core.handle_input(Input::ModelAlive, now.into_std());
         }
     }
 
@@ -372,15 +411,17 @@ impl Conduct {
             LegEvent::Text(text) => text,
             LegEvent::Binary(_) => return self.ledger.metrics.upstream_error("binary_message"),
             LegEvent::Closed(frame) => {
-                self.ended = Some(End::of_model(frame.as_ref()));
-                return;
+                tracing::info!(
+                    code = frame.as_ref().map(|frame| u16::from(frame.code)),
+                    reason = frame.as_ref().map(|frame| frame.reason.as_str()),
+                    "the deployment closed the session"
+                );
+                return self.model_lost(loss_of(frame.as_ref()), now);
             }
-            LegEvent::Gone => {
-                return self.input(Input::End(EndReason::ModelGone), Current::Other, now);
-            }
+            LegEvent::Gone => return self.model_lost(Loss::Gone, now),
             LegEvent::Broken { name, .. } => {
                 self.ledger.metrics.upstream_error(name);
-                return self.input(Input::End(EndReason::ModelProtocol), Current::Other, now);
+                return self.model_lost(Loss::Protocol, now);
             }
         };
         let decoded = match self.decoder.decode(&text) {
@@ -392,6 +433,13 @@ impl Conduct {
         };
         let event = decoded.event();
         self.ledger.model_event(&event);
+        if let ModelEvent::ResponseDone {
+            status: ResponseStatus::Completed,
+            ..
+        } = &event
+        {
+            self.sessions.succeeded();
+        }
         if let ModelEvent::Error(error) = &event {
             tracing::warn!(
                 code = error.code,
@@ -432,16 +480,9 @@ impl Conduct {
         self.send_model(Utf8Bytes::from(event));
     }
 
-    fn send_model(&mut self, text: Utf8Bytes) {
-        // A leg that is gone says so when it is read.
-        if self.legs.model.send_text(text) == Err(SendError::Full) {
-            self.ended = Some(EndReason::ModelStalled.into());
-        }
-    }
-
     // The core.
 
-    fn input(&mut self, input: Input<'_>, current: Current<'_>, now: Instant) {
+    pub(super) fn input(&mut self, input: Input<'_>, current: Current<'_>, now: Instant) {
         self.core.handle_input(input, now.into_std());
         self.do_outputs(current, now);
     }
@@ -456,10 +497,21 @@ impl Conduct {
         match output {
             Output::ToModel(command) => self.tell_model(&command, now),
             Output::AppendAudio => {
+                self.sessions.kept.push(&self.audio, self.audio_duration);
                 self.legs.to_model.get_or_insert(now);
                 self.append(|media, out| media.append_event(out));
             }
+            Output::KeepAudio => self.sessions.kept.push(&self.audio, self.audio_duration),
+            Output::KeepSilence(duration) => self.sessions.kept.push_silence(duration),
+            Output::ForgetAudio(span) => self.sessions.kept.forget(span.from, span.to),
+            Output::ReplayAudio(span) => self.replay_audio(span),
+            Output::ReplayItem(span) => self.replay_item(span),
+            Output::LoseSession(loss) => self.lose_session(loss),
+            Output::OpenSession => self.open_session(),
+            Output::UseSession => self.use_session(now),
+            Output::Apologise => self.apologise(now),
             Output::AppendSilence(duration) => {
+                self.sessions.kept.push_silence(duration);
                 self.append(|media, out| media.silence_event(duration, out));
             }
             Output::QueueReply => self.queue_reply(current, now),
@@ -604,7 +656,7 @@ impl Conduct {
             self.ledger.metrics.ignored(kind, n);
         }
         let summary = self.ledger.end(end.reason, self.began.elapsed());
-        self.legs.close(end).await;
+        tokio::join!(self.legs.close(end), self.sessions.close());
         summary
     }
 }

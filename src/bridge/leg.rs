@@ -22,7 +22,7 @@ use crate::transport::{FrameFault, Metered};
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A silent leg is pinged after so long, and gone after twice as long (threats reference 18).
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Something that came in on a leg.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ pub(super) enum SendError {
 #[derive(Debug)]
 pub(super) struct Leg {
     socket: WebSocketStream<Metered>,
+    keep_alive: Duration,
     unflushed: bool,
     blocked_since: Option<Instant>,
     /// When the peer had last been heard as it was pinged.
@@ -64,10 +65,19 @@ impl Leg {
     pub(super) fn new(socket: WebSocketStream<Metered>) -> Self {
         Self {
             socket,
+            keep_alive: KEEP_ALIVE,
             unflushed: false,
             blocked_since: None,
             pinged_after: None,
             broken: None,
+        }
+    }
+
+    /// The same, but a silent peer is pinged after so long, and gone after twice as long.
+    pub(super) fn with_keep_alive(socket: WebSocketStream<Metered>, keep_alive: Duration) -> Self {
+        Self {
+            keep_alive,
+            ..Self::new(socket)
         }
     }
 
@@ -128,22 +138,22 @@ impl Leg {
     pub(super) fn keep_alive(&mut self, now: Instant) -> bool {
         let heard_at = self.heard_at();
         let silent = now.saturating_duration_since(heard_at);
-        if silent >= KEEP_ALIVE && !self.is_pinged() {
+        if silent >= self.keep_alive && !self.is_pinged() {
             self.pinged_after = Some(heard_at);
             // One that is gone says so when it is read.
             let _ = self.send(Message::Ping(Bytes::new()));
         }
-        silent < 2 * KEEP_ALIVE
+        silent < 2 * self.keep_alive
     }
 
     /// When [`Leg::keep_alive`] wants to be called next.
     pub(super) fn keep_alive_at(&self) -> Instant {
         let pings = if self.is_pinged() { 2 } else { 1 };
-        self.heard_at() + pings * KEEP_ALIVE
+        self.heard_at() + pings * self.keep_alive
     }
 
     /// When any byte came in: a message on a slow line takes its time, and is a sign of life all the same.
-    fn heard_at(&self) -> Instant {
+    pub(super) fn heard_at(&self) -> Instant {
         self.socket.get_ref().heard_at()
     }
 

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-use crate::call::EndReason;
+use crate::call::{EndReason, Loss};
 use crate::telemetry::Direction;
 use crate::transport::Metered;
 
-use super::leg::{Leg, LegEvent};
+use super::leg::{KEEP_ALIVE, Leg, LegEvent, SendError};
 use super::summary::Ledger;
 
 /// Messages read in a row before everything else gets its turn.
@@ -22,11 +23,15 @@ const READ_BUDGET: u32 = 32;
 /// A leg that takes nothing for so long is given up (faults reference 35).
 const STALL: Duration = Duration::from_secs(15);
 
+/// A conducted call's model leg is pinged sooner, so that a dead one is found within 10 s (faults reference
+/// 9), and a quiet one known to hear the caller.
+const MODEL_KEEP_ALIVE: Duration = Duration::from_secs(5);
+
 /// The two sides of a call.
 #[derive(Debug)]
 pub(super) struct Legs {
     pub(super) caller: Leg,
-    pub(super) model: Leg,
+    pub(super) model: ModelSide,
     /// A leg is read only while the other takes what comes of it.
     gated: bool,
     /// Messages read since the legs were last flushed.
@@ -34,6 +39,47 @@ pub(super) struct Legs {
     /// When what is now being written was read or due.
     pub(super) to_model: Option<Instant>,
     pub(super) to_caller: Option<Instant>,
+}
+
+/// The model leg, or the lack of one: then nothing comes in and nothing goes out.
+#[derive(Debug)]
+pub(super) struct ModelSide(Option<Leg>);
+
+impl ModelSide {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LegEvent> {
+        match &mut self.0 {
+            Some(leg) => leg.poll_event(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    pub(super) fn send_text(&mut self, text: Utf8Bytes) -> Result<(), SendError> {
+        match &mut self.0 {
+            Some(leg) => leg.send_text(text),
+            None => Err(SendError::Gone),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            Some(leg) => leg.poll_flush(cx),
+            None => Poll::Ready(()),
+        }
+    }
+
+    pub(super) fn blocked_since(&self) -> Option<Instant> {
+        self.0.as_ref().and_then(Leg::blocked_since)
+    }
+
+    /// When anything was last heard from there.
+    pub(super) fn heard_at(&self) -> Option<Instant> {
+        self.0.as_ref().map(Leg::heard_at)
+    }
+
+    /// Lets go of the leg, to be closed by whoever gets it.
+    pub(super) fn take(&mut self) -> Option<Leg> {
+        self.0.take()
+    }
 }
 
 /// Something that came in.
@@ -89,13 +135,23 @@ impl End {
             reason = frame.map(|frame| frame.reason.as_str()),
             "the deployment closed the session"
         );
-        match code {
-            Some(1001) => EndReason::ModelSessionExpired,
-            Some(3000) => EndReason::ModelUnauthorized,
-            Some(4000) => EndReason::ModelRejectedSession,
+        match loss_of(frame) {
+            Loss::Expired => EndReason::ModelSessionExpired,
+            Loss::Unauthorized => EndReason::ModelUnauthorized,
+            Loss::Rejected => EndReason::ModelRejectedSession,
             _ => EndReason::ModelClosed,
         }
         .into()
+    }
+}
+
+/// What it means that the deployment closed the session with that frame (protocol reference 1.6).
+pub(super) fn loss_of(frame: Option<&CloseFrame>) -> Loss {
+    match frame.map(|frame| u16::from(frame.code)) {
+        Some(1001) => Loss::Expired,
+        Some(3000) => Loss::Unauthorized,
+        Some(4000) => Loss::Rejected,
+        _ => Loss::Closed,
     }
 }
 
@@ -105,7 +161,7 @@ impl Legs {
     pub(super) fn free(caller: WebSocketStream<Metered>, model: WebSocketStream<Metered>) -> Self {
         Self {
             caller: Leg::new(caller),
-            model: Leg::new(model),
+            model: ModelSide(Some(Leg::with_keep_alive(model, MODEL_KEEP_ALIVE))),
             gated: false,
             n_read: 0,
             to_model: None,
@@ -116,9 +172,26 @@ impl Legs {
     /// Legs of which each is read only while the other takes what comes of it, so that nothing piles up.
     pub(super) fn gated(caller: WebSocketStream<Metered>, model: WebSocketStream<Metered>) -> Self {
         Self {
+            model: ModelSide(Some(Leg::new(model))),
+            caller: Leg::new(caller),
             gated: true,
-            ..Self::free(caller, model)
+            n_read: 0,
+            to_model: None,
+            to_caller: None,
         }
+    }
+
+    /// Puts another session's leg in the place of the one there was, which is returned.
+    pub(super) fn replace_model(&mut self, model: WebSocketStream<Metered>) -> Option<Leg> {
+        self.to_model = None;
+        let keep_alive = if self.gated {
+            KEEP_ALIVE
+        } else {
+            MODEL_KEEP_ALIVE
+        };
+        self.model
+            .0
+            .replace(Leg::with_keep_alive(model, keep_alive))
     }
 
     /// Reads, and writes once nothing is left to read: what came in together goes out together. Legs that
@@ -142,22 +215,19 @@ impl Legs {
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
         let model_first = self.n_read.is_multiple_of(2);
+        let blocked = self.blocked().map(|is_blocked| is_blocked && self.gated);
         for model in [model_first, !model_first] {
-            let (leg, other) = if model {
-                (&mut self.model, &self.caller)
-            } else {
-                (&mut self.caller, &self.model)
-            };
-            if self.gated && other.blocked_since().is_some() {
-                leg.was_unread();
-                continue;
-            }
-            if let Poll::Ready(event) = leg.poll_event(cx) {
-                return Poll::Ready(if model {
-                    Heard::Model(event)
-                } else {
-                    Heard::Caller(event)
-                });
+            let [is_caller_blocked, is_model_blocked] = blocked;
+            if model {
+                if is_caller_blocked {
+                    self.model.0.as_mut().map(Leg::was_unread);
+                } else if let Poll::Ready(event) = self.model.poll_event(cx) {
+                    return Poll::Ready(Heard::Model(event));
+                }
+            } else if is_model_blocked {
+                self.caller.was_unread();
+            } else if let Poll::Ready(event) = self.caller.poll_event(cx) {
+                return Poll::Ready(Heard::Caller(event));
             }
         }
         Poll::Pending
@@ -165,7 +235,7 @@ impl Legs {
 
     /// Whether the caller, and whether the model, takes nothing.
     fn blocked(&self) -> [bool; 2] {
-        [&self.caller, &self.model].map(|leg| leg.blocked_since().is_some())
+        [self.caller.blocked_since(), self.model.blocked_since()].map(|since| since.is_some())
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, ledger: &mut Ledger) -> Option<Duration> {
@@ -187,47 +257,47 @@ impl Legs {
 
     /// When [`Legs::overdue`] and [`Legs::watch`] want to be called next.
     pub(super) fn watch_at(&self) -> Instant {
-        let stall = |leg: &Leg| leg.blocked_since().map(|since| since + STALL);
-        [stall(&self.caller), stall(&self.model)]
-            .into_iter()
-            .flatten()
-            .chain(self.caller.message_deadline())
-            .chain(self.model.message_deadline())
-            .chain([self.caller.keep_alive_at(), self.model.keep_alive_at()])
+        let legs = || std::iter::once(&self.caller).chain(&self.model.0);
+        let stalls = legs().filter_map(|leg| Some(leg.blocked_since()? + STALL));
+        stalls
+            .chain(legs().filter_map(Leg::message_deadline))
+            .chain(legs().map(Leg::keep_alive_at))
             .min()
-            .expect("two keepalives are always there")
+            .expect("the caller's keepalive is always there")
     }
 
     /// A message that was begun and not brought to its end in time.
     pub(super) fn overdue(&mut self, now: Instant) -> Option<Heard> {
         let caller = self.caller.overdue(now).map(Heard::Caller);
-        caller.or_else(|| self.model.overdue(now).map(Heard::Model))
+        caller.or_else(|| self.model.0.as_mut()?.overdue(now).map(Heard::Model))
     }
 
     /// Asks legs that are silent whether they are still there. A reason to end the call if one is not, or
     /// takes nothing.
     pub(super) fn watch(&mut self, now: Instant) -> Option<EndReason> {
-        let is_stalled = |leg: &Leg| {
-            leg.blocked_since()
-                .is_some_and(|since| now.duration_since(since) >= STALL)
-        };
-        if is_stalled(&self.caller) {
+        let is_stalled =
+            |since: Option<Instant>| since.is_some_and(|since| now.duration_since(since) >= STALL);
+        if is_stalled(self.caller.blocked_since()) {
             return Some(EndReason::CallerTooSlow);
         }
-        if is_stalled(&self.model) {
+        if is_stalled(self.model.blocked_since()) {
             return Some(EndReason::ModelStalled);
         }
         if !self.caller.keep_alive(now) {
             return Some(EndReason::CallerGone);
         }
-        (!self.model.keep_alive(now)).then_some(EndReason::ModelGone)
+        let model = self.model.0.as_mut();
+        let is_gone = model.is_some_and(|model| !model.keep_alive(now));
+        is_gone.then_some(EndReason::ModelGone)
     }
 
     /// Says good-bye on both sides.
     pub(super) async fn close(self, end: &End) {
-        tokio::join!(
-            self.caller.close(end.close_code, &end.close_reason),
-            self.model.close(1000, ""),
-        );
+        let model = async {
+            if let Some(model) = self.model.0 {
+                model.close(1000, "").await;
+            }
+        };
+        tokio::join!(self.caller.close(end.close_code, &end.close_reason), model,);
     }
 }

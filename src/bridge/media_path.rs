@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use crate::call::Span;
 use crate::media::{
-    AudioFormat, CallerDecoder, CallerEncoder, Codec, FRAME, FrameQueue, MediaError, SampleRate,
-    silence_byte,
+    AudioFormat, CallerDecoder, CallerEncoder, Clip, Codec, FRAME, FrameQueue, MediaError,
+    OpusSettings, Piece, Replay, SampleRate, silence_byte,
 };
 use crate::realtime::{WireFormat, append_bytes_into, append_pcm_into, decode_audio};
 use crate::upstream::ModelAudio;
@@ -15,6 +16,9 @@ use super::agent::Agent;
 #[derive(Debug)]
 pub(super) struct MediaPath {
     input: AudioFormat,
+    output: AudioFormat,
+    opus: OpusSettings,
+    audio: ModelAudio,
     to_model: ToModel,
     to_caller: ToCaller,
     pub(super) queue: FrameQueue,
@@ -57,24 +61,14 @@ impl MediaPath {
         audio: ModelAudio,
         agent: &Agent,
     ) -> Result<Self, MediaError> {
-        let pcm = SampleRate::HZ_24000;
-        let to_model = match session_format(input, audio) {
-            WireFormat::Pcm24k => ToModel::Transcode(CallerDecoder::new(input, pcm)?),
-            WireFormat::Ulaw | WireFormat::Alaw => ToModel::Pass,
-        };
-        let to_caller = match session_format(output, audio) {
-            WireFormat::Pcm24k => {
-                ToCaller::Transcode(CallerEncoder::new(pcm, output, agent.config.opus)?)
-            }
-            WireFormat::Ulaw | WireFormat::Alaw => ToCaller::Pass {
-                begun: Vec::with_capacity(G711_FRAME),
-                silence: silence_of(output),
-            },
-        };
+        let opus = agent.config.opus;
         Ok(Self {
             input,
-            to_model,
-            to_caller,
+            output,
+            opus,
+            audio,
+            to_model: to_model(input, audio)?,
+            to_caller: to_caller(output, audio, opus)?,
             queue: FrameQueue::new(output, agent.config.playout.max),
             overflowed: false,
             refused: Duration::ZERO,
@@ -82,6 +76,78 @@ impl MediaPath {
             pcm: Vec::new(),
             bytes: Vec::new(),
         })
+    }
+
+    /// The caller's formats, in and out.
+    pub(super) fn caller_formats(&self) -> (AudioFormat, AudioFormat) {
+        (self.input, self.output)
+    }
+
+    /// The session is one of a deployment that takes audio in that way.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such codec, which there was when the call began.
+    pub(super) fn serve(&mut self, audio: ModelAudio) -> Result<(), MediaError> {
+        if audio != self.audio {
+            self.to_model = to_model(self.input, audio)?;
+            self.to_caller = to_caller(self.output, audio, self.opus)?;
+            self.audio = audio;
+        }
+        self.half_sample = None;
+        Ok(())
+    }
+
+    /// Caller audio that was kept, as the session wants it: bytes of its input format.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such codec, which there was when the call began.
+    pub(super) fn replayed(&self, kept: &mut Replay, span: Span) -> Result<Vec<u8>, MediaError> {
+        let mut bytes = Vec::new();
+        match &self.to_model {
+            ToModel::Transcode(_) => {
+                let mut decoder = CallerDecoder::new(self.input, SampleRate::HZ_24000)?;
+                let mut pcm = Vec::new();
+                kept.play(span.from, span.to, |piece| match piece {
+                    // It was decoded before; what cannot be now is left out, as a lost packet is.
+                    Piece::Audio(payload) => {
+                        let _ = decoder.decode(payload, &mut pcm);
+                    }
+                    Piece::Silence(duration) => {
+                        pcm.resize(pcm.len() + n_samples(SampleRate::HZ_24000, duration), 0);
+                    }
+                });
+                bytes.extend(pcm.iter().flat_map(|sample| sample.to_le_bytes()));
+            }
+            ToModel::Pass => kept.play(span.from, span.to, |piece| match piece {
+                Piece::Audio(payload) => bytes.extend_from_slice(payload),
+                Piece::Silence(duration) => {
+                    let n_bytes = n_samples(self.input.rate, duration);
+                    bytes.resize(bytes.len() + n_bytes, silence_of(self.input));
+                }
+            }),
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes of so much audio as the session wants it.
+    pub(super) fn n_bytes(&self, duration: Duration) -> usize {
+        match &self.to_model {
+            ToModel::Transcode(_) => 2 * n_samples(SampleRate::HZ_24000, duration),
+            ToModel::Pass => n_samples(self.input.rate, duration),
+        }
+    }
+
+    /// Puts an announcement into the playout queue; says how many frames that is.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be encoded.
+    pub(super) fn queue_clip(&mut self, clip: &Clip) -> Result<usize, MediaError> {
+        let mut encoder = CallerEncoder::new(clip.rate(), self.output, self.opus)?;
+        let frames = encoder.encode(clip.samples(), &mut self.queue)?;
+        Ok(frames + encoder.flush(&mut self.queue)?)
     }
 
     /// Takes in one message of caller audio and says how long it is.
@@ -118,18 +184,17 @@ impl MediaPath {
 
     /// Writes the append event for so much silence.
     pub(super) fn silence_event(&mut self, duration: Duration, out: &mut String) {
-        let samples =
-            |rate: SampleRate| (duration.as_micros() * u128::from(rate.hz()) / 1_000_000) as usize;
         match &self.to_model {
             ToModel::Transcode(_) => {
                 self.pcm.clear();
-                self.pcm.resize(samples(SampleRate::HZ_24000), 0);
+                self.pcm
+                    .resize(n_samples(SampleRate::HZ_24000, duration), 0);
                 append_pcm_into(out, &self.pcm);
             }
             ToModel::Pass => {
                 self.bytes.clear();
                 self.bytes
-                    .resize(samples(self.input.rate), silence_of(self.input));
+                    .resize(n_samples(self.input.rate, duration), silence_of(self.input));
                 append_bytes_into(out, &self.bytes);
             }
         }
@@ -231,6 +296,33 @@ impl MediaPath {
     pub(super) fn overrun(&self) -> Duration {
         self.refused + FRAME * u32::try_from(self.queue.overrun_frames()).unwrap_or(u32::MAX)
     }
+}
+
+fn to_model(input: AudioFormat, audio: ModelAudio) -> Result<ToModel, MediaError> {
+    Ok(match session_format(input, audio) {
+        WireFormat::Pcm24k => ToModel::Transcode(CallerDecoder::new(input, SampleRate::HZ_24000)?),
+        WireFormat::Ulaw | WireFormat::Alaw => ToModel::Pass,
+    })
+}
+
+fn to_caller(
+    output: AudioFormat,
+    audio: ModelAudio,
+    opus: OpusSettings,
+) -> Result<ToCaller, MediaError> {
+    Ok(match session_format(output, audio) {
+        WireFormat::Pcm24k => {
+            ToCaller::Transcode(CallerEncoder::new(SampleRate::HZ_24000, output, opus)?)
+        }
+        WireFormat::Ulaw | WireFormat::Alaw => ToCaller::Pass {
+            begun: Vec::with_capacity(G711_FRAME),
+            silence: silence_of(output),
+        },
+    })
+}
+
+fn n_samples(rate: SampleRate, duration: Duration) -> usize {
+    (duration.as_micros() * u128::from(rate.hz()) / 1_000_000) as usize
 }
 
 /// Why reply audio could not be queued.

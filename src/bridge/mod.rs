@@ -12,6 +12,7 @@ mod media_path;
 mod opening;
 mod registry;
 mod relay;
+mod replace;
 mod summary;
 mod tool;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::call::{EndReason, ModelEvent, Observation, RateLimit, TurnLatency, Usage};
+use crate::call::{EndReason, Loss, ModelEvent, Observation, RateLimit, TurnLatency, Usage};
 use crate::telemetry::{CallMetrics, Direction, FrameDrop, Modality};
 
 /// One ended call.
@@ -13,10 +13,12 @@ pub struct CallSummary {
     pub call_id: String,
     /// The caller's dialect.
     pub dialect: &'static str,
-    /// The deployment that served it.
+    /// The deployment that served it last.
     pub deployment: String,
-    /// The vendor's id of the session.
+    /// The vendor's id of the last session.
     pub session_id: String,
+    /// How many sessions it used, one after another.
+    pub n_sessions: u32,
     /// From the upgrade to the end.
     pub duration: Duration,
     /// Why it ended.
@@ -103,6 +105,7 @@ impl Ledger {
                 dialect,
                 deployment: deployment.to_owned(),
                 session_id,
+                n_sessions: 1,
                 duration: Duration::ZERO,
                 end_reason: EndReason::Internal,
                 usage: Usage::default(),
@@ -161,7 +164,41 @@ impl Ledger {
             }
             Observation::BenignRace(race) => self.metrics.benign_race(race.name()),
             Observation::ResponseRetried => self.metrics.response_retried(),
+            Observation::SessionReplaced(loss) => self.replaced(loss.name(), "replaced"),
+            Observation::SessionNotReplaced(loss) => self.not_replaced(loss),
+            Observation::SessionRotated => self.replaced("rotation", "replaced"),
+            Observation::SessionGap(gap) => self.metrics.session_gap(gap),
+            Observation::CarriedAudioDropped(duration) => {
+                self.metrics.dropped(FrameDrop::CarryFull, duration);
+            }
+            Observation::HistoryDropped(n) => self.metrics.history_dropped(n),
         }
+    }
+
+    fn replaced(&self, cause: &'static str, outcome: &'static str) {
+        self.metrics.session_replaced(cause, outcome);
+    }
+
+    fn not_replaced(&self, loss: Loss) {
+        tracing::warn!(cause = loss.name(), "no deployment gave another session");
+        self.replaced(loss.name(), "unavailable");
+    }
+
+    /// The call goes on at another session, which counts from now on.
+    pub(super) fn moved(
+        &mut self,
+        metrics: Arc<CallMetrics>,
+        deployment: &str,
+        session_id: String,
+    ) {
+        self.metrics = metrics;
+        deployment.clone_into(&mut self.summary.deployment);
+        self.summary.session_id = session_id;
+        self.summary.n_sessions += 1;
+    }
+
+    pub(super) fn session_id(&self) -> &str {
+        &self.summary.session_id
     }
 
     /// Counts what an event of the deployment says about tokens, limits and errors.
@@ -236,6 +273,7 @@ impl Ledger {
             dialect = summary.dialect,
             deployment = summary.deployment,
             session_id = summary.session_id,
+            sessions = summary.n_sessions,
             duration_ms = duration.as_millis() as u64,
             turns = summary.n_turns,
             barge_ins = summary.n_barge_ins,

@@ -17,15 +17,27 @@ pub(super) enum Timer {
     Farewell,
     /// The whole call.
     MaxDuration,
+    /// The next attempt to open a session.
+    Reopen,
+    /// A session in place of the one that failed.
+    Replacement,
+    /// The session's cap comes near: another one is opened.
+    Rotate,
+    /// The session's cap is there: the other one is used, whoever speaks.
+    RotateNow,
 }
 
-const TIMERS: [Timer; 6] = [
+const TIMERS: [Timer; 10] = [
     Timer::Start,
     Timer::CallerMedia,
     Timer::ModelEvent,
     Timer::Dtmf,
     Timer::Farewell,
     Timer::MaxDuration,
+    Timer::Reopen,
+    Timer::Replacement,
+    Timer::Rotate,
+    Timer::RotateNow,
 ];
 
 #[derive(Debug, Default)]

@@ -81,6 +81,8 @@ end_reasons! {
     ModelStalled = "model_stalled", Upstream, 1011;
     /// The deployment sent what the protocol does not allow.
     ModelProtocol = "model_protocol", Upstream, 1011;
+    /// No deployment gave a session in place of one that failed.
+    ModelUnavailable = "model_unavailable", Upstream, 1013;
     /// The call reached its longest allowed duration.
     MaxDuration = "max_duration", Internal, 1000;
     /// The gateway is going away and the grace period is over.

@@ -37,6 +37,8 @@ const MAX_PENDING: usize = 64;
 pub(super) struct Heard {
     pacer: Pacer,
     uses_marks: bool,
+    /// Item ids are one session's own.
+    session: u32,
     segments: VecDeque<Segment>,
     queued: Duration,
     released: Duration,
@@ -53,6 +55,7 @@ pub(super) struct Heard {
 /// Audio of one content part of one item.
 #[derive(Debug)]
 struct Segment {
+    session: u32,
     item_id: String,
     content_index: u32,
     start: Duration,
@@ -81,14 +84,16 @@ pub(super) struct Play {
 /// An item that was cut short.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Cut {
+    /// Counted from 0.
+    pub(super) session: u32,
     pub(super) item_id: String,
     pub(super) content_index: u32,
     pub(super) heard: Duration,
 }
 
 impl Segment {
-    fn is_of(&self, item_id: &str, content_index: u32) -> bool {
-        self.item_id == item_id && self.content_index == content_index
+    fn is_of(&self, session: u32, item_id: &str, content_index: u32) -> bool {
+        self.session == session && self.item_id == item_id && self.content_index == content_index
     }
 }
 
@@ -97,6 +102,7 @@ impl Heard {
         Self {
             pacer: Pacer::new(lead),
             uses_marks,
+            session: 0,
             segments: VecDeque::new(),
             queued: Duration::ZERO,
             released: Duration::ZERO,
@@ -110,6 +116,16 @@ impl Heard {
         }
     }
 
+    /// What comes from now on is another session's.
+    pub(super) fn next_session(&mut self) {
+        self.session += 1;
+    }
+
+    /// The session that is written to, from 0.
+    pub(super) fn session(&self) -> u32 {
+        self.session
+    }
+
     /// `received` of an item's audio came in and lengthened the playout queue by `frames`.
     pub(super) fn queue(
         &mut self,
@@ -119,7 +135,7 @@ impl Heard {
         frames: usize,
     ) {
         match self.segments.back_mut() {
-            Some(last) if last.is_of(item_id, content_index) && !last.complete => {
+            Some(last) if last.is_of(self.session, item_id, content_index) && !last.complete => {
                 last.received += received;
             }
             _ => self.begin_segment(item_id, content_index, received),
@@ -131,8 +147,9 @@ impl Heard {
         let before = self
             .segments
             .iter()
-            .rfind(|segment| segment.is_of(item_id, content_index));
+            .rfind(|segment| segment.is_of(self.session, item_id, content_index));
         let segment = Segment {
+            session: self.session,
             item_id: item_id.to_owned(),
             content_index,
             start: self.queued,
@@ -229,9 +246,10 @@ impl Heard {
             let is_cut = part < segment.received || (grows && self.segments.is_empty());
             let is_known = cuts
                 .iter()
-                .any(|cut| segment.is_of(&cut.item_id, cut.content_index));
+                .any(|cut| segment.is_of(cut.session, &cut.item_id, cut.content_index));
             if is_cut && !is_known {
                 cuts.push(Cut {
+                    session: segment.session,
                     item_id: segment.item_id,
                     content_index: segment.content_index,
                     heard: segment.offset + part,
@@ -532,6 +550,7 @@ mod tests {
             heard.release(start + ms(t));
         }
         let cut = |item_id: &str, content_index, heard| Cut {
+            session: 0,
             item_id: item_id.to_owned(),
             content_index,
             heard: ms(heard),
@@ -564,6 +583,7 @@ mod tests {
         }
         // 100 ms were played, of which 10 ms were padding.
         let cut = Cut {
+            session: 0,
             item_id: "a".to_owned(),
             content_index: 0,
             heard: ms(90),

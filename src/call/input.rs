@@ -7,12 +7,16 @@ use super::event::{Digit, Mark};
 use super::model::ModelEvent;
 #[cfg(doc)]
 use super::output::Output;
+use super::replacement::Loss;
 
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Input<'a> {
     /// The dialect's first message came: formats and parameters are known.
-    CallerStarted,
+    CallerStarted {
+        /// The session is configured already, with these formats.
+        configured: bool,
+    },
     /// So much audio came from the caller.
     CallerAudio(Duration),
     /// A key was pressed.
@@ -21,6 +25,19 @@ pub enum Input<'a> {
     CallerMark(Mark),
     /// An event came from the deployment.
     Model(&'a ModelEvent<'a>),
+    /// Something came in on the model leg, if only a pong.
+    ModelAlive,
+    /// The model leg failed.
+    ModelLost(Loss),
+    /// The vendor will end the session in use after so long.
+    SessionExpires(Duration),
+    /// Another session stands.
+    SessionOpened {
+        /// It is configured already, with the formats of this call.
+        configured: bool,
+    },
+    /// No deployment gives one now.
+    NoSession,
     /// Reply audio, accepted by [`Output::QueueReply`], now waits in the playout queue.
     ReplyQueued {
         /// Its item.
@@ -41,6 +58,6 @@ pub enum Input<'a> {
         /// The result.
         output: String,
     },
-    /// A leg ended, or the shell cannot go on.
+    /// The caller leg ended, or the shell cannot go on.
     End(EndReason),
 }

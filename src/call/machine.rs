@@ -3,22 +3,25 @@
 //! The shell gives it everything that happens and does everything it says, in order. It owns turns, the
 //! one active response, interruption, key presses, tools and the watchdogs. It does not touch audio: it
 //! says whether caller audio goes on to the model and reply audio into the playout queue, and when
-//! frames leave.
+//! frames leave. How replies are played is in `playing.rs`, how one session follows another in `failover.rs`.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::media::GapFiller;
 
+use super::caller_audio::CallerAudio;
 use super::deadline::{Deadlines, Timer};
 use super::end_reason::EndReason;
 use super::event::{Digit, Speaker};
-use super::heard::{Heard, Play};
+use super::heard::{Cut, Heard};
+use super::history::History;
 use super::input::Input;
 use super::model::{ModelCommand, ModelError, ModelEvent, ResponseStatus};
 use super::output::{Observation, Output};
 use super::policy::CallPolicy;
 use super::race::BenignRace;
+use super::replacement::{Loss, Sessions};
 use super::turn::TurnClock;
 
 /// The name of the tool by which an agent hangs up.
@@ -29,22 +32,24 @@ const MAX_DIGITS: usize = 32;
 
 /// Where the call stands as a whole.
 #[derive(Debug, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// The caller has not begun.
     Connected,
     /// The session configuration was sent and not yet taken.
     Configuring,
+    /// The session failed, and there is no other one yet.
+    Replacing,
     /// Both parties are there.
     Talking,
-    /// The agent hung up; its last words are still being played, at most until then.
-    Farewell { until: Instant },
+    /// The call ends for that reason; its last words are still being played, at most until then.
+    Farewell { until: Instant, reason: EndReason },
     /// Nothing more happens.
     Ended,
 }
 
 /// The one response that may write to the conversation.
 #[derive(Debug, PartialEq, Eq)]
-enum Response {
+pub(super) enum Response {
     None,
     /// We asked for one.
     Requested(Wanted),
@@ -67,33 +72,40 @@ enum Response {
 /// A call in progress.
 #[derive(Debug)]
 pub struct Call {
-    policy: CallPolicy,
-    phase: Phase,
-    answered: Option<Instant>,
-    response: Response,
+    pub(super) policy: CallPolicy,
+    pub(super) phase: Phase,
+    pub(super) answered: Option<Instant>,
+    pub(super) response: Response,
     /// A response to ask for as soon as none is active.
-    wanted: Option<Wanted>,
-    retried: bool,
-    caller_speaks: bool,
+    pub(super) wanted: Option<Wanted>,
+    pub(super) retried: bool,
+    pub(super) caller_speaks: bool,
     /// The caller's turn is over and the deployment has not begun to answer it by itself.
-    answer_due: bool,
-    heard: Heard,
+    pub(super) answer_due: bool,
+    pub(super) heard: Heard,
     /// The playout queue still grows.
-    reply_open: bool,
+    pub(super) reply_open: bool,
     /// Some of the growing reply was released: to run dry now is an underrun.
-    reply_playing: bool,
-    turn: TurnClock,
-    gap: GapFiller,
-    digits: String,
-    running_tools: usize,
-    hang_up_call: bool,
-    deadlines: Deadlines,
-    outputs: VecDeque<Output>,
+    pub(super) reply_playing: bool,
+    pub(super) turn: TurnClock,
+    pub(super) sessions: Sessions,
+    pub(super) history: History,
+    pub(super) caller_audio: CallerAudio,
+    pub(super) gap: GapFiller,
+    pub(super) digits: String,
+    pub(super) running_tools: usize,
+    pub(super) hang_up_call: bool,
+    pub(super) deadlines: Deadlines,
+    pub(super) outputs: VecDeque<Output>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Wanted {
-    instructions: Option<String>,
+pub(super) struct Wanted {
+    pub(super) instructions: Option<String>,
+    /// It goes on where an earlier one broke off.
+    pub(super) continues: bool,
+    /// The caller began to speak after it was asked for: the answer to that turn does for both.
+    pub(super) crossed: bool,
 }
 
 impl Call {
@@ -119,6 +131,9 @@ impl Call {
             reply_open: false,
             reply_playing: false,
             turn: TurnClock::default(),
+            sessions: Sessions::new(now),
+            history: History::default(),
+            caller_audio: CallerAudio::new(),
             digits: String::new(),
             running_tools: 0,
             hang_up_call: false,
@@ -133,14 +148,21 @@ impl Call {
             return;
         }
         match input {
-            Input::CallerStarted => self.caller_started(now),
+            Input::CallerStarted { configured } => self.caller_started(configured, now),
             Input::CallerAudio(duration) => self.caller_audio(duration, now),
             Input::CallerDtmf(digit) => self.caller_dtmf(digit, now),
             Input::CallerMark(mark) => {
                 self.heard.mark_reached(mark, now);
                 self.end_if_said(now);
             }
-            Input::Model(event) => self.model_event(event, now),
+            Input::Model(event) if self.sessions.is_up() => self.model_event(event, now),
+            // Of a session that was given up.
+            Input::Model(_) => {}
+            Input::ModelAlive => self.model_alive(now),
+            Input::ModelLost(loss) => self.model_lost(loss, now),
+            Input::SessionExpires(within) => self.session_expires(within, now),
+            Input::SessionOpened { configured } => self.session_opened(configured, now),
+            Input::NoSession => self.no_session(now),
             Input::ReplyQueued {
                 item_id,
                 content_index,
@@ -149,6 +171,10 @@ impl Call {
             } => {
                 let waited = self.heard.has_waiting();
                 self.heard.queue(item_id, content_index, duration, frames);
+                let session = self.heard.session();
+                if !item_id.is_empty() {
+                    self.history.said_audio(session, item_id, duration);
+                }
                 self.play(waited, now);
             }
             Input::ReplyPadded(frames) => {
@@ -159,6 +185,7 @@ impl Call {
             Input::ToolFinished { call_id, output } => self.tool_finished(call_id, output, now),
             Input::End(reason) => self.end(reason),
         }
+        self.rotate_in_a_pause(now);
         self.check_invariants();
     }
 
@@ -174,10 +201,15 @@ impl Call {
         }
         self.play(true, now);
         if let Some(silence) = self.gap.fill(now) {
-            self.turn.appended(silence, now);
-            self.outputs.push_back(Output::AppendSilence(silence));
+            self.outputs.push_back(if self.sessions.is_up() {
+                Output::AppendSilence(silence)
+            } else {
+                Output::KeepSilence(silence)
+            });
             self.observe(Observation::SilenceFilled(silence));
+            self.audio_added(silence, now);
         }
+        self.rotate_in_a_pause(now);
         self.check_invariants();
     }
 
@@ -202,25 +234,38 @@ impl Call {
         .min()
     }
 
-    fn is_live(&self) -> bool {
+    pub(super) fn is_live(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Configuring | Phase::Talking | Phase::Farewell { .. }
+            Phase::Configuring | Phase::Replacing | Phase::Talking | Phase::Farewell { .. }
         )
     }
 
     // The caller leg.
 
-    fn caller_started(&mut self, now: Instant) {
+    fn caller_started(&mut self, configured: bool, now: Instant) {
         if self.phase != Phase::Connected {
             return;
         }
-        self.phase = Phase::Configuring;
         self.answered = Some(now);
         self.deadlines.stop(Timer::Start);
         self.expect_caller_media(now);
-        self.tell_model(ModelCommand::Configure);
-        self.expect_model_event(now);
+        if self.sessions.is_up() {
+            self.configure(configured, now);
+        } else {
+            self.phase = Phase::Replacing;
+        }
+    }
+
+    /// Makes the session the agent's, unless it is so already.
+    pub(super) fn configure(&mut self, configured: bool, now: Instant) {
+        self.phase = Phase::Configuring;
+        if configured {
+            self.session_updated(now);
+        } else {
+            self.tell_model(ModelCommand::Configure);
+        }
+        self.watch_model(now);
     }
 
     fn caller_audio(&mut self, duration: Duration, now: Instant) {
@@ -232,8 +277,12 @@ impl Call {
             self.observe(Observation::CallerAudioDropped(duration));
             return;
         }
-        self.turn.appended(duration, now);
-        self.outputs.push_back(Output::AppendAudio);
+        self.outputs.push_back(if self.sessions.is_up() {
+            Output::AppendAudio
+        } else {
+            Output::KeepAudio
+        });
+        self.audio_added(duration, now);
     }
 
     fn caller_dtmf(&mut self, digit: Digit, now: Instant) {
@@ -259,28 +308,41 @@ impl Call {
             spaced.push(' ');
             spaced.push(digit);
         }
-        self.tell_model(ModelCommand::AddUserText {
-            text: format!("[The caller pressed these keys:{spaced}]"),
-        });
+        let text = format!("[The caller pressed these keys:{spaced}]");
+        self.history.typed(&text);
+        self.tell_model(ModelCommand::AddUserText { text });
         self.want_response(now);
     }
 
     // The model leg.
 
     fn model_event(&mut self, event: &ModelEvent<'_>, now: Instant) {
+        self.caller_audio.is_alive(now);
         match event {
             ModelEvent::Error(error) => self.model_error(error, now),
             // Nothing was asked of the model yet.
             _ if self.phase == Phase::Connected => {}
             ModelEvent::SessionUpdated => self.session_updated(now),
-            ModelEvent::SpeechStarted { .. } => self.speech_started(now),
+            ModelEvent::SpeechStarted {
+                item_id,
+                audio_start_ms,
+            } => self.speech_started(item_id, Duration::from_millis(*audio_start_ms), now),
             ModelEvent::SpeechStopped { audio_end_ms } => {
                 self.speech_stopped(Duration::from_millis(*audio_end_ms), now);
             }
-            ModelEvent::InputTranscript { .. } => {
+            ModelEvent::Committed { item_id } => self.turn_committed(item_id),
+            ModelEvent::InputTranscript { item_id, text } => {
+                self.caller_words(item_id, text);
                 self.outputs.push_back(Output::Transcript(Speaker::Caller));
             }
-            ModelEvent::OutputTranscript { .. } => {
+            ModelEvent::OutputTranscriptDelta {
+                response_id,
+                item_id,
+                text,
+            } => self.said_words(response_id, item_id, text),
+            ModelEvent::OutputTranscript { item_id, text } => {
+                let session = self.heard.session();
+                self.history.all_words(session, item_id, text);
                 self.outputs
                     .push_back(Output::Transcript(Speaker::Assistant));
             }
@@ -298,7 +360,10 @@ impl Call {
                 item_id,
                 ..
             } => self.reply_audio(response_id, item_id, now),
-            ModelEvent::AudioDone { .. } => self.close_reply(),
+            ModelEvent::AudioDone { item_id } => {
+                self.history.said_all(self.heard.session(), item_id);
+                self.close_reply();
+            }
             ModelEvent::FunctionCall {
                 call_id,
                 name,
@@ -311,7 +376,6 @@ impl Call {
                 ..
             } => self.response_done(response_id, *status, *error_code, now),
             ModelEvent::SessionCreated { .. }
-            | ModelEvent::Committed { .. }
             | ModelEvent::OutputItemAdded { .. }
             | ModelEvent::ResponseCreated { .. }
             | ModelEvent::RateLimits(_)
@@ -320,22 +384,29 @@ impl Call {
         self.watch_model(now);
     }
 
-    fn session_updated(&mut self, now: Instant) {
+    pub(super) fn session_updated(&mut self, now: Instant) {
         if self.phase != Phase::Configuring {
             return;
         }
         self.phase = Phase::Talking;
+        self.deadlines.stop(Timer::Replacement);
         if let Some(greeting) = self.policy.greeting.take() {
             self.wanted = Some(Wanted {
                 instructions: Some(greeting),
+                ..Wanted::default()
             });
         }
         self.ask_if_wanted(now);
     }
 
-    fn speech_started(&mut self, now: Instant) {
+    fn speech_started(&mut self, item_id: &str, at: Duration, now: Instant) {
+        self.caller_audio.speech_started(item_id, at);
+        self.sessions.no_answer_due();
         self.caller_speaks = true;
         self.answer_due = false;
+        if let Response::Requested(wanted) = &mut self.response {
+            wanted.crossed = true;
+        }
         // This turn will be answered anyway, and who speaks first is not greeted.
         self.wanted = None;
         self.policy.greeting = None;
@@ -345,6 +416,7 @@ impl Call {
     }
 
     fn speech_stopped(&mut self, audio_end: Duration, now: Instant) {
+        self.caller_audio.speech_stopped(audio_end);
         self.caller_speaks = false;
         self.retried = false;
         self.turn
@@ -361,6 +433,8 @@ impl Call {
         if matches!(self.phase, Phase::Farewell { .. }) {
             return;
         }
+        // What the caller stopped is not gone on with.
+        self.wanted.take_if(|wanted| wanted.continues);
         let unheard = self.heard.remaining(now);
         // A reply that still grows may have begun a frame, even if all whole ones were heard.
         if self.heard.may_be_buffered(now) || !unheard.is_zero() || self.reply_open {
@@ -383,25 +457,46 @@ impl Call {
                 self.tell_model(ModelCommand::CancelResponse);
             }
             if let Some(item_id) = unheard {
+                self.history.unsaid(self.heard.session(), &item_id);
                 self.tell_model(ModelCommand::DeleteItem { item_id });
             }
         }
         let grows = std::mem::take(&mut self.reply_open);
         self.reply_playing = false;
         for cut in self.heard.clear(grows, now) {
-            let audio_end_ms = cut.heard.as_millis() as u64;
-            if audio_end_ms > 0 {
-                self.tell_model(ModelCommand::Truncate {
-                    item_id: cut.item_id,
-                    content_index: cut.content_index,
-                    audio_end_ms,
-                });
-            } else if cut.content_index == 0 {
-                // A truncation to nothing is refused; an item of which nothing was heard was not said.
-                self.tell_model(ModelCommand::DeleteItem {
-                    item_id: cut.item_id,
-                });
+            self.tell_cut(cut);
+        }
+    }
+
+    /// Makes the model know how much was heard of an item. One of an earlier session is known to this one
+    /// as a text, if at all.
+    fn tell_cut(&mut self, cut: Cut) {
+        if cut.item_id.is_empty() {
+            return;
+        }
+        let correction = self.history.cut(cut.session, &cut.item_id, cut.heard);
+        if cut.session != self.heard.session() {
+            let Some(correction) = correction else { return };
+            let item_id = correction.item_id;
+            self.tell_model(ModelCommand::DeleteItem { item_id });
+            if let Some(heard) = correction.heard {
+                self.tell_model(heard);
             }
+            return;
+        }
+        let audio_end_ms = cut.heard.as_millis() as u64;
+        if audio_end_ms > 0 {
+            self.tell_model(ModelCommand::Truncate {
+                item_id: cut.item_id,
+                content_index: cut.content_index,
+                audio_end_ms,
+            });
+        } else if cut.content_index == 0 {
+            // A truncation to nothing is refused; an item of which nothing was heard was not said.
+            self.history.unsaid(cut.session, &cut.item_id);
+            self.tell_model(ModelCommand::DeleteItem {
+                item_id: cut.item_id,
+            });
         }
     }
 
@@ -427,6 +522,18 @@ impl Call {
             // Nothing grows any more, should the deployment have begun it without ending the one before.
             self.close_reply();
             self.tell_model(ModelCommand::CancelResponse);
+        }
+    }
+
+    /// Words of an answer that is not wanted any more are nobody's.
+    fn said_words(&mut self, response_id: &str, item_id: &str, text: &str) {
+        let is_wanted = matches!(
+            &self.response,
+            Response::Active { id, interrupted: false, .. } if id == response_id
+        );
+        if is_wanted {
+            let session = self.heard.session();
+            self.history.said_words(session, item_id, text);
         }
     }
 
@@ -476,6 +583,10 @@ impl Call {
             self.reply_open = true;
             self.turn.reply_arrived(now);
             self.outputs.push_back(Output::QueueReply);
+            if let Some(gap) = self.sessions.answered(now) {
+                self.outputs
+                    .push_back(Output::Observe(Observation::SessionGap(gap)));
+            }
         } else if is_new_item {
             // It was on its way when the reply was interrupted, and nobody will hear it.
             self.tell_model(ModelCommand::DeleteItem {
@@ -485,7 +596,7 @@ impl Call {
     }
 
     /// No more audio of this reply comes: its last frame can be completed.
-    fn close_reply(&mut self) {
+    pub(super) fn close_reply(&mut self) {
         if self.reply_open {
             self.reply_open = false;
             self.reply_playing = false;
@@ -510,6 +621,11 @@ impl Call {
             self.hang_up_call = true;
             return;
         }
+        if self.history.awaits(call_id) {
+            // Said twice; it runs once.
+            return;
+        }
+        self.history.called(call_id, name, arguments);
         self.running_tools += 1;
         self.outputs.push_back(Output::RunTool {
             call_id: call_id.to_owned(),
@@ -520,6 +636,7 @@ impl Call {
 
     fn tool_finished(&mut self, call_id: String, output: String, now: Instant) {
         self.running_tools = self.running_tools.saturating_sub(1);
+        self.history.returned(&call_id, &output);
         self.tell_model(ModelCommand::AddFunctionOutput { call_id, output });
         if self.running_tools == 0 && !self.hang_up_call {
             self.want_response(now);
@@ -545,43 +662,52 @@ impl Call {
             self.answer_due = false;
         }
         if self.hang_up_call {
-            return self.say_farewell(now);
+            return self.say_farewell(EndReason::AssistantHangup, now);
         }
         if status == ResponseStatus::Failed {
-            self.retry(response, error_code);
-        } else {
-            self.retried = false;
+            return self.response_failed(response, error_code, now);
         }
+        self.retried = false;
+        self.sessions.succeeded();
+        self.trim_carried();
         self.ask_if_wanted(now);
     }
 
-    /// Vendor faults are mostly transient (protocol reference 8, row 36): asks once more for what failed
-    /// without a trace.
-    fn retry(&mut self, failed: Response, error_code: Option<&str>) {
+    /// Vendor faults are mostly transient (protocol reference 8, row 36): what failed without a trace is asked
+    /// for once more; if that fails too, or the quota is used up, of another deployment.
+    fn response_failed(&mut self, failed: Response, error_code: Option<&str>, now: Instant) {
         if let Response::Active {
             asked,
             interrupted: false,
             took_effect: false,
             ..
         } = failed
-            && error_code != Some("rate_limit_exceeded")
-            && !self.retried
             && !self.caller_speaks
         {
-            self.retried = true;
-            self.observe(Observation::ResponseRetried);
             self.wanted.get_or_insert(asked.unwrap_or_default());
+            if error_code == Some("rate_limit_exceeded") {
+                return self.model_lost(Loss::RateLimited, now);
+            }
+            if std::mem::replace(&mut self.retried, true) {
+                return self.model_lost(Loss::ServerError, now);
+            }
+            self.observe(Observation::ResponseRetried);
         }
+        self.ask_if_wanted(now);
     }
 
     fn model_error(&mut self, error: &ModelError<'_>, now: Instant) {
         match error.code {
-            Some("session_expired") => return self.end(EndReason::ModelSessionExpired),
-            Some("invalid_api_key") => return self.end(EndReason::ModelUnauthorized),
+            Some("session_expired") => return self.model_lost(Loss::Expired, now),
+            Some("invalid_api_key") => return self.model_lost(Loss::Unauthorized, now),
+            Some("rate_limit_exceeded") => return self.model_lost(Loss::RateLimited, now),
             _ => {}
         }
-        if self.phase == Phase::Configuring {
-            return self.end(EndReason::ModelRejectedSession);
+        // An error that names another event is about something of the history.
+        if self.phase == Phase::Configuring
+            && (error.event_id.is_none() || error.answers("configure"))
+        {
+            return self.model_lost(Loss::Rejected, now);
         }
         let Some(race) = BenignRace::of(error) else {
             return self.response_not_begun(error, now);
@@ -593,7 +719,7 @@ impl Call {
     }
 
     /// The deployment failed before it could begin a response that was due: it is asked once more, as after
-    /// one that failed later. If that fails too, the caller hears nothing and may speak again.
+    /// one that failed later, and then another one is. What cannot be asked for is not asked again.
     fn response_not_begun(&mut self, error: &ModelError<'_>, now: Instant) {
         let lost = match &mut self.response {
             Response::Requested(wanted) if error.answers("create") || error.is_fault() => {
@@ -605,10 +731,12 @@ impl Call {
         };
         self.response = Response::None;
         self.answer_due = false;
-        if error.is_fault() && !self.retried {
-            self.retried = true;
-            self.observe(Observation::ResponseRetried);
+        if error.is_fault() {
             self.wanted.get_or_insert(lost);
+            if std::mem::replace(&mut self.retried, true) {
+                return self.model_lost(Loss::ServerError, now);
+            }
+            self.observe(Observation::ResponseRetried);
         }
         self.ask_if_wanted(now);
     }
@@ -623,11 +751,17 @@ impl Call {
             Response::Requested(wanted) => {
                 let lost = std::mem::take(wanted);
                 self.response = Response::None;
-                self.wanted = (!self.caller_speaks).then_some(lost);
+                self.wanted = (!self.caller_speaks && !lost.crossed).then_some(lost);
                 return;
             }
             // It was taken for ours; or the deployment's own answer could not start.
-            Response::Active { asked, .. } => asked.take(),
+            Response::Active { asked, .. } => {
+                let lost = asked.take();
+                if lost.as_ref().is_some_and(|lost| lost.crossed) {
+                    return;
+                }
+                lost
+            }
             // It has ended meanwhile, and nothing else would make us ask again.
             Response::None => None,
         };
@@ -636,14 +770,14 @@ impl Call {
         self.ask_if_wanted(now);
     }
 
-    fn want_response(&mut self, now: Instant) {
+    pub(super) fn want_response(&mut self, now: Instant) {
         self.wanted.get_or_insert_default();
         self.ask_if_wanted(now);
     }
 
     /// Asks for the wanted response unless another one is there or due. While the caller is speaking
     /// nothing is asked for: that turn will be answered anyway.
-    fn ask_if_wanted(&mut self, now: Instant) {
+    pub(super) fn ask_if_wanted(&mut self, now: Instant) {
         if self.caller_speaks {
             self.wanted = None;
         }
@@ -651,73 +785,17 @@ impl Call {
             return;
         }
         if let Some(wanted) = self.wanted.take() {
-            self.tell_model(ModelCommand::CreateResponse {
-                instructions: wanted.instructions.clone(),
+            self.tell_model(if wanted.continues {
+                ModelCommand::ContinueResponse {
+                    said: self.history.tail().to_owned(),
+                }
+            } else {
+                ModelCommand::CreateResponse {
+                    instructions: wanted.instructions.clone(),
+                }
             });
             self.response = Response::Requested(wanted);
             self.expect_model_event(now);
-        }
-    }
-
-    // Playing.
-
-    /// Releases what is due. Only a frame that `waited` can be late: one that has just come is late by the
-    /// model's doing.
-    fn play(&mut self, waited: bool, now: Instant) {
-        if let Some(play) = self.heard.release(now) {
-            self.played(&play, waited, now);
-        }
-        self.end_if_said(now);
-    }
-
-    fn played(&mut self, play: &Play, waited: bool, now: Instant) {
-        match play.lateness {
-            Some(late) if waited => self.observe(Observation::FrameLate(late)),
-            None if self.reply_playing => self.observe(Observation::Underrun),
-            Some(_) | None => {}
-        }
-        self.reply_playing = self.reply_open;
-        self.outputs.push_back(Output::Play {
-            frames: play.frames,
-            mark: play.mark,
-        });
-        if let Some(answered) = self.answered.take() {
-            self.observe(Observation::FirstAudio(
-                now.saturating_duration_since(answered),
-            ));
-        }
-        if let Some(turn) = self.turn.reply_left(now) {
-            self.observe(Observation::Turn(turn));
-        }
-    }
-
-    fn say_farewell(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Farewell { .. }) {
-            return;
-        }
-        let until = now + self.policy.timeouts.farewell;
-        self.phase = Phase::Farewell { until };
-        self.wanted = None;
-        self.answer_due = false;
-        self.deadlines.set(Timer::Farewell, until);
-        self.end_if_said(now);
-    }
-
-    fn end_if_said(&mut self, now: Instant) {
-        let Phase::Farewell { until } = self.phase else {
-            return;
-        };
-        if self.outputs.contains(&Output::PadReply) {
-            return;
-        }
-        let remaining = self.heard.remaining(now);
-        if now >= until || (remaining.is_zero() && !self.heard.awaits_mark()) {
-            self.end(EndReason::AssistantHangup);
-        } else if remaining.is_zero() {
-            self.deadlines.set(Timer::Farewell, until);
-        } else {
-            self.deadlines
-                .set(Timer::Farewell, until.min(now + remaining));
         }
     }
 
@@ -734,7 +812,7 @@ impl Call {
     }
 
     /// Told after each event of the deployment: the next one is awaited for so long, if one is due.
-    fn watch_model(&mut self, now: Instant) {
+    pub(super) fn watch_model(&mut self, now: Instant) {
         if self.is_model_due() {
             self.expect_model_event(now);
         } else {
@@ -742,13 +820,13 @@ impl Call {
         }
     }
 
-    fn is_model_due(&self) -> bool {
+    pub(super) fn is_model_due(&self) -> bool {
         match self.phase {
             Phase::Configuring => true,
             Phase::Talking => {
                 self.response != Response::None || self.answer_due || self.wanted.is_some()
             }
-            Phase::Connected | Phase::Farewell { .. } | Phase::Ended => false,
+            Phase::Connected | Phase::Replacing | Phase::Farewell { .. } | Phase::Ended => false,
         }
     }
 
@@ -756,25 +834,32 @@ impl Call {
         match timer {
             Timer::Start => self.end(EndReason::CallerNeverStarted),
             Timer::CallerMedia => self.end(EndReason::CallerSilent),
-            Timer::ModelEvent => self.end(EndReason::ModelStalled),
+            Timer::ModelEvent => self.model_lost(Loss::Stalled, now),
             Timer::Dtmf => self.tell_digits(now),
             Timer::Farewell => self.end_if_said(now),
             Timer::MaxDuration => self.end(EndReason::MaxDuration),
+            Timer::Reopen => self.open_session(),
+            Timer::Replacement => self.give_up(now),
+            Timer::Rotate => self.rotate(),
+            Timer::RotateNow => self.use_spare(now),
         }
     }
 
-    fn end(&mut self, reason: EndReason) {
+    pub(super) fn end(&mut self, reason: EndReason) {
         if self.phase != Phase::Ended {
             self.phase = Phase::Ended;
             self.outputs.push_back(Output::End(reason));
         }
     }
 
-    fn tell_model(&mut self, command: ModelCommand) {
-        self.outputs.push_back(Output::ToModel(command));
+    /// While there is no session nobody is told; the next one is told the history.
+    pub(super) fn tell_model(&mut self, command: ModelCommand) {
+        if self.sessions.is_up() {
+            self.outputs.push_back(Output::ToModel(command));
+        }
     }
 
-    fn observe(&mut self, observation: Observation) {
+    pub(super) fn observe(&mut self, observation: Observation) {
         self.outputs.push_back(Output::Observe(observation));
     }
 
@@ -793,6 +878,16 @@ impl Call {
             self.is_model_due(),
             self.deadlines.is_set(Timer::ModelEvent) && self.phase != Phase::Ended,
             "the deployment is watched while it owes an event, and only then"
+        );
+        debug_assert!(
+            self.sessions.is_up()
+                || (self.response == Response::None && !self.answer_due && !self.caller_speaks),
+            "nothing is going on at a session that failed"
+        );
+        debug_assert!(
+            self.phase != Phase::Replacing
+                || (!self.sessions.is_up() && self.deadlines.is_set(Timer::Replacement)),
+            "a session that failed is replaced sooner or later"
         );
         debug_assert!(
             !self.caller_speaks || self.wanted.is_none(),

@@ -7,16 +7,18 @@
 
 use std::time::{Duration, Instant};
 
+use super::caller_audio::Span;
 use super::event::{Digit, Mark};
 use super::input::Input;
 use super::machine::Call;
 use super::model::{ModelCommand, ModelError, ModelEvent, RateLimits, ResponseStatus, Usage};
 use super::output::{Observation, Output};
-use super::policy::{CallPolicy, CallTimeouts, DtmfPolicy, Terminator, TurnPolicy};
+use super::policy::{CallPolicy, CallTimeouts, CarryPolicy, DtmfPolicy, Terminator, TurnPolicy};
+use super::replacement::Loss;
 use super::{BenignRace, EndReason};
 use crate::media::GapSettings;
 
-fn ms(n: u64) -> Duration {
+pub(super) fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
@@ -28,7 +30,7 @@ fn beginning() -> Instant {
 }
 
 /// The deployment answers turns and stops for the caller by itself; no greeting, no marks.
-fn policy() -> CallPolicy {
+pub(super) fn policy() -> CallPolicy {
     CallPolicy {
         lead: ms(100),
         uses_marks: false,
@@ -40,19 +42,20 @@ fn policy() -> CallPolicy {
             interrupts_response: true,
         },
         gap: GapSettings::default(),
+        carry: CarryPolicy::default(),
         timeouts: CallTimeouts::default(),
     }
 }
 
 /// The gateway asks for every answer and cancels every interrupted one.
-fn manual() -> CallPolicy {
+pub(super) fn manual() -> CallPolicy {
     let mut policy = policy();
     policy.turns.creates_response = false;
     policy.turns.interrupts_response = false;
     policy
 }
 
-fn greeting() -> CallPolicy {
+pub(super) fn greeting() -> CallPolicy {
     CallPolicy {
         greeting: Some("Say hello.".to_owned()),
         ..policy()
@@ -137,7 +140,22 @@ impl Scene {
             scene.collect(line, None, now);
         };
         match word(0) {
-            "start" => input(self, Input::CallerStarted),
+            "start" => input(
+                self,
+                Input::CallerStarted {
+                    configured: word(1) == "configured",
+                },
+            ),
+            "lost" => input(self, Input::ModelLost(loss(word(1)))),
+            "opened" => input(
+                self,
+                Input::SessionOpened {
+                    configured: word(1) == "configured",
+                },
+            ),
+            "none" => input(self, Input::NoSession),
+            "alive" => input(self, Input::ModelAlive),
+            "expires" => input(self, Input::SessionExpires(ms(number(word(1))))),
             "audio" => input(self, Input::CallerAudio(ms(number(word(1))))),
             "key" => {
                 let digit = word(1).chars().next().and_then(Digit::new);
@@ -155,15 +173,16 @@ impl Scene {
                 },
             ),
             "hangup" => input(self, Input::End(EndReason::CallerHangup)),
-            "gone" => input(self, Input::End(EndReason::ModelGone)),
+            "gone" => input(self, Input::End(EndReason::CallerGone)),
             "updated" => model(self, ModelEvent::SessionUpdated),
             "speech" => model(
                 self,
                 ModelEvent::SpeechStarted {
                     item_id: "user",
-                    audio_start_ms: 0,
+                    audio_start_ms: word(1).parse().unwrap_or_default(),
                 },
             ),
+            "committed" => model(self, ModelEvent::Committed { item_id: "user" }),
             "stopped" => model(
                 self,
                 ModelEvent::SpeechStopped {
@@ -175,6 +194,14 @@ impl Scene {
                 ModelEvent::InputTranscript {
                     item_id: "user",
                     text: "yes",
+                },
+            ),
+            "saying" => model(
+                self,
+                ModelEvent::OutputTranscriptDelta {
+                    response_id: word(1),
+                    item_id: word(2),
+                    text: line.splitn(4, ' ').nth(3).unwrap_or_default(),
                 },
             ),
             "said" => model(
@@ -269,12 +296,22 @@ impl Scene {
                 }
                 Output::Play { frames, .. } => self.playout.play(*frames),
                 Output::Clear => self.playout = Playout::default(),
+                Output::Apologise => {
+                    let queued = Input::ReplyQueued {
+                        item_id: "",
+                        content_index: 0,
+                        duration: ms(1_000),
+                        frames: self.playout.queue(1_000),
+                    };
+                    self.call.handle_input(queued, now);
+                }
                 _ => {}
             }
             let text = render(&output);
             let (kind, _) = text.split_once(' ').unwrap_or((&text, ""));
             let is_quiet = [
                 "play", "pad", "append", "silence", "late", "first", "turn", "filled", "barge-in",
+                "forget", "keep",
             ]
             .contains(&kind);
             if !is_quiet || self.shows.contains(&kind) {
@@ -317,6 +354,7 @@ fn render(output: &Output) -> String {
             ModelCommand::CreateResponse {
                 instructions: Some(text),
             } => format!("create {text:?}"),
+            ModelCommand::ContinueResponse { said } => format!("continue {said:?}"),
             ModelCommand::CancelResponse => "cancel".to_owned(),
             ModelCommand::Truncate {
                 item_id,
@@ -330,8 +368,22 @@ fn render(output: &Output) -> String {
             } => format!("truncate {item_id}/{content_index} {audio_end_ms}"),
             ModelCommand::DeleteItem { item_id } => format!("delete {item_id}"),
             ModelCommand::AddUserText { text } => format!("text {text}"),
+            ModelCommand::AddAssistantText { item_id, text } => {
+                let n = item_id.trim_start_matches("item_trunkline_");
+                format!("said#{n} {text:?}")
+            }
+            ModelCommand::AddFunctionCall { call_id, .. } => format!("called {call_id}"),
             ModelCommand::AddFunctionOutput { call_id, .. } => format!("output {call_id}"),
         },
+        Output::KeepAudio => "keep".to_owned(),
+        Output::KeepSilence(duration) => format!("keep silence {}", duration.as_millis()),
+        Output::ForgetAudio(span) => format!("forget {}", render_span(span)),
+        Output::ReplayAudio(span) => format!("replay {}", render_span(span)),
+        Output::ReplayItem(span) => format!("item {}", render_span(span)),
+        Output::LoseSession(loss) => format!("lose {}", loss.name()),
+        Output::OpenSession => "open".to_owned(),
+        Output::UseSession => "use".to_owned(),
+        Output::Apologise => "apologise".to_owned(),
         Output::AppendAudio => "append".to_owned(),
         Output::AppendSilence(duration) => format!("silence {}", duration.as_millis()),
         Output::QueueReply => "queue".to_owned(),
@@ -354,14 +406,40 @@ fn render(output: &Output) -> String {
             Observation::CallerAudioDropped(length) => format!("dropped {}", length.as_millis()),
             Observation::BenignRace(race) => format!("race {}", race.name()),
             Observation::ResponseRetried => "retried".to_owned(),
+            Observation::SessionReplaced(loss) => format!("replaced {}", loss.name()),
+            Observation::SessionNotReplaced(loss) => format!("unavailable {}", loss.name()),
+            Observation::SessionRotated => "rotated".to_owned(),
+            Observation::SessionGap(gap) => format!("gap {}", gap.as_millis()),
+            Observation::CarriedAudioDropped(length) => format!("lost {}", length.as_millis()),
+            Observation::HistoryDropped(n) => format!("too old {n}"),
         },
         Output::End(reason) => format!("end {reason}"),
     }
 }
 
+fn render_span(span: &Span) -> String {
+    format!("{}..{}", span.from.as_millis(), span.to.as_millis())
+}
+
+fn loss(name: &str) -> Loss {
+    let all = [
+        Loss::Closed,
+        Loss::Gone,
+        Loss::Protocol,
+        Loss::Stalled,
+        Loss::Rejected,
+        Loss::Unauthorized,
+        Loss::Expired,
+        Loss::ServerError,
+        Loss::RateLimited,
+    ];
+    let found = all.into_iter().find(|loss| loss.name() == name);
+    found.unwrap_or_else(|| panic!("no such loss: {name}"))
+}
+
 /// Plays a scene and compares what came of it, line by line. Besides the usual, `shows` these outputs.
 #[track_caller]
-fn check_showing(shows: &[&'static str], policy: CallPolicy, script: &str) {
+pub(super) fn check_showing(shows: &[&'static str], policy: CallPolicy, script: &str) {
     let mut scene = Scene::new(policy, shows);
     let mut expected = Vec::new();
     for line in script
@@ -385,13 +463,13 @@ fn check_showing(shows: &[&'static str], policy: CallPolicy, script: &str) {
 }
 
 #[track_caller]
-fn check(policy: CallPolicy, script: &str) {
+pub(super) fn check(policy: CallPolicy, script: &str) {
     check_showing(&[], policy, script);
 }
 
 /// As [`check`], for a call that is already set up.
 #[track_caller]
-fn check_talking(policy: CallPolicy, script: &str) {
+pub(super) fn check_talking(policy: CallPolicy, script: &str) {
     let script = format!("0 start => configure\n0 updated =>\n{script}");
     check(policy, &script);
 }
@@ -482,7 +560,7 @@ fn before_the_caller_began_nothing_is_said_or_sent() {
 }
 
 #[test]
-fn a_refused_configuration_ends_the_call() {
+fn a_refused_configuration_costs_the_session() {
     for code in [
         "unknown_parameter",
         "invalid_value",
@@ -492,7 +570,7 @@ fn a_refused_configuration_ends_the_call() {
             policy(),
             &format!(
                 "0 start => configure
-                 50 error {code} => end model_rejected_session
+                 50 error {code} => lose rejected; open
                  60 updated =>"
             ),
         );
@@ -500,31 +578,24 @@ fn a_refused_configuration_ends_the_call() {
 }
 
 #[test]
-fn fatal_errors_end_the_call_in_any_phase() {
-    check(
-        policy(),
-        "0 error session_expired => end model_session_expired",
-    );
-    check(
-        policy(),
-        "0 error invalid_api_key => end model_unauthorized",
-    );
-    check(
-        policy(),
-        "0 start => configure
-         1 error session_expired => end model_session_expired",
-    );
-    check_talking(
-        policy(),
-        "9 error session_expired => end model_session_expired",
-    );
+fn fatal_errors_cost_the_session_in_any_phase() {
+    for (code, loss) in [
+        ("session_expired", "expired"),
+        ("invalid_api_key", "unauthorized"),
+    ] {
+        let lost = format!("error {code} => lose {loss}; open");
+        check(policy(), &format!("0 {lost}"));
+        check(policy(), &format!("0 start => configure\n1 {lost}"));
+        check_talking(policy(), &format!("9 {lost}"));
+    }
     check_talking(
         policy(),
         "1 created r1 =>
          2 delta r1 a 900 => queue
          3 call c1 hang_up =>
          4 done r1 =>
-         5 error session_expired => end model_session_expired",
+         5 error session_expired => lose expired
+         902 timer => end assistant_hangup",
     );
 }
 
@@ -1150,14 +1221,24 @@ fn a_failed_response_is_asked_for_once_more() {
         100 created r1     =>
         200 done r1 failed => retried; create "Say hello."
         300 created r2     =>
-        400 done r2 failed =>
+        400 done r2 failed => lose server_error; open
+        "#,
+    );
+    // The caller's next turn has a retry of its own.
+    check_talking(
+        policy(),
+        "
+        100 created r1     =>
+        200 done r1 failed => retried; create
         500 speech         =>
+        550 created r2     => cancel
+        560 done r2 cancelled =>
         600 stopped        =>
         700 created r3     =>
         800 done r3 server_error => retried; create
         900 created r4     =>
         910 done r4        =>
-        "#,
+        ",
     );
 }
 
@@ -1186,7 +1267,6 @@ fn what_must_not_be_repeated_is_not() {
             &format!("100 created r1 =>\n{failure}\n25000 wait"),
         );
     };
-    once("200 done r1 rate_limit_exceeded =>");
     once("200 delta r1 a 100 => queue\n300 done r1 failed =>");
     once("200 done r1 incomplete =>");
     once(
@@ -1247,7 +1327,7 @@ fn a_response_without_audio_watches_nothing_while_its_tool_runs() {
         300   done r1      =>
         24000 audio 20     =>
         25000 tool c1      => output c1; create
-        33000 timer        => end model_stalled
+        33000 timer        => lose stalled; open
         ",
     );
 }
@@ -1376,7 +1456,7 @@ fn a_call_ends_once() {
         99000 wait
         ",
     );
-    check(policy(), "0 gone => end model_gone");
+    check(policy(), "0 gone => end caller_gone");
 }
 
 #[test]
@@ -1531,34 +1611,34 @@ fn a_deployment_that_owes_an_event_is_not_awaited_for_ever() {
     check(
         policy(),
         "0 start => configure
-         8000 timer => end model_stalled",
+         8000 timer => lose stalled; open",
     );
     check(
         policy(),
         "0 start => configure
          7000 other =>
-         15000 timer => end model_stalled",
+         15000 timer => lose stalled; open",
     );
     // A response that was asked for.
     check(
         greeting(),
         "0 start => configure
          0 updated => create \"Say hello.\"
-         8000 timer => end model_stalled",
+         8000 timer => lose stalled; open",
     );
     // The answer to a turn.
     check_talking(
         policy(),
         "1000 speech =>
          2000 stopped =>
-         10000 timer => end model_stalled",
+         10000 timer => lose stalled; open",
     );
     // The end of a response.
     check_talking(
         policy(),
         "1000 created r1 =>
          1100 delta r1 a 100 => queue
-         9100 timer => end model_stalled",
+         9100 timer => lose stalled; open",
     );
     // The other response, which made ours be refused.
     check_talking(
@@ -1566,7 +1646,7 @@ fn a_deployment_that_owes_an_event_is_not_awaited_for_ever() {
         "1000 speech =>
          2000 stopped => create
          3000 error conversation_already_has_active_response => race active_response
-         11000 timer => end model_stalled",
+         11000 timer => lose stalled; open",
     );
 }
 
@@ -1579,7 +1659,7 @@ fn an_answer_stays_due_when_the_interrupted_response_ends_after_the_turn() {
         200  speech            =>
         300  stopped           =>
         310  done r1 cancelled =>
-        8310 timer             => end model_stalled
+        8310 timer             => lose stalled; open
         ",
     );
 }

@@ -4,20 +4,28 @@
 //! the reasons why a call ends. Knows no socket, no clock and no JSON: what happened comes in with the
 //! moment at which it happened, what is to be done comes out. See LIFECYCLE.md beside this file.
 
+mod caller_audio;
 mod deadline;
 mod end_reason;
 mod event;
+mod failover;
 mod heard;
+mod history;
 mod input;
 mod machine;
+#[cfg(test)]
+mod machine_failover_tests;
 #[cfg(test)]
 mod machine_tests;
 mod model;
 mod output;
+mod playing;
 mod policy;
 mod race;
+mod replacement;
 mod turn;
 
+pub use caller_audio::Span;
 pub use end_reason::{EndReason, Side};
 pub use event::{CallInfo, CallerCommand, CallerEvent, Digit, Mark, Speaker};
 pub use input::Input;
@@ -26,6 +34,7 @@ pub use model::{
     ModelCommand, ModelError, ModelEvent, RateLimit, RateLimits, ResponseStatus, Usage,
 };
 pub use output::{Observation, Output};
-pub use policy::{CallPolicy, CallTimeouts, DtmfPolicy, Terminator, TurnPolicy};
+pub use policy::{CallPolicy, CallTimeouts, CarryPolicy, DtmfPolicy, Terminator, TurnPolicy};
 pub use race::BenignRace;
+pub use replacement::Loss;
 pub use turn::TurnLatency;

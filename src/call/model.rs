@@ -70,6 +70,15 @@ pub enum ModelEvent<'a> {
         /// The item.
         item_id: &'a str,
     },
+    /// Some more words of an item, which may be ahead of their audio.
+    OutputTranscriptDelta {
+        /// The response.
+        response_id: &'a str,
+        /// The item.
+        item_id: &'a str,
+        /// The words, as a piece of text.
+        text: &'a str,
+    },
     /// The words of a content part are complete.
     OutputTranscript {
         /// The item.
@@ -228,6 +237,11 @@ pub enum ModelCommand {
         /// Instructions for this response only.
         instructions: Option<String>,
     },
+    /// Begin a response that goes on where an earlier session's broke off.
+    ContinueResponse {
+        /// The end of what the caller heard of that; empty where its words are not known.
+        said: String,
+    },
     /// Stop the active response.
     CancelResponse,
     /// Cut an assistant item to what was heard.
@@ -249,6 +263,22 @@ pub enum ModelCommand {
         /// The message.
         text: String,
     },
+    /// Add what the model said in an earlier session.
+    AddAssistantText {
+        /// The item's id.
+        item_id: String,
+        /// The words.
+        text: String,
+    },
+    /// Add a function call that the model made in an earlier session.
+    AddFunctionCall {
+        /// The call's id.
+        call_id: String,
+        /// The function.
+        name: String,
+        /// Its arguments, a JSON text.
+        arguments: String,
+    },
     /// Answer a function call.
     AddFunctionOutput {
         /// The call's id, from [`ModelEvent::FunctionCall`].
@@ -265,10 +295,13 @@ impl ModelCommand {
         match self {
             Self::Configure => "configure",
             Self::CreateResponse { .. } => "create",
+            Self::ContinueResponse { .. } => "create",
             Self::CancelResponse => "cancel",
             Self::Truncate { .. } => "truncate",
             Self::DeleteItem { .. } => "delete",
             Self::AddUserText { .. } => "text",
+            Self::AddAssistantText { .. } => "said",
+            Self::AddFunctionCall { .. } => "called",
             Self::AddFunctionOutput { .. } => "output",
         }
     }

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use super::caller_audio::Span;
 use super::end_reason::EndReason;
 use super::event::{Mark, Speaker};
 #[cfg(doc)]
 use super::input::Input;
 use super::model::ModelCommand;
 use super::race::BenignRace;
+use super::replacement::Loss;
 use super::turn::TurnLatency;
 
 /// Something to do.
@@ -15,10 +17,28 @@ use super::turn::TurnLatency;
 pub enum Output {
     /// Send this to the deployment.
     ToModel(ModelCommand),
-    /// Send on the caller audio that was just reported.
+    /// Send on the caller audio that was just reported, and keep it.
     AppendAudio,
-    /// Send so much silence to the deployment.
+    /// Only keep it: there is no session now.
+    KeepAudio,
+    /// Send so much silence to the deployment, and keep it.
     AppendSilence(Duration),
+    /// Only keep it.
+    KeepSilence(Duration),
+    /// That caller audio is needed no more.
+    ForgetAudio(Span),
+    /// Send that caller audio again, at once.
+    ReplayAudio(Span),
+    /// Add that caller audio to the conversation as a message.
+    ReplayItem(Span),
+    /// The session is of no more use: leave it.
+    LoseSession(Loss),
+    /// Open another session, and report by [`Input::SessionOpened`] or [`Input::NoSession`].
+    OpenSession,
+    /// Use the session that was opened, in place of the one in use if there is one.
+    UseSession,
+    /// Put the apology into the playout queue, and say so by [`Input::ReplyQueued`].
+    Apologise,
     /// Put the reply audio that was just reported into the playout queue, and say so by [`Input::ReplyQueued`].
     QueueReply,
     /// The reply is complete: pad its last frame, and say so by [`Input::ReplyPadded`].
@@ -73,4 +93,16 @@ pub enum Observation {
     BenignRace(BenignRace),
     /// A failed response was asked for again.
     ResponseRetried,
+    /// Another session took the place of one that failed.
+    SessionReplaced(Loss),
+    /// None did.
+    SessionNotReplaced(Loss),
+    /// Another session took the place of one whose cap was near.
+    SessionRotated,
+    /// An answer was due, and nothing was played for so long, because another session had to be found.
+    SessionGap(Duration),
+    /// Caller audio that no session has turned into an item was given up.
+    CarriedAudioDropped(Duration),
+    /// So many things were left out of what a session is told.
+    HistoryDropped(u64),
 }

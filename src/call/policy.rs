@@ -21,8 +21,32 @@ pub struct CallPolicy {
     pub turns: TurnPolicy,
     /// When silence is put in place of missing audio.
     pub gap: GapSettings,
+    /// What is kept for a session that has to take over.
+    pub carry: CarryPolicy,
     /// How long to wait for whom.
     pub timeouts: CallTimeouts,
+}
+
+/// Caller audio that is kept in case the session fails; another one is then sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CarryPolicy {
+    /// All that may be kept: what the model has not taken for a turn yet, and turns whose words are not
+    /// known. It takes what the caller's codec takes, 8 KB a second of G.711.
+    #[serde(with = "humantime_serde")]
+    pub audio: Duration,
+    /// Of it, turns that were answered already, where there are no transcripts of them.
+    #[serde(with = "humantime_serde")]
+    pub answered: Duration,
+}
+
+impl Default for CarryPolicy {
+    fn default() -> Self {
+        Self {
+            audio: Duration::from_secs(60),
+            answered: Duration::from_secs(4),
+        }
+    }
 }
 
 /// What the core must know of the session's turn detection.
@@ -99,7 +123,13 @@ pub struct CallTimeouts {
     /// For the last words to be played before the agent hangs up.
     #[serde(with = "humantime_serde")]
     pub farewell: Duration,
-    /// The longest call; zero for none but the vendor's session cap.
+    /// For a session in place of one that failed; then the caller hears an apology.
+    #[serde(with = "humantime_serde")]
+    pub replacement: Duration,
+    /// Before the vendor's session cap, for another session to be opened and a pause to come.
+    #[serde(with = "humantime_serde")]
+    pub rotate_before: Duration,
+    /// The longest call; zero for none.
     #[serde(with = "humantime_serde")]
     pub max_duration: Duration,
 }
@@ -111,6 +141,8 @@ impl Default for CallTimeouts {
             caller_media: Duration::from_secs(30),
             model_event: Duration::from_secs(8),
             farewell: Duration::from_secs(15),
+            replacement: Duration::from_secs(10),
+            rotate_before: Duration::from_secs(60),
             max_duration: Duration::ZERO,
         }
     }

@@ -43,6 +43,12 @@ impl TurnClock {
         self.appended_at = Some(now);
     }
 
+    /// Another session was sent so much audio at once, and counts from there.
+    pub(super) fn restarted(&mut self, appended: Duration, now: Instant) {
+        self.appended = appended;
+        self.appended_at = Some(now);
+    }
+
     /// The model heard the caller stop; its turn detection had waited `silence` to be sure.
     pub(super) fn speech_stopped(&mut self, audio_end: Duration, silence: Duration, now: Instant) {
         let behind = self

@@ -276,12 +276,62 @@ pub fn create_user_text(text: &str, event_id: &str) -> String {
     let mut part = Members::new();
     part.text("type", "input_text");
     part.text("text", text);
+    create_item(&message("user", part).end(), event_id)
+}
+
+/// A `conversation.item.create` with something the caller said, base64 in the session's input format.
+#[must_use]
+pub fn create_user_audio(audio: &[u8], event_id: &str) -> String {
+    let mut base64 = String::with_capacity(audio.len().div_ceil(3) * 4);
+    for chunk in audio.chunks(CHUNK_BYTES) {
+        push_base64(&mut base64, chunk);
+    }
+    let mut part = Members::new();
+    part.text("type", "input_audio");
+    part.text("audio", &base64);
+    create_item(&message("user", part).end(), event_id)
+}
+
+/// A `conversation.item.create` with something the model said in another session, under that id.
+#[must_use]
+pub fn create_assistant_text(item_id: &str, text: &str, shape: Shape, event_id: &str) -> String {
+    let mut part = Members::new();
+    part.text(
+        "type",
+        match shape {
+            Shape::Preview => "text",
+            Shape::Ga => "output_text",
+        },
+    );
+    part.text("text", text);
+    let mut item = message("assistant", part);
+    item.text("id", item_id);
+    create_item(&item.end(), event_id)
+}
+
+/// A `conversation.item.create` with a function call that the model made in another session.
+#[must_use]
+pub fn create_function_call(call_id: &str, name: &str, arguments: &str, event_id: &str) -> String {
+    let mut item = Members::new();
+    item.text("type", "function_call");
+    item.text("call_id", call_id);
+    item.text("name", name);
+    item.text("arguments", arguments);
+    create_item(&item.end(), event_id)
+}
+
+/// A message of one part.
+fn message(role: &str, part: Members) -> Members {
     let mut item = Members::new();
     item.text("type", "message");
-    item.text("role", "user");
+    item.text("role", role);
     item.raw("content", &format!("[{}]", part.end()));
+    item
+}
+
+fn create_item(item: &str, event_id: &str) -> String {
     event("conversation.item.create", event_id, |members| {
-        members.raw("item", &item.end())
+        members.raw("item", item)
     })
 }
 
@@ -292,9 +342,7 @@ pub fn create_function_output(call_id: &str, output: &str, event_id: &str) -> St
     item.text("type", "function_call_output");
     item.text("call_id", call_id);
     item.text("output", output);
-    event("conversation.item.create", event_id, |members| {
-        members.raw("item", &item.end())
-    })
+    create_item(&item.end(), event_id)
 }
 
 /// An event of that type with whatever else `fill` adds. An empty `event_id` is left out.

@@ -32,9 +32,9 @@ mod translate_temperature;
 
 pub use base64::{decode_audio, encode_audio};
 pub use client::{
-    append_base64_into, append_bytes_into, append_pcm_into, cancel_response,
-    create_function_output, create_response, create_user_text, delete_item, session_update,
-    truncate_item,
+    append_base64_into, append_bytes_into, append_pcm_into, cancel_response, create_assistant_text,
+    create_function_call, create_function_output, create_response, create_user_audio,
+    create_user_text, delete_item, session_update, truncate_item,
 };
 pub use format::WireFormat;
 pub use json::{Count, Text};

@@ -373,12 +373,18 @@ impl Default for QuotaConfig {
 pub struct FaultRule {
     /// What goes wrong.
     pub kind: FaultKind,
+    /// Only sessions of this deployment (Azure) or model (OpenAI) meet it.
+    #[serde(default)]
+    pub deployment: Option<String>,
     /// Share of the sessions that meet it.
     #[serde(default = "always")]
     pub probability: f64,
     /// Only the first n sessions (upgrade attempts, for `refuse`) meet it.
     #[serde(default)]
     pub first_sessions: Option<u64>,
+    /// All but the first n sessions (upgrade attempts, for `refuse`) meet it.
+    #[serde(default)]
+    pub after_sessions: Option<u64>,
     /// Only the first n responses (or transcripts) of a session meet it.
     #[serde(default)]
     pub first_responses: Option<u64>,
@@ -410,8 +416,10 @@ impl FaultRule {
     pub fn new(kind: FaultKind) -> Self {
         Self {
             kind,
+            deployment: None,
             probability: 1.0,
             first_sessions: None,
+            after_sessions: None,
             first_responses: None,
             status: None,
             code: None,

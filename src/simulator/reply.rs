@@ -116,6 +116,9 @@ impl Replier {
         if let Some(Body::CallOutput { output, .. }) = context.last().map(|item| &item.body) {
             return Reply::completed(self.say(&format!("The tool answered: {output}"), None, rate));
         }
+        if let Some(rest) = unsaid_rest(context, rate) {
+            return Reply::completed(rest);
+        }
         let turn = UserTurn::of(context);
         if let Some(name) = called_tool(&turn.text, options) {
             return Reply::completed(ReplyPart::Call {
@@ -132,7 +135,7 @@ impl Replier {
         }
         Reply::completed(match turn.audio(rate) {
             Some(audio) => {
-                let text = format!("You said {} seconds of speech.", tenths_of_seconds(&audio));
+                let text = parroted(&audio);
                 ReplyPart::Message {
                     text,
                     audio: Some(audio),
@@ -326,6 +329,43 @@ impl<'a> UserTurn<'a> {
         }
         .filter(|audio| !audio.heard().is_empty())
     }
+}
+
+fn parroted(audio: &Audio) -> String {
+    format!("You said {} seconds of speech.", tenths_of_seconds(audio))
+}
+
+/// Where the conversation ends with the beginning of a parrot's answer, as text that a client put there: the
+/// rest of that answer. A model goes on with its own words too.
+fn unsaid_rest(context: &[&Item], rate: SampleRate) -> Option<ReplyPart> {
+    let mut context = context;
+    let mut said = Vec::new();
+    while let Some((last, before)) = context.split_last() {
+        let Body::Message {
+            role: Role::Assistant,
+            parts,
+        } = &last.body
+        else {
+            break;
+        };
+        let [Part::Text(text)] = parts.as_slice() else {
+            return None;
+        };
+        said.insert(0, text.as_str());
+        context = before;
+    }
+    let audio = UserTurn::of(context).audio(rate)?;
+    let whole = parroted(&audio);
+    let rest = whole.strip_prefix(said.join(" ").as_str())?;
+    if said.is_empty() || rest.is_empty() {
+        return None;
+    }
+    let samples = audio.heard();
+    let from = samples.len() * (whole.len() - rest.len()) / whole.len();
+    Some(ReplyPart::Message {
+        text: rest.trim_start().to_owned(),
+        audio: Some(Audio::new(samples[from..].to_vec(), rate)),
+    })
 }
 
 /// The tool that the text asks for by "call <name>", or that `tool_choice` forces.

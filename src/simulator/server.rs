@@ -322,7 +322,7 @@ impl Simulator {
                 "Refused on demand.",
             ));
         }
-        if let Some(status) = self.refusal_fault(&asked_faults) {
+        if let Some(status) = self.refusal_fault(&accepted.deployment, &asked_faults) {
             return refuse(
                 &Refusal::new(provider, status, &status.to_string(), "Refused on demand.")
                     .after(Duration::from_secs(1)),
@@ -399,13 +399,16 @@ impl Simulator {
     }
 
     /// Counts the upgrade and says whether a fault refuses it.
-    fn refusal_fault(&self, asked: &[FaultRule]) -> Option<u16> {
+    fn refusal_fault(&self, deployment: &str, asked: &[FaultRule]) -> Option<u16> {
         let mut state = self.lock_state();
         let n = state.n_upgrades;
         state.n_upgrades += 1;
         let State { source, .. } = &mut *state;
         let config = self.config();
-        let configured = config.faults.iter().filter(|fault| meets(fault, n, source));
+        let configured = config
+            .faults
+            .iter()
+            .filter(|fault| meets(fault, deployment, n, source));
         let all: Vec<_> = asked.iter().chain(configured).collect();
         all.into_iter()
             .find(|fault| fault.kind == FaultKind::Refuse)
@@ -437,7 +440,7 @@ impl Simulator {
                 config
                     .faults
                     .iter()
-                    .filter(|fault| meets(fault, index, source))
+                    .filter(|fault| meets(fault, &accepted.deployment, index, source))
                     .cloned(),
             );
             index
@@ -522,8 +525,13 @@ impl EphemeralKeys for Simulator {
     }
 }
 
-fn meets(fault: &FaultRule, n: u64, source: &mut Source) -> bool {
+fn meets(fault: &FaultRule, deployment: &str, n: u64, source: &mut Source) -> bool {
     fault.first_sessions.is_none_or(|first| n < first)
+        && fault.after_sessions.is_none_or(|first| n >= first)
+        && fault
+            .deployment
+            .as_ref()
+            .is_none_or(|name| name == deployment)
         && (fault.probability >= 1.0 || source.unit() < fault.probability)
 }
 

@@ -426,6 +426,8 @@ async fn cap_drop_and_restart_have_their_close_codes() {
 
     let fault = FaultRule {
         code: Some(1006),
+        deployment: None,
+        after_sessions: None,
         first_sessions: Some(1),
         ..FaultRule::new(FaultKind::Drop)
     };
@@ -498,6 +500,8 @@ async fn quota_refuses_the_upgrade() {
 async fn upgrades_are_refused_on_demand() {
     let fault = FaultRule {
         status: Some(503),
+        deployment: None,
+        after_sessions: None,
         first_sessions: Some(2),
         ..FaultRule::new(FaultKind::Refuse)
     };

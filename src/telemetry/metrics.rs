@@ -131,14 +131,17 @@ pub enum FrameDrop {
     CallerSlow,
     /// The bytes are no audio of the agreed codec.
     Undecodable,
+    /// More caller audio had to be kept for another session than may be.
+    CarryFull,
 }
 
 impl FrameDrop {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::CallerAhead,
         Self::PlayoutFull,
         Self::CallerSlow,
         Self::Undecodable,
+        Self::CarryFull,
     ];
 
     const fn name(self) -> &'static str {
@@ -147,6 +150,7 @@ impl FrameDrop {
             Self::PlayoutFull => "playout_full",
             Self::CallerSlow => "caller_slow",
             Self::Undecodable => "undecodable",
+            Self::CarryFull => "carry_full",
         }
     }
 }
@@ -190,6 +194,10 @@ pub struct Metrics {
     benign_races: IntCounterVec,
     retries: IntCounterVec,
     tools: IntCounterVec,
+    replacements: IntCounterVec,
+    session_gap: HistogramVec,
+    replayed: CounterVec,
+    history_dropped: IntCounter,
     panics: IntCounter,
     draining: IntGauge,
     door: DoorMetrics,
@@ -455,6 +463,36 @@ impl Metrics {
                 "Tools that agents called.",
                 &["outcome"],
             ),
+            replacements: counters(
+                r,
+                "trunkline_session_replacements_total",
+                "Sessions that failed, or came near their cap, in the middle of a call, and whether another one took over.",
+                &["cause", "outcome"],
+            ),
+            session_gap: histograms(
+                r,
+                "trunkline_session_gap_seconds",
+                "Silence beyond what was left to be played, from the loss of a session to the answer that it owed.",
+                &["dialect"],
+                LATENCY_BUCKETS,
+            ),
+            replayed: register(
+                r,
+                CounterVec::new(
+                    opts(
+                        "trunkline_replayed_audio_seconds_total",
+                        "Caller audio that was sent to another session once more.",
+                    ),
+                    &["dialect"],
+                ),
+            ),
+            history_dropped: register(
+                r,
+                IntCounter::with_opts(opts(
+                    "trunkline_history_dropped_total",
+                    "Turns, function calls and key entries that were too old to be kept for another session.",
+                )),
+            ),
             panics: register(
                 r,
                 IntCounter::with_opts(opts(
@@ -650,6 +688,41 @@ impl CallMetrics {
     /// A call began.
     pub fn began(&self) {
         self.active.inc();
+    }
+
+    /// The series of the same dialect at another deployment.
+    #[must_use]
+    pub fn at(&self, deployment: &str) -> Arc<Self> {
+        self.all.call(&self.dialect, deployment)
+    }
+
+    /// Another session took over, or none did.
+    pub fn session_replaced(&self, cause: &str, outcome: &str) {
+        self.all
+            .replacements
+            .with_label_values(&[cause, outcome])
+            .inc();
+    }
+
+    /// An answer came so much later because its session failed.
+    pub fn session_gap(&self, gap: Duration) {
+        self.all
+            .session_gap
+            .with_label_values(&[&self.dialect])
+            .observe(gap.as_secs_f64());
+    }
+
+    /// So much caller audio was sent once more.
+    pub fn replayed(&self, duration: Duration) {
+        self.all
+            .replayed
+            .with_label_values(&[&self.dialect])
+            .inc_by(duration.as_secs_f64());
+    }
+
+    /// So many things were too old to be kept.
+    pub fn history_dropped(&self, n: u64) {
+        self.all.history_dropped.inc_by(n);
     }
 
     /// A call ended.

@@ -124,6 +124,11 @@ impl Decoded<'_> {
                     .as_ref()
                     .is_some_and(|item| &*item.kind == "message"),
             },
+            ServerEvent::TranscriptDelta(part) => ModelEvent::OutputTranscriptDelta {
+                response_id: &part.response_id,
+                item_id: &part.item_id,
+                text: &part.text,
+            },
             ServerEvent::TranscriptDone(part) | ServerEvent::TextDone(part) => {
                 ModelEvent::OutputTranscript {
                     item_id: &part.item_id,
@@ -144,7 +149,6 @@ impl Decoded<'_> {
             | ServerEvent::ItemDeleted(_)
             | ServerEvent::InputTranscriptFailed(_)
             | ServerEvent::OutputItemDone(_)
-            | ServerEvent::TranscriptDelta(_)
             | ServerEvent::TextDelta(_)
             | ServerEvent::Other => ModelEvent::Other,
         }
@@ -318,6 +322,16 @@ mod tests {
                     item_id: "i",
                     content_index: 1,
                     audio: "AA/A",
+                },
+            );
+            check(
+                &format!(
+                    r#"{{"type":"{kind}_transcript.delta","response_id":"r","item_id":"i","delta":" one"}}"#
+                ),
+                ModelEvent::OutputTranscriptDelta {
+                    response_id: "r",
+                    item_id: "i",
+                    text: " one",
                 },
             );
             check(

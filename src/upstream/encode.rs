@@ -3,8 +3,9 @@
 
 use crate::call::ModelCommand;
 use crate::realtime::{
-    SessionSettings, Shape, WireFormat, cancel_response, create_function_output, create_response,
-    create_user_text, delete_item, session_update, truncate_item,
+    SessionSettings, Shape, WireFormat, cancel_response, create_assistant_text,
+    create_function_call, create_function_output, create_response, create_user_text, delete_item,
+    session_update, truncate_item,
 };
 
 /// What the commands of one deployment connection have in common.
@@ -34,6 +35,10 @@ pub fn encode(command: &ModelCommand, context: &SessionContext<'_>, event_id: &s
         ModelCommand::CreateResponse { instructions } => {
             create_response(instructions.as_deref(), event_id)
         }
+        ModelCommand::ContinueResponse { said } => {
+            let instructions = continuation(context.settings.instructions.as_deref(), said);
+            create_response(Some(&instructions), event_id)
+        }
         ModelCommand::CancelResponse => cancel_response(None, event_id),
         ModelCommand::Truncate {
             item_id,
@@ -42,10 +47,39 @@ pub fn encode(command: &ModelCommand, context: &SessionContext<'_>, event_id: &s
         } => truncate_item(item_id, *content_index, *audio_end_ms, event_id),
         ModelCommand::DeleteItem { item_id } => delete_item(item_id, event_id),
         ModelCommand::AddUserText { text } => create_user_text(text, event_id),
+        ModelCommand::AddAssistantText { item_id, text } => {
+            create_assistant_text(item_id, text, context.shape, event_id)
+        }
+        ModelCommand::AddFunctionCall {
+            call_id,
+            name,
+            arguments,
+        } => create_function_call(call_id, name, arguments, event_id),
         ModelCommand::AddFunctionOutput { call_id, output } => {
             create_function_output(call_id, output, event_id)
         }
     }
+}
+
+/// What makes a model go on in mid-sentence. Instructions of a response stand in place of the session's
+/// (protocol reference 2.1), so that these are said again.
+fn continuation(session: Option<&str>, said: &str) -> String {
+    let mut text = String::new();
+    if let Some(session) = session {
+        text.push_str(session);
+        text.push_str("\n\n");
+    }
+    text.push_str("Your answer was cut off while you were speaking; the caller did not notice. ");
+    if !said.is_empty() {
+        text.push_str("The last words that the caller heard of it are: \"");
+        text.push_str(said);
+        text.push_str("\" ");
+    }
+    text.push_str(
+        "Say the rest of that answer now, going on right after those words. Do not repeat them, do not \
+         start over, do not greet, and do not mention the interruption.",
+    );
+    text
 }
 
 #[cfg(test)]
@@ -95,11 +129,42 @@ mod tests {
             "conversation.item.create",
         );
         check(
+            ModelCommand::ContinueResponse { said: text() },
+            "response.create",
+        );
+        check(
+            ModelCommand::AddAssistantText {
+                item_id: "item_1".to_owned(),
+                text: text(),
+            },
+            "conversation.item.create",
+        );
+        check(
+            ModelCommand::AddFunctionCall {
+                call_id: text(),
+                name: text(),
+                arguments: "{}".to_owned(),
+            },
+            "conversation.item.create",
+        );
+        check(
             ModelCommand::AddFunctionOutput {
                 call_id: text(),
                 output: text(),
             },
             "conversation.item.create",
+        );
+    }
+
+    #[test]
+    fn an_answer_goes_on_under_the_sessions_instructions() {
+        let text = continuation(Some("You are a clerk."), "until five");
+        assert!(text.starts_with("You are a clerk.\n\nYour answer was cut off"));
+        assert!(text.contains("are: \"until five\" Say the rest"), "{text}");
+        let text = continuation(None, "");
+        assert!(
+            text.starts_with("Your answer") && !text.contains("last words"),
+            "{text}"
         );
     }
 }

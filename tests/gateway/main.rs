@@ -17,6 +17,7 @@ mod descriptors;
 mod doors;
 mod drain;
 mod entra;
+mod failover;
 mod faults;
 mod frame_limits;
 mod harness;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use trunkline::call::{
-    Call, CallPolicy, CallTimeouts, Digit, DtmfPolicy, EndReason, HANG_UP_TOOL, Input, Mark,
-    ModelCommand, ModelError, ModelEvent, Output, ResponseStatus, TurnPolicy, Usage,
+    Call, CallPolicy, CallTimeouts, CarryPolicy, Digit, DtmfPolicy, EndReason, HANG_UP_TOOL, Input,
+    Mark, ModelCommand, ModelError, ModelEvent, Output, ResponseStatus, TurnPolicy, Usage,
 };
 use trunkline::media::GapSettings;
 
@@ -48,6 +48,7 @@ fn policy(flags: u8, lead: u8) -> CallPolicy {
             interrupts_response: is_set(3),
         },
         gap: GapSettings::default(),
+        carry: CarryPolicy::default(),
         timeouts: CallTimeouts::default(),
     }
 }

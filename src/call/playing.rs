@@ -1,0 +1,71 @@
+//! How replies leave for the caller, and the last one before the call ends.
+
+use std::time::Instant;
+
+use super::deadline::Timer;
+use super::end_reason::EndReason;
+use super::heard::Play;
+use super::machine::{Call, Phase};
+use super::output::{Observation, Output};
+
+impl Call {
+    /// Releases what is due. Only a frame that `waited` can be late: one that has just come is late by the
+    /// model's doing.
+    pub(super) fn play(&mut self, waited: bool, now: Instant) {
+        if let Some(play) = self.heard.release(now) {
+            self.played(&play, waited, now);
+        }
+        self.end_if_said(now);
+    }
+
+    fn played(&mut self, play: &Play, waited: bool, now: Instant) {
+        match play.lateness {
+            Some(late) if waited => self.observe(Observation::FrameLate(late)),
+            None if self.reply_playing => self.observe(Observation::Underrun),
+            Some(_) | None => {}
+        }
+        self.reply_playing = self.reply_open;
+        self.outputs.push_back(Output::Play {
+            frames: play.frames,
+            mark: play.mark,
+        });
+        if let Some(answered) = self.answered.take() {
+            self.observe(Observation::FirstAudio(
+                now.saturating_duration_since(answered),
+            ));
+        }
+        if let Some(turn) = self.turn.reply_left(now) {
+            self.observe(Observation::Turn(turn));
+        }
+    }
+
+    pub(super) fn say_farewell(&mut self, reason: EndReason, now: Instant) {
+        if matches!(self.phase, Phase::Farewell { .. }) {
+            return;
+        }
+        let until = now + self.policy.timeouts.farewell;
+        self.phase = Phase::Farewell { until, reason };
+        self.wanted = None;
+        self.answer_due = false;
+        self.deadlines.set(Timer::Farewell, until);
+        self.end_if_said(now);
+    }
+
+    pub(super) fn end_if_said(&mut self, now: Instant) {
+        let Phase::Farewell { until, reason } = self.phase else {
+            return;
+        };
+        if self.outputs.contains(&Output::PadReply) || self.outputs.contains(&Output::Apologise) {
+            return;
+        }
+        let remaining = self.heard.remaining(now);
+        if now >= until || (remaining.is_zero() && !self.heard.awaits_mark()) {
+            self.end(reason);
+        } else if remaining.is_zero() {
+            self.deadlines.set(Timer::Farewell, until);
+        } else {
+            self.deadlines
+                .set(Timer::Farewell, until.min(now + remaining));
+        }
+    }
+}
