@@ -12,6 +12,7 @@ mod media_path;
 mod opening;
 mod registry;
 mod relay;
+mod relay_replace;
 mod replace;
 mod summary;
 mod tool;

@@ -74,6 +74,7 @@ impl Gateway {
                     sessions,
                     metrics,
                     limits: limits.duration(),
+                    carry: limits.carry(),
                     calls,
                     permit,
                 };

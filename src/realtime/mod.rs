@@ -7,6 +7,10 @@ mod base64;
 mod client;
 mod format;
 mod json;
+mod mirror;
+mod mirror_items;
+mod mirror_replay;
+mod mirror_response;
 mod policy;
 mod policy_check;
 mod policy_echo;
@@ -17,6 +21,7 @@ mod preset;
 #[cfg(test)]
 pub(crate) mod samples;
 mod scan;
+mod seam;
 mod server;
 mod settings;
 mod shape;
@@ -38,6 +43,8 @@ pub use client::{
 };
 pub use format::WireFormat;
 pub use json::{Count, Text};
+pub use mirror::{Mirror, OWN_EVENTS};
+pub use mirror_replay::{Cut, Replay};
 pub use policy::{
     PolicyMistake, SessionPolicy, SessionPolicyConfig, ToolType, created_as_updated, opening_update,
 };
@@ -47,6 +54,7 @@ pub use preset::{PresetError, SessionPreset};
 pub use scan::{
     AudioDelta, JsonLimit, ScanError, append_audio, audio_delta, check_depth, event_type,
 };
+pub use seam::{Seam, Shown};
 pub use server::{
     ErrorBody, FunctionArguments, InputTokens, Item, ItemRef, OutputItem, OutputTokens, Part,
     RateLimitEntry, Response, ServerEvent, ServerEventError, Session, Speech, StatusDetails,

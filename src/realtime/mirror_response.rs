@@ -1,0 +1,286 @@
+//! Responses that are being generated, and how they are brought to their end if nobody else does.
+
+use super::json::{Object, quoted};
+use super::shape::Shape;
+
+/// One of them.
+pub(super) struct InProgress<T> {
+    pub(super) id: String,
+    /// Its `response` as the deployment began it, a JSON object.
+    object: String,
+    /// The client's event that asked for it; without one, the end of the user's turn did.
+    pub(super) request: Option<T>,
+    pub(super) in_conversation: bool,
+    pub(super) items: Vec<Output>,
+    /// Why it was about to be cancelled.
+    pub(super) cancelled: Option<&'static str>,
+}
+
+/// An item of it.
+pub(super) struct Output {
+    pub(super) id: String,
+    index: u64,
+    /// As it was last described, a JSON object.
+    json: String,
+    pub(super) kind: String,
+    parts: Vec<Part>,
+    arguments: String,
+    /// The arguments are all there.
+    pub(super) is_called: bool,
+    pub(super) is_done: bool,
+}
+
+struct Part {
+    index: u64,
+    is_audio: bool,
+    text: String,
+    is_done: bool,
+}
+
+/// What the caller is told, and how much of the response there was.
+pub(super) struct Ended {
+    pub(super) events: Vec<String>,
+    pub(super) is_complete: bool,
+}
+
+impl<T> InProgress<T> {
+    pub(super) fn new(id: &str, object: String, request: Option<T>, in_conversation: bool) -> Self {
+        Self {
+            id: id.to_owned(),
+            object,
+            request,
+            in_conversation,
+            items: Vec::new(),
+            cancelled: None,
+        }
+    }
+
+    /// An item of it was begun or brought to its end.
+    pub(super) fn item(&mut self, index: u64, json: &str, is_done: bool) {
+        let Ok(item) = Object::parse(json) else {
+            return;
+        };
+        let id = item.text("id").unwrap_or_default().into_owned();
+        let kind = item.text("type").unwrap_or_default().into_owned();
+        let at = self.items.iter().position(|output| output.id == id);
+        let at = at.unwrap_or_else(|| {
+            self.items.push(Output {
+                id,
+                index,
+                json: String::new(),
+                kind,
+                parts: Vec::new(),
+                arguments: String::new(),
+                is_called: false,
+                is_done: false,
+            });
+            self.items.len() - 1
+        });
+        json.clone_into(&mut self.items[at].json);
+        self.items[at].is_done |= is_done;
+    }
+
+    fn output(&mut self, item_id: &str) -> Option<&mut Output> {
+        self.items.iter_mut().rev().find(|item| item.id == item_id)
+    }
+
+    /// A content part of an item was begun.
+    pub(super) fn part(&mut self, item_id: &str, index: u64, is_audio: bool) {
+        if let Some(output) = self.output(item_id) {
+            output.parts.push(Part {
+                index,
+                is_audio,
+                text: String::new(),
+                is_done: false,
+            });
+        }
+    }
+
+    /// More of a part's words; all of them if they are `whole`.
+    pub(super) fn text(&mut self, item_id: &str, index: u64, text: &str, whole: bool) {
+        let part = self
+            .output(item_id)
+            .and_then(|output| output.parts.iter_mut().find(|part| part.index == index));
+        if let Some(part) = part {
+            if whole {
+                part.text.clear();
+            }
+            part.text.push_str(text);
+        }
+    }
+
+    pub(super) fn part_done(&mut self, item_id: &str, index: u64) {
+        let part = self
+            .output(item_id)
+            .and_then(|output| output.parts.iter_mut().find(|part| part.index == index));
+        if let Some(part) = part {
+            part.is_done = true;
+        }
+    }
+
+    /// More of a call's arguments; all of them if they are `whole`.
+    pub(super) fn arguments(&mut self, item_id: &str, text: &str, whole: bool) {
+        if let Some(output) = self.output(item_id) {
+            if whole {
+                output.arguments.clear();
+                output.is_called = true;
+            }
+            output.arguments.push_str(text);
+        }
+    }
+
+    /// The vendor is busy elsewhere for it, and says nothing meanwhile.
+    pub(super) fn runs_tools(&self) -> bool {
+        self.items
+            .iter()
+            .any(|item| item.kind.starts_with("mcp_") && !item.is_done)
+    }
+
+    /// Brings it to its end, in the order of events that a deployment keeps (protocol reference 5.4). `previous` names
+    /// the item before another one.
+    pub(super) fn end(
+        mut self,
+        shape: Shape,
+        caller: Shape,
+        event_ids: &mut impl FnMut() -> String,
+        previous: impl Fn(&str) -> Option<String>,
+    ) -> Ended {
+        let mut events = Vec::new();
+        // A call that the caller can see whole is one.
+        let is_complete =
+            !self.items.is_empty() && self.items.iter().all(|item| item.is_done || item.is_called);
+        for output in &mut self.items {
+            if output.is_done {
+                continue;
+            }
+            for part in output.parts.iter().filter(|part| !part.is_done) {
+                part.end(&self.id, output, shape, event_ids, &mut events);
+            }
+            let item = output.ended(shape);
+            if shape == Shape::Ga && self.in_conversation {
+                let previous = previous(&output.id).map_or("null".to_owned(), |id| quoted(&id));
+                events.push(format!(
+                    r#"{{"type":"conversation.item.done","event_id":"{}","previous_item_id":{previous},"item":{item}}}"#,
+                    event_ids()
+                ));
+            }
+            events.push(format!(
+                r#"{{"type":"response.output_item.done","event_id":"{}","response_id":{},"output_index":{},"item":{item}}}"#,
+                event_ids(),
+                quoted(&self.id),
+                output.index
+            ));
+            output.json = item;
+        }
+        let mut response = Object::parse(&self.object).unwrap_or_default();
+        let (status, details) = match self.cancelled {
+            Some(reason) => (
+                "\"cancelled\"",
+                format!(r#"{{"type":"cancelled","reason":"{reason}"}}"#),
+            ),
+            None if is_complete => ("\"completed\"", "null".to_owned()),
+            // Strict clients of the preview know two reasons only, and it was neither.
+            None if caller == Shape::Preview => ("\"incomplete\"", "null".to_owned()),
+            None => ("\"incomplete\"", r#"{"type":"incomplete"}"#.to_owned()),
+        };
+        response.set("status", status);
+        response.set("status_details", details);
+        let items: Vec<_> = self.items.iter().map(|item| item.json.as_str()).collect();
+        response.set("output", format!("[{}]", items.join(",")));
+        response.set("usage", "null");
+        events.push(format!(
+            r#"{{"type":"response.done","event_id":"{}","response":{}}}"#,
+            event_ids(),
+            response.write()
+        ));
+        Ended {
+            events,
+            is_complete,
+        }
+    }
+}
+
+impl Part {
+    fn end(
+        &self,
+        response_id: &str,
+        output: &Output,
+        shape: Shape,
+        event_ids: &mut impl FnMut() -> String,
+        events: &mut Vec<String>,
+    ) {
+        let place = format!(
+            r#""response_id":{},"item_id":{},"output_index":{},"content_index":{}"#,
+            quoted(response_id),
+            quoted(&output.id),
+            output.index,
+            self.index
+        );
+        let text = quoted(&self.text);
+        let mut event = |kind: &str, more: &str| {
+            events.push(format!(
+                r#"{{"type":"{kind}","event_id":"{}",{place}{more}}}"#,
+                event_ids()
+            ));
+        };
+        let [audio_done, transcript_done, text_done] = match shape {
+            Shape::Ga => [
+                "response.output_audio.done",
+                "response.output_audio_transcript.done",
+                "response.output_text.done",
+            ],
+            Shape::Preview => [
+                "response.audio.done",
+                "response.audio_transcript.done",
+                "response.text.done",
+            ],
+        };
+        let part = if self.is_audio {
+            event(audio_done, "");
+            event(transcript_done, &format!(r#","transcript":{text}"#));
+            format!(r#","part":{{"type":"audio","transcript":{text}}}"#)
+        } else {
+            event(text_done, &format!(r#","text":{text}"#));
+            format!(r#","part":{{"type":"text","text":{text}}}"#)
+        };
+        event("response.content_part.done", &part);
+    }
+}
+
+impl Output {
+    /// The item as it is in the end.
+    fn ended(&self, shape: Shape) -> String {
+        let mut item = Object::parse(&self.json).unwrap_or_default();
+        let status = if self.is_called {
+            "\"completed\""
+        } else {
+            "\"incomplete\""
+        };
+        item.set("status", status);
+        if self.kind == "function_call" {
+            item.set("arguments", quoted(&self.arguments));
+        } else {
+            let parts: Vec<_> = self
+                .parts
+                .iter()
+                .map(|part| {
+                    let text = quoted(&part.text);
+                    match (part.is_audio, shape) {
+                        (true, Shape::Ga) => {
+                            format!(r#"{{"type":"output_audio","transcript":{text}}}"#)
+                        }
+                        (true, Shape::Preview) => {
+                            format!(r#"{{"type":"audio","transcript":{text}}}"#)
+                        }
+                        (false, Shape::Ga) => format!(r#"{{"type":"output_text","text":{text}}}"#),
+                        (false, Shape::Preview) => format!(r#"{{"type":"text","text":{text}}}"#),
+                    }
+                })
+                .collect();
+            if self.kind == "message" {
+                item.set("content", format!("[{}]", parts.join(",")));
+            }
+        }
+        item.write()
+    }
+}
