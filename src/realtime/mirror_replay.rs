@@ -22,13 +22,25 @@ pub struct Replay {
     pub clock_ms: u64,
 }
 
-/// The other session.
+const VOICE: &str = "audio.output.voice";
+
+/// Voices that no preview deployment has (protocol reference 4.1).
+const GA_VOICES: [&str; 2] = ["\"marin\"", "\"cedar\""];
+
 impl<T: AsRef<str> + Clone> Mirror<T> {
     /// The event that sets a session of that shape as this one was; `None` if nothing is known.
     #[must_use]
     pub fn update(&self, shape: Shape) -> Option<String> {
         let id = format!("{OWN_EVENTS}settings");
-        (!self.settings.is_empty()).then(|| self.settings.update(&id, shape, self.kind))
+        let mut settings = self.settings.clone();
+        if shape == Shape::Preview {
+            // Another voice is better than no session.
+            let is_known = !settings
+                .get(VOICE)
+                .is_some_and(|voice| GA_VOICES.contains(&voice));
+            settings.retain(|name| name != VOICE || is_known);
+        }
+        (!settings.is_empty()).then(|| settings.update(&id, shape, self.kind))
     }
 
     /// The session is lost. Returns what brings its responses to their end for the caller, in the shape of the

@@ -30,6 +30,7 @@ mod phone_features;
 mod policy;
 mod refusals;
 mod relay;
+mod relay_failover;
 mod rfc6455;
 mod speech;
 mod tls;

@@ -34,6 +34,13 @@ fn scripted() -> (World, Receiver<DuplexStream>) {
     (world, accepted.remove(0))
 }
 
+/// The same where a call ends with its session.
+fn scripted_and_not_carried() -> (World, Receiver<DuplexStream>) {
+    let config = format!("{CONFIG}\n[listener.callers.realtime]\ncarry = false\n");
+    let (world, mut accepted) = World::scripted(&config, "", &["ga"]);
+    (world, accepted.remove(0))
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_same_shape_passes_byte_for_byte() {
     let (world, mut accepted) = scripted();
@@ -123,7 +130,7 @@ async fn pings_are_answered_on_each_side_by_itself() {
 
 #[tokio::test(start_paused = true)]
 async fn a_deployments_good_bye_reaches_the_caller() {
-    let (world, mut accepted) = scripted();
+    let (world, mut accepted) = scripted_and_not_carried();
     for (code, reason, expected) in [
         (1000, "OK", EndReason::ModelClosed),
         (
@@ -241,7 +248,7 @@ async fn a_caller_that_reads_nothing_stops_the_deployment() {
 /// A deployment that reads nothing stops the caller.
 #[tokio::test(start_paused = true)]
 async fn a_deployment_that_reads_nothing_stops_the_caller() {
-    let (world, mut accepted) = scripted();
+    let (world, mut accepted) = scripted_and_not_carried();
     let (wire, deployment) = pair(&world, &mut accepted).await;
     let mut caller = polite(wire).await;
     let audio = STANDARD.encode([0; 960]);
