@@ -88,7 +88,10 @@ impl RelayedCall {
         let session = session_id(&leg.session_created);
         let model_shape = place.deployment().shape();
         let carry = self.carry.map(|max_bytes| {
-            let mirror = Mirror::new(self.shape, model_shape, transcribes, max_bytes);
+            let mut mirror = Mirror::new(self.shape, model_shape, transcribes, max_bytes);
+            if policy.is_some() {
+                mirror = mirror.holding_voice();
+            }
             Carry::new(self.sessions, transcribes, mirror, &session, now)
         });
         let ledger = Ledger::new(

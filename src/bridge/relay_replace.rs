@@ -27,6 +27,9 @@ const GIVE_UP: Duration = Duration::from_secs(10);
 /// Sessions that may fail in a row, without a response between them.
 const MAX_FAILURES: u32 = 5;
 
+/// A session that held for so long did not fail because the one before it did.
+const HELD: Duration = Duration::from_secs(30);
+
 /// Waits before the next attempt, by how many failed in a row; the last one repeats.
 const BACKOFF_MS: [u64; 4] = [0, 250, 500, 1_000];
 
@@ -65,6 +68,7 @@ pub(super) struct Carry {
     next: Option<Opened>,
     avoid: Vec<String>,
     n_failures: u32,
+    up_since: Instant,
     /// Old sessions being taken leave of.
     closing: JoinSet<()>,
     /// When the next one is to be opened, and when it takes over at the latest.
@@ -93,6 +97,7 @@ impl Carry {
             next: None,
             avoid: Vec::new(),
             n_failures: 0,
+            up_since: now,
             closing: JoinSet::new(),
             rotate: None,
             began: (now, SystemTime::now()),
@@ -176,9 +181,14 @@ impl Carry {
         if let ServerEvent::ResponseDone(response) = event
             && &*response.status == "completed"
         {
-            self.n_failures = 0;
-            self.avoid.clear();
+            self.succeeded();
         }
+    }
+
+    /// Whatever failed before may be asked again.
+    fn succeeded(&mut self) {
+        self.n_failures = 0;
+        self.avoid.clear();
     }
 
     /// Says good-bye to all that is still there.
@@ -289,6 +299,9 @@ impl Relay {
             cause = loss.name(),
             "the session is lost, the call goes on"
         );
+        if now.duration_since(carry.up_since) >= HELD {
+            carry.succeeded();
+        }
         if let Some(trouble) = trouble(loss) {
             self.place.report(trouble);
             if !carry.avoid.contains(&deployment) {
@@ -338,6 +351,9 @@ impl Relay {
 
     /// Where a session is near its cap and the next one stands, changes to it as soon as nothing is disturbed.
     pub(super) fn rotate(&mut self, now: Instant) {
+        if self.ended.is_some() {
+            return;
+        }
         let Some(carry) = &mut self.carry else {
             return;
         };
@@ -418,6 +434,7 @@ impl Relay {
             .seam
             .begin(shape, &mut replay, u32::from(update.is_some()));
         carry.due_since = None;
+        carry.up_since = now;
         self.model_shape = shape;
         self.decoder = Decoder::new();
         self.passes = self.caller_shape == shape && !self.is_first_preview;
@@ -435,7 +452,8 @@ impl Relay {
     /// Tells the caller what the gateway says in place of a deployment, in that deployment's shape.
     pub(super) fn show_own(&mut self, events: Vec<String>) {
         for event in events {
-            self.show(event.into(), None);
+            let renamed = self.carry.as_ref().and_then(|it| it.seam.own_event(&event));
+            self.show(renamed.unwrap_or(event).into(), None);
         }
     }
 
@@ -484,6 +502,9 @@ impl Relay {
             carry.began(session, now);
         }
         carry.heard(event, text, now);
+        self.ledger
+            .metrics
+            .history_dropped(carry.mirror.take_forgotten());
         match carry.seam.server_event(event, text) {
             Shown::Refused => Err(Loss::Rejected),
             shown => Ok(shown),

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::format::WireFormat;
-use super::json::Object;
+use super::json::{Object, quoted};
 use super::mirror_items::{Body, Items, cut, set_words};
 use super::mirror_response::InProgress;
 use super::policy_fields::{Field, Settings};
@@ -62,6 +62,8 @@ pub struct Mirror<T> {
     pub(super) ask: Option<Ask>,
     pub(super) is_lost: bool,
     pub(super) n_forgotten: u64,
+    /// The voice is an operator's choice.
+    pub(super) holds_voice: bool,
 }
 
 /// How the session takes turns.
@@ -124,6 +126,7 @@ pub(super) struct Spoken {
 }
 
 /// A response that the next session is asked for.
+#[derive(Clone)]
 pub(super) struct Ask {
     /// The client's event, in its shape.
     pub(super) event: String,
@@ -131,7 +134,7 @@ pub(super) struct Ask {
     pub(super) response: Option<(String, Vec<String>)>,
 }
 
-impl<T: AsRef<str> + Clone> Mirror<T> {
+impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
     /// A session that nothing is known of, for a caller of one shape at a deployment of that other one.
     #[must_use]
     pub fn new(caller: Shape, shape: Shape, transcribes: bool, max_bytes: usize) -> Self {
@@ -166,6 +169,16 @@ impl<T: AsRef<str> + Clone> Mirror<T> {
             ask: None,
             is_lost: false,
             n_forgotten: 0,
+            holds_voice: false,
+        }
+    }
+
+    /// The same where no other voice will do, even at a deployment that does not have this one.
+    #[must_use]
+    pub fn holding_voice(self) -> Self {
+        Self {
+            holds_voice: true,
+            ..self
         }
     }
 
@@ -191,6 +204,7 @@ impl<T: AsRef<str> + Clone> Mirror<T> {
     pub fn is_due(&self) -> bool {
         let asked = |event: &Unanswered<T>| event.kind == Asked::Respond;
         self.answer_due
+            || self.ask.is_some()
             || self.responses.iter().any(|response| !response.runs_tools())
             || self.unanswered.iter().any(asked)
     }
@@ -199,7 +213,7 @@ impl<T: AsRef<str> + Clone> Mirror<T> {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let speaks = self.speech.is_some();
-        !speaks && !self.answer_due && self.responses.is_empty() && self.unanswered.is_empty()
+        !speaks && !self.is_due() && self.responses.is_empty() && self.unanswered.is_empty()
     }
 
     /// Audio goes up: an append, and the base64 in it.
@@ -519,6 +533,10 @@ impl<T: AsRef<str> + Clone> Mirror<T> {
         if let Some(at) = at {
             self.unanswered.remove(at);
         }
+        if let Some(id) = &error.event_id {
+            let id = quoted(id);
+            self.ask.take_if(|ask| ask.event.contains(&id));
+        }
         if error.code.as_deref() == Some("conversation_already_has_active_response") {
             self.answer_due = false;
         }
@@ -564,9 +582,11 @@ impl<T: AsRef<str> + Clone> Mirror<T> {
     fn response_created(&mut self, response: &Response<'_>, text: &str) {
         let in_conversation = response.is_in_conversation();
         let by_itself = in_conversation && std::mem::take(&mut self.answer_due);
-        let request = match by_itself {
-            true => None,
-            false => self.answered(Asked::Respond, None).map(|asked| asked.text),
+        let ask = self.ask.take_if(|_| in_conversation);
+        let request = match ask {
+            Some(ask) => Some(ask.event.into()),
+            None if by_itself => None,
+            None => self.answered(Asked::Respond, None).map(|asked| asked.text),
         };
         let object = Object::parse(text).ok();
         let object = object.and_then(|event| Some(event.get("response")?.to_string()));

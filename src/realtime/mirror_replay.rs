@@ -27,13 +27,13 @@ const VOICE: &str = "audio.output.voice";
 /// Voices that no preview deployment has (protocol reference 4.1).
 const GA_VOICES: [&str; 2] = ["\"marin\"", "\"cedar\""];
 
-impl<T: AsRef<str> + Clone> Mirror<T> {
+impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
     /// The event that sets a session of that shape as this one was; `None` if nothing is known.
     #[must_use]
     pub fn update(&self, shape: Shape) -> Option<String> {
         let id = format!("{OWN_EVENTS}settings");
         let mut settings = self.settings.clone();
-        if shape == Shape::Preview {
+        if shape == Shape::Preview && !self.holds_voice {
             // Another voice is better than no session.
             let is_known = !settings
                 .get(VOICE)
@@ -82,7 +82,9 @@ impl<T: AsRef<str> + Clone> Mirror<T> {
         let (id, mut said) = (response.id.clone(), String::new());
         for output in response.items.iter().filter(|output| !output.is_done) {
             self.items.edit(&output.id, |body| {
-                keep_spoken(body);
+                if output.is_spoken() {
+                    keep_spoken(body);
+                }
                 if let Body::Answer { parts, .. } = body {
                     said.push_str(&parts.concat());
                 }
@@ -198,9 +200,9 @@ impl<T: AsRef<str> + Clone> Mirror<T> {
         });
         let (item_ids, items) = told.unzip();
         self.items.retold();
-        let ask = self.ask.take();
+        // Should this session fail before it answers, the next one is asked.
         let mut events = Vec::new();
-        let awaited = ask.and_then(|ask| {
+        let awaited = self.ask.clone().and_then(|ask| {
             events.push(ask.event);
             ask.response
         });
@@ -242,7 +244,7 @@ pub struct Cut {
     pub item_id: String,
 }
 
-impl<T: AsRef<str> + Clone> Mirror<T> {
+impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
     /// Truncates an answer that the present session has as a text only, which its deployment would refuse: it is made
     /// anew, shorter, under the same id. `None` if the deployment can do it, or there is no such answer.
     pub fn truncate(&mut self, text: &str) -> Option<Cut> {

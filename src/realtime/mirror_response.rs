@@ -248,6 +248,11 @@ impl Part {
 }
 
 impl Output {
+    /// Its words are those of audio.
+    pub(super) fn is_spoken(&self) -> bool {
+        self.parts.iter().any(|part| part.is_audio)
+    }
+
     /// The item as it is in the end.
     fn ended(&self, shape: Shape) -> String {
         let mut item = Object::parse(&self.json).unwrap_or_default();

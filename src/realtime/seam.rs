@@ -66,7 +66,14 @@ impl Seam {
         self.items = replay.item_ids.drain(..).map(|id| (id, n)).collect();
         self.deletions.clear();
         self.n_updates = n_updates;
-        self.awaited = replay.awaited.take();
+        self.awaited = replay.awaited.take().map(|(id, end)| match &self.renamed {
+            Some((ours, known)) if *ours == id => {
+                let end = end.into_iter();
+                let end = end.map(|event| replaced(&event, ours, known).unwrap_or(event));
+                (known.clone(), end.collect())
+            }
+            _ => (id, end),
+        });
         self.renamed = None;
     }
 
@@ -87,6 +94,13 @@ impl Seam {
     pub fn client_event(&self, text: &str) -> Option<String> {
         let (ours, shown) = self.renamed.as_ref()?;
         replaced(text, shown, ours)
+    }
+
+    /// An event that the gateway says in place of the deployment, as the client has to see it.
+    #[must_use]
+    pub fn own_event(&self, text: &str) -> Option<String> {
+        let (ours, known) = self.renamed.as_ref()?;
+        replaced(text, ours, known)
     }
 
     /// An event of the deployment, and what was read of it.

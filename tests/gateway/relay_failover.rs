@@ -536,6 +536,139 @@ async fn the_end_is_told_where_nothing_is_left() {
     }
 }
 
+/// The second session fails too, before it said anything, and the third one answers.
+#[tokio::test(start_paused = true)]
+async fn one_failure_may_follow_another() {
+    for [shape, first, second] in SHAPES {
+        let told = format!("{shape} at {first}, then {second}");
+        let simulator = format!("{SCRIPT}[latency]\nfirst_delta = '2s'\n");
+        let world = World::with_config(&config(first, second), &simulator);
+        let mut caller = Caller::by_hand(&world, shape).await;
+        caller.user_says("msg_one", "One.").await;
+        caller.asks().await;
+        let created = caller.until("response.created").await;
+        for (deployment, other) in [("a", "b"), ("b", "a")] {
+            let n_before = world.simulator.sessions().len();
+            world.simulator.strike(deployment, Blow::Cut);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let sessions = world.simulator.sessions();
+            assert_eq!(sessions.len(), n_before + 1, "{told}");
+            assert_eq!(sessions[n_before].deployment, other, "{told}");
+            assert_eq!(sessions[n_before].responses.len(), 1, "{told}");
+        }
+        let done = caller.until("response.done").await;
+        assert_eq!(done["response"]["status"], "completed", "{told}");
+        assert_eq!(done["response"]["id"], created["response"]["id"], "{told}");
+        let sessions = caller.leaves(&world).await;
+        assert_eq!(kinds(&sessions[2]), ["user", "assistant"], "{told}");
+    }
+}
+
+/// Wherever a session breaks in a spoken turn, the caller is answered in the end, and what it sees is in order.
+#[tokio::test(start_paused = true)]
+async fn a_session_may_break_at_any_moment() {
+    for [shape, first, second] in SHAPES {
+        for cut_ms in (0..6_500).step_by(130) {
+            let told = format!("{shape} at {first}, then {second}, {cut_ms} ms");
+            let world = World::with_config(&config(first, second), SLOW);
+            let mut caller = Caller::open(&world, shape).await;
+            let mut said = speech::hours().at_rate(24_000).samples.to_vec();
+            said.resize(24_000 * 8, 0);
+            let (before, after) = said.split_at(cut_ms * 24);
+            caller.streams(before).await;
+            world.simulator.strike("a", Blow::Cut);
+            caller.streams(after).await;
+            let is_done = |event: &Value| {
+                event["type"] == "response.done" && event["response"]["status"] == "completed"
+            };
+            let mut n_done = 0;
+            while !caller.seen.iter().any(is_done) {
+                caller.until("response.done").await;
+                n_done += 1;
+                assert!(n_done < 3, "{told}");
+            }
+            let sessions = caller.leaves(&world).await;
+            assert_eq!(sessions.len(), 2, "{told}");
+            let users = |session: &SessionRecord| {
+                let items = session.conversation.iter();
+                items.filter(|item| item.kind == "user").count()
+            };
+            assert_eq!(users(&sessions[1]), 1, "{told}: {:?}", sessions[1]);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_operators_policy_holds_in_every_session() {
+    let policy = "[tenants.default.session]\ninstructions_prefix = 'Never say beans.'\nforbidden = ['tracing']\n";
+    let config = format!("{}{policy}", config("ga", "ga"));
+    let world = World::with_config(&config, &format!("{SCRIPT}{SLOW}"));
+    let mut caller = Caller::by_hand(&world, "ga").await;
+    caller.user_says("msg_one", "One.").await;
+    caller.asks().await;
+    caller.until("response.output_audio.delta").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.simulator.strike("a", Blow::Cut);
+    caller.until("response.done").await;
+    caller.until("response.done").await;
+    let update =
+        json!({"type": "session.update", "session": {"type": "realtime", "tracing": "auto"}});
+    caller.send(update).await;
+    let refused = caller.until("error").await;
+    assert_eq!(refused["error"]["param"], "session.tracing", "{refused}");
+    caller.seen.pop();
+    caller
+        .send(json!({"type": "session.update", "session": {"type": "realtime"}}))
+        .await;
+    let updated = caller.until("session.updated").await;
+    assert_eq!(updated["session"]["instructions"], "Be brief.");
+    let seen = serde_json::to_string(&caller.seen).expect("JSON");
+    assert!(!seen.contains("beans"), "{seen}");
+    caller.leaves(&world).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transcription_goes_on() {
+    let simulator = "[transcription]\ntexts = ['these words']\n";
+    for shape in ["ga", "preview"] {
+        let world = World::with_config(&config(shape, shape), simulator);
+        let target = match shape {
+            "ga" => "/openai/v1/realtime?intent=transcription&model=p",
+            _ => {
+                "/openai/realtime?api-version=2025-04-01-preview&deployment=p&intent=transcription"
+            }
+        };
+        let mut wire = Wire::open(&world, target).await;
+        let seen = vec![wire.event().await];
+        let mut caller = Caller { wire, shape, seen };
+        let (update, updated) = match shape {
+            "ga" => (
+                json!({"type": "session.update", "session": {"type": "transcription", "audio": {"input": {"transcription": {"model": "whisper-1"}}}}}),
+                "session.updated",
+            ),
+            _ => (
+                json!({"type": "transcription_session.update", "session": {"input_audio_transcription": {"model": "whisper-1"}}}),
+                "transcription_session.updated",
+            ),
+        };
+        caller.send(update).await;
+        caller.until(updated).await;
+        let mut said = speech::hours().at_rate(24_000).samples.to_vec();
+        said.resize(said.len() + 24_000, 0);
+        let (before, after) = said.split_at(24_000);
+        caller.streams(before).await;
+        // A session that only transcribes names no model.
+        let deployment = world.simulator.sessions()[0].deployment.clone();
+        world.simulator.strike(&deployment, Blow::Cut);
+        caller.streams(after).await;
+        let kind = "conversation.item.input_audio_transcription.completed";
+        let heard = caller.until(kind).await;
+        assert_eq!(heard["transcript"], "these words");
+        let sessions = caller.leaves(&world).await;
+        assert_eq!(sessions.len(), 2);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn calls_that_are_not_carried_end_with_their_session() {
     let config = format!(
