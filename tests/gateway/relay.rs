@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 use trunkline::call::EndReason;
 use trunkline::simulator::speech;
 
-use crate::harness::{CONFIG, World};
+use crate::harness::{CONFIG, World, not_carried};
 use crate::wire::{Deployment, Heard, Wire, polite, session_created};
 
 const GA: &str = "/openai/v1/realtime?model=ga";
@@ -36,8 +36,7 @@ fn scripted() -> (World, Receiver<DuplexStream>) {
 
 /// The same where a call ends with its session.
 fn scripted_and_not_carried() -> (World, Receiver<DuplexStream>) {
-    let config = format!("{CONFIG}\n[listener.callers.realtime]\ncarry = false\n");
-    let (world, mut accepted) = World::scripted(&config, "", &["ga"]);
+    let (world, mut accepted) = World::scripted(&not_carried(), "", &["ga"]);
     (world, accepted.remove(0))
 }
 
