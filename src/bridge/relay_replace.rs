@@ -481,6 +481,53 @@ impl Relay {
         });
     }
 
+    /// Passes an event on that has been looked at; `kind` is the type of one that another session has to hear of.
+    pub(super) fn relay_kept(&mut self, text: Utf8Bytes, kind: Option<String>, translates: bool) {
+        let text = match self.as_the_model_names_it(text, kind.as_deref()) {
+            Some(text) => text,
+            None => return,
+        };
+        let original = kind.map(|kind| (kind, text.clone()));
+        let is_sent = match translates {
+            true => self.send_translated(text),
+            false => {
+                self.send_model(text);
+                true
+            }
+        };
+        if let (Some(carry), Some((kind, text)), true) = (&mut self.carry, original, is_sent) {
+            carry.mirror.client_event(&kind, text);
+        }
+    }
+
+    /// Where sessions changed, the caller may know a response by another id, and truncate what the model has as a
+    /// text only; `None` if it is done already.
+    fn as_the_model_names_it(&mut self, text: Utf8Bytes, kind: Option<&str>) -> Option<Utf8Bytes> {
+        let Some(carry) = &mut self.carry else {
+            return Some(text);
+        };
+        match kind {
+            Some("response.cancel") => {
+                let renamed = carry.seam.client_event(&text);
+                Some(renamed.map_or(text, Utf8Bytes::from))
+            }
+            Some("conversation.item.truncate") => {
+                let Some(cut) = carry.mirror.truncate(&text) else {
+                    return Some(text);
+                };
+                if !cut.events.is_empty() {
+                    carry.seam.remade(&cut.item_id);
+                }
+                for event in cut.events {
+                    self.send_model(event.into());
+                }
+                self.send_caller(cut.answer.into());
+                None
+            }
+            _ => Some(text),
+        }
+    }
+
     /// What the caller sees of an event; `None` if nothing. Says what went wrong with the session, if it did.
     pub(super) fn seen(
         &mut self,

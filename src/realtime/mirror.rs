@@ -14,7 +14,7 @@ use super::mirror_items::{Body, Items, cut, set_words};
 use super::mirror_response::InProgress;
 use super::policy_fields::{Field, Settings};
 use super::scan::event_type;
-use super::server::{ErrorBody, Item, Response, ServerEvent, Session, Speech};
+use super::server::{ErrorBody, Item, ServerEvent, Session, Speech};
 use super::shape::Shape;
 use super::translate_session::SessionKind;
 
@@ -24,9 +24,6 @@ pub const OWN_EVENTS: &str = "event_trunkline_";
 /// Audio kept while nobody speaks, in microseconds: speech is found a little after it began, and padding comes before
 /// it (protocol reference 4.4).
 pub(super) const LEAD_IN_US: u64 = 2_000_000;
-
-/// Responses that are followed at a time; one is in the conversation, others are not.
-const MAX_RESPONSES: usize = 8;
 
 /// Unanswered events of the client that are remembered.
 const MAX_UNANSWERED: usize = 512;
@@ -77,6 +74,7 @@ pub(super) struct Turns {
 pub(super) struct Append<T> {
     pub(super) n: u64,
     pub(super) at_us: u64,
+    end_us: u64,
     pub(super) text: T,
 }
 
@@ -222,7 +220,12 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
         let at_us = self.clock_us;
         self.clock_us += base64_us(base64, self.input);
         self.audio_bytes += text.as_ref().len();
-        self.audio.push_back(Append { n, at_us, text });
+        self.audio.push_back(Append {
+            n,
+            at_us,
+            end_us: self.clock_us,
+            text,
+        });
         if self.turns.detects && self.speech.is_none() && !self.is_lost {
             self.trim();
         }
@@ -316,7 +319,7 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
     }
 
     /// The first unanswered event of that kind about that item was answered.
-    fn answered(&mut self, kind: Asked, item_id: Option<&str>) -> Option<Unanswered<T>> {
+    pub(super) fn answered(&mut self, kind: Asked, item_id: Option<&str>) -> Option<Unanswered<T>> {
         let at = self.unanswered.iter().position(|event| {
             let is_about = match (&event.item_id, item_id) {
                 (Some(ours), Some(theirs)) => ours == theirs,
@@ -438,7 +441,7 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
                 self.answer_due |= self.turns.answers;
                 let end_us = end_us.unwrap_or(self.clock_us);
                 self.take_audio(|audio| audio.at_us < end_us)
-                    .filter(|audio| audio.at_us + LEAD_IN_US / 20 >= begin_us)
+                    .filter(|audio| audio.end_us > begin_us)
                     .map(|audio| audio.text)
                     .collect()
             }
@@ -542,105 +545,8 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
         }
     }
 
-    fn response_event(&mut self, event: &ServerEvent<'_>, text: &str) {
-        match event {
-            ServerEvent::ResponseCreated(response) => self.response_created(response, text),
-            ServerEvent::ResponseDone(done) => {
-                self.responses.retain(|response| response.id != *done.id);
-            }
-            ServerEvent::OutputItemAdded(output) | ServerEvent::OutputItemDone(output) => {
-                let is_done = matches!(event, ServerEvent::OutputItemDone(_));
-                let json = Object::parse(text).ok();
-                let json = json.as_ref().and_then(|event| event.get("item"));
-                if let (Some(json), Some(response)) = (json, self.response(&output.response_id)) {
-                    response.item(output.output_index.0, json, is_done);
-                }
-                if let (true, Some(json)) = (is_done, json) {
-                    self.call_done(json);
-                }
-            }
-            ServerEvent::TranscriptDelta(part) | ServerEvent::TextDelta(part) => {
-                self.said(part, false);
-            }
-            ServerEvent::TranscriptDone(part) | ServerEvent::TextDone(part) => {
-                self.said(part, true);
-            }
-            ServerEvent::FunctionArguments(call) => {
-                if let Some(response) = self.response(&call.response_id) {
-                    response.arguments(&call.item_id, &call.arguments, true);
-                }
-            }
-            ServerEvent::Other => self.other(text),
-            _ => {}
-        }
-    }
-
-    fn response(&mut self, id: &str) -> Option<&mut InProgress<T>> {
-        self.responses.iter_mut().find(|response| response.id == id)
-    }
-
-    fn response_created(&mut self, response: &Response<'_>, text: &str) {
-        let in_conversation = response.is_in_conversation();
-        let by_itself = in_conversation && std::mem::take(&mut self.answer_due);
-        let ask = self.ask.take_if(|_| in_conversation);
-        let request = match ask {
-            Some(ask) => Some(ask.event.into()),
-            None if by_itself => None,
-            None => self.answered(Asked::Respond, None).map(|asked| asked.text),
-        };
-        let object = Object::parse(text).ok();
-        let object = object.and_then(|event| Some(event.get("response")?.to_string()));
-        if self.responses.len() == MAX_RESPONSES {
-            self.responses.remove(0);
-        }
-        self.responses.push(InProgress::new(
-            &response.id,
-            object.unwrap_or_default(),
-            request,
-            in_conversation,
-        ));
-    }
-
-    fn said(&mut self, part: &super::server::Part<'_>, whole: bool) {
-        let (index, text) = (part.content_index.0, &part.text);
-        if let Some(response) = self.response(&part.response_id) {
-            response.text(&part.item_id, index, text, whole);
-        }
-        self.items.edit(&part.item_id, |body| {
-            if let Body::Answer { parts, .. } = body {
-                let index = usize::try_from(index).unwrap_or(0).min(parts.len());
-                if index == parts.len() {
-                    parts.push(String::new());
-                }
-                if whole {
-                    parts[index].clear();
-                }
-                parts[index].push_str(text);
-            }
-        });
-    }
-
-    /// A function call is part of the conversation once it is complete.
-    pub(super) fn call_done(&mut self, json: &str) {
-        let Ok(item) = Object::parse(json) else {
-            return;
-        };
-        if !item.is("type", "function_call") || item.is("status", "incomplete") {
-            return;
-        }
-        let [id, call_id, name, arguments] =
-            ["id", "call_id", "name", "arguments"].map(|name| item.text(name).unwrap_or_default());
-        self.items.edit(&id, |body| {
-            *body = Body::Call {
-                call_id: call_id.into_owned(),
-                name: name.into_owned(),
-                arguments: arguments.into_owned(),
-            };
-        });
-    }
-
     /// Events that nobody else reads.
-    fn other(&mut self, text: &str) {
+    pub(super) fn other(&mut self, text: &str) {
         let Ok(kind) = event_type(text) else {
             return;
         };
@@ -672,33 +578,6 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
             | "response.content_part.done"
             | "response.function_call_arguments.delta" => self.part(&kind, text),
             _ => {}
-        }
-    }
-
-    fn part(&mut self, kind: &str, text: &str) {
-        let Ok(event) = Object::parse(text) else {
-            return;
-        };
-        let response_id = event.text("response_id").unwrap_or_default();
-        let item_id = event.text("item_id").unwrap_or_default();
-        let index = event.get("content_index");
-        let index = index.and_then(|index| index.parse().ok()).unwrap_or(0);
-        let Some(response) = self.response(&response_id) else {
-            return;
-        };
-        match kind {
-            "response.content_part.added" => {
-                let part = event.get("part").and_then(Object::from_value);
-                let is_audio = part.is_some_and(|part| {
-                    part.text("type").is_some_and(|kind| kind.contains("audio"))
-                });
-                response.part(&item_id, index, is_audio);
-            }
-            "response.content_part.done" => response.part_done(&item_id, index),
-            _ => {
-                let delta = event.text("delta").unwrap_or_default();
-                response.arguments(&item_id, &delta, false);
-            }
         }
     }
 }

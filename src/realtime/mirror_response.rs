@@ -1,7 +1,13 @@
 //! Responses that are being generated, and how they are brought to their end if nobody else does.
 
 use super::json::{Object, quoted};
+use super::mirror::{Asked, Mirror};
+use super::mirror_items::Body;
+use super::server::{Part as ContentPart, Response, ServerEvent};
 use super::shape::Shape;
+
+/// Responses that are followed at a time; one is in the conversation, others are not.
+const MAX_RESPONSES: usize = 8;
 
 /// One of them.
 pub(super) struct InProgress<T> {
@@ -41,6 +47,132 @@ struct Part {
 pub(super) struct Ended {
     pub(super) events: Vec<String>,
     pub(super) is_complete: bool,
+}
+
+impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
+    pub(super) fn response_event(&mut self, event: &ServerEvent<'_>, text: &str) {
+        match event {
+            ServerEvent::ResponseCreated(response) => self.response_created(response, text),
+            ServerEvent::ResponseDone(done) => {
+                self.responses.retain(|response| response.id != *done.id);
+            }
+            ServerEvent::OutputItemAdded(output) | ServerEvent::OutputItemDone(output) => {
+                let is_done = matches!(event, ServerEvent::OutputItemDone(_));
+                let json = Object::parse(text).ok();
+                let json = json.as_ref().and_then(|event| event.get("item"));
+                if let (Some(json), Some(response)) = (json, self.response(&output.response_id)) {
+                    response.item(output.output_index.0, json, is_done);
+                }
+                if let (true, Some(json)) = (is_done, json) {
+                    self.call_done(json);
+                }
+            }
+            ServerEvent::TranscriptDelta(part) | ServerEvent::TextDelta(part) => {
+                self.said(part, false);
+            }
+            ServerEvent::TranscriptDone(part) | ServerEvent::TextDone(part) => {
+                self.said(part, true);
+            }
+            ServerEvent::FunctionArguments(call) => {
+                if let Some(response) = self.response(&call.response_id) {
+                    response.arguments(&call.item_id, &call.arguments, true);
+                }
+            }
+            ServerEvent::Other => self.other(text),
+            _ => {}
+        }
+    }
+
+    fn response(&mut self, id: &str) -> Option<&mut InProgress<T>> {
+        self.responses.iter_mut().find(|response| response.id == id)
+    }
+
+    fn response_created(&mut self, response: &Response<'_>, text: &str) {
+        let in_conversation = response.is_in_conversation();
+        let by_itself = in_conversation && std::mem::take(&mut self.answer_due);
+        let ask = self.ask.take_if(|_| in_conversation);
+        let request = match ask {
+            Some(ask) => Some(ask.event.into()),
+            None if by_itself => None,
+            None => self.answered(Asked::Respond, None).map(|asked| asked.text),
+        };
+        let object = Object::parse(text).ok();
+        let object = object.and_then(|event| Some(event.get("response")?.to_string()));
+        if self.responses.len() == MAX_RESPONSES {
+            self.responses.remove(0);
+        }
+        self.responses.push(InProgress::new(
+            &response.id,
+            object.unwrap_or_default(),
+            request,
+            in_conversation,
+        ));
+    }
+
+    fn said(&mut self, part: &ContentPart<'_>, whole: bool) {
+        let (index, text) = (part.content_index.0, &part.text);
+        if let Some(response) = self.response(&part.response_id) {
+            response.text(&part.item_id, index, text, whole);
+        }
+        self.items.edit(&part.item_id, |body| {
+            if let Body::Answer { parts, .. } = body {
+                let index = usize::try_from(index).unwrap_or(0).min(parts.len());
+                if index == parts.len() {
+                    parts.push(String::new());
+                }
+                if whole {
+                    parts[index].clear();
+                }
+                parts[index].push_str(text);
+            }
+        });
+    }
+
+    /// A function call is part of the conversation once it is complete.
+    pub(super) fn call_done(&mut self, json: &str) {
+        let Ok(item) = Object::parse(json) else {
+            return;
+        };
+        if !item.is("type", "function_call") || item.is("status", "incomplete") {
+            return;
+        }
+        let [id, call_id, name, arguments] =
+            ["id", "call_id", "name", "arguments"].map(|name| item.text(name).unwrap_or_default());
+        self.items.edit(&id, |body| {
+            *body = Body::Call {
+                call_id: call_id.into_owned(),
+                name: name.into_owned(),
+                arguments: arguments.into_owned(),
+            };
+        });
+    }
+
+    pub(super) fn part(&mut self, kind: &str, text: &str) {
+        let Ok(event) = Object::parse(text) else {
+            return;
+        };
+        let response_id = event.text("response_id").unwrap_or_default();
+        let item_id = event.text("item_id").unwrap_or_default();
+        let index = event.get("content_index");
+        let index = index.and_then(|index| index.parse().ok()).unwrap_or(0);
+        let Some(response) = self.response(&response_id) else {
+            return;
+        };
+        match kind {
+            "response.content_part.added" => {
+                let part = event.get("part").and_then(Object::from_value);
+                let is_audio = part.is_some_and(|part| {
+                    part.text("type").is_some_and(|kind| kind.contains("audio"))
+                });
+                response.part(&item_id, index, is_audio);
+            }
+            "response.content_part.done" => response.part_done(&item_id, index),
+            _ => {
+                let delta = event.text("delta").unwrap_or_default();
+                response.arguments(&item_id, &delta, false);
+            }
+        }
+    }
 }
 
 impl<T> InProgress<T> {

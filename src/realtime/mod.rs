@@ -11,6 +11,8 @@ mod mirror;
 mod mirror_items;
 mod mirror_replay;
 mod mirror_response;
+#[cfg(test)]
+mod mirror_tests;
 mod policy;
 mod policy_check;
 mod policy_echo;
