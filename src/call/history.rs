@@ -413,11 +413,16 @@ impl History {
         self.bound();
     }
 
-    /// The newest always stays.
+    /// The newest always stays, and so does a call that is not answered: its result could not be told.
     fn bound(&mut self) {
         let mut bytes: usize = self.entries.iter().map(Entry::bytes).sum();
-        while self.entries.len() > 1 && (self.entries.len() > MAX_ENTRIES || bytes > MAX_BYTES) {
-            let Some(entry) = self.entries.pop_front() else {
+        while self.entries.len() > MAX_ENTRIES || bytes > MAX_BYTES {
+            let is_pending = |entry: &Entry| matches!(entry, Entry::Call { output: None, .. });
+            let oldest = self.entries.iter().position(|entry| !is_pending(entry));
+            let Some(oldest) = oldest.filter(|at| at + 1 < self.entries.len()) else {
+                return;
+            };
+            let Some(entry) = self.entries.remove(oldest) else {
                 return;
             };
             bytes -= entry.bytes();
