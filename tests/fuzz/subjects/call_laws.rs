@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use trunkline::call::{
     Call, CallPolicy, CallTimeouts, CarryPolicy, Digit, DtmfPolicy, EndReason, HANG_UP_TOOL, Input,
-    Mark, ModelCommand, ModelError, ModelEvent, Output, ResponseStatus, TurnPolicy, Usage,
+    Loss, Mark, ModelCommand, ModelError, ModelEvent, Output, ResponseStatus, Span, TurnPolicy,
+    Usage,
 };
 use trunkline::media::GapSettings;
 
