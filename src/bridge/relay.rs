@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::call::{EndReason, ModelEvent, TurnLatency};
+use crate::quota::{CallLease, Notice};
 use crate::realtime::{
     Echo, PolicedSession, ScanError, ServerEvent, ServerEventError, Shape, TranslateError,
     Translated, Translator, Verdict, WireFormat, append_audio, check_depth, event_type,
@@ -27,6 +28,7 @@ use crate::upstream::{Decoder, Session};
 
 use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress};
+use super::notice;
 use super::opening::{OpenedSession, SessionSource};
 use super::registry::{CallPermit, Calls};
 use super::session_id;
@@ -55,6 +57,8 @@ pub struct RelayedCall {
     pub metrics: Arc<CallMetrics>,
     /// How long it may last.
     pub limits: RelayLimits,
+    /// What the call may use.
+    pub lease: CallLease,
     /// All calls of the process.
     pub calls: Calls,
     /// The right to be one of them.
@@ -83,6 +87,7 @@ impl RelayedCall {
         let session = session_id(&leg.session_created);
         let ledger = Ledger::new(
             self.metrics,
+            self.lease,
             self.call_id,
             REALTIME,
             place.deployment().name(),
@@ -161,6 +166,7 @@ struct Turn {
 enum Wake {
     Heard(Heard),
     Timer,
+    Notice(Notice),
     EndNow,
 }
 
@@ -176,6 +182,7 @@ impl Relay {
             match wake {
                 Wake::Heard(heard) => self.heard(heard, now),
                 Wake::Timer => self.timeout(now),
+                Wake::Notice(told) => self.noticed(told),
                 Wake::EndNow => self.end(EndReason::Drained),
             }
             if let Some(end) = self.ended.take() {
@@ -196,7 +203,18 @@ impl Relay {
         if self.timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Wake::Timer);
         }
+        if let Poll::Ready(told) = self.ledger.lease.poll_notice(cx) {
+            return Poll::Ready(Wake::Notice(told));
+        }
         self.end_now.as_mut().poll(cx).map(|()| Wake::EndNow)
+    }
+
+    /// A budget nears its end, or is used up.
+    fn noticed(&mut self, told: Notice) {
+        self.send_caller(notice::event(told).into());
+        if let Notice::Over { .. } = told {
+            self.end(EndReason::BudgetExhausted);
+        }
     }
 
     fn wake_at(&self) -> Instant {

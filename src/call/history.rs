@@ -48,6 +48,8 @@ enum Entry {
     Said(Said),
     /// In place of something that the caller typed.
     Text(String),
+    /// A message of the operator's.
+    Note(String),
     Call {
         call_id: String,
         name: String,
@@ -85,7 +87,7 @@ impl Entry {
         match self {
             Self::Caller { words, .. } => words.as_ref().map_or(0, String::len),
             Self::Said(said) => said.text.len(),
-            Self::Text(text) => text.len(),
+            Self::Text(text) | Self::Note(text) => text.len(),
             Self::Call {
                 name,
                 arguments,
@@ -108,6 +110,7 @@ impl Entry {
                     tell(ModelCommand::AddUserText { text: text.clone() });
                 }
             }
+            Self::Note(text) => tell(ModelCommand::AddSystemText { text: text.clone() }),
             Self::Caller {
                 audio: Some(audio), ..
             } => told.push(Output::ReplayItem(*audio)),
@@ -338,6 +341,11 @@ impl History {
     /// In place of what the caller typed.
     pub(super) fn typed(&mut self, text: &str) {
         self.push(Entry::Text(text.to_owned()));
+    }
+
+    /// The operator told the model something.
+    pub(super) fn noted(&mut self, text: &str) {
+        self.push(Entry::Note(text.to_owned()));
     }
 
     pub(super) fn called(&mut self, call_id: &str, name: &str, arguments: &str) {

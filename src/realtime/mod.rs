@@ -7,6 +7,7 @@ mod base64;
 mod client;
 mod format;
 mod json;
+mod notice;
 mod policy;
 mod policy_check;
 mod policy_echo;
@@ -33,11 +34,12 @@ mod translate_temperature;
 pub use base64::{decode_audio, encode_audio};
 pub use client::{
     append_base64_into, append_bytes_into, append_pcm_into, cancel_response, create_assistant_text,
-    create_function_call, create_function_output, create_response, create_user_audio,
-    create_user_text, delete_item, session_update, truncate_item,
+    create_function_call, create_function_output, create_response, create_system_text,
+    create_user_audio, create_user_text, delete_item, session_update, truncate_item,
 };
 pub use format::WireFormat;
 pub use json::{Count, Text};
+pub use notice::error_event;
 pub use policy::{
     PolicyMistake, SessionPolicy, SessionPolicyConfig, ToolType, created_as_updated, opening_update,
 };

@@ -472,28 +472,22 @@ impl Session {
         if item.id.is_empty() {
             item.id = self.source.id("item_");
         }
-        if self.config.transcription.recognise {
-            self.listen_to(&mut item);
+        if let Body::Message { parts, .. } = &mut item.body {
+            // A model hears audio in whatever way it comes.
+            for part in parts {
+                if let Part::Audio { audio, heard, .. } = part
+                    && heard.is_empty()
+                    && self.config.transcription.recognise
+                {
+                    *heard = self.replier.heard(audio);
+                }
+            }
         }
         let previous = fields.get_set("previous_item_id").and_then(Value::as_str);
         let rendered = item.render(self.facts.shape, None);
         let before = self.conversation.insert(item, previous)?;
         self.emit_item(before, &rendered);
         Ok(())
-    }
-
-    /// Understands audio that a client put into an item as it does what it hears.
-    fn listen_to(&mut self, item: &mut Item) {
-        let Body::Message { parts, .. } = &mut item.body else {
-            return;
-        };
-        for part in parts {
-            if let Part::Audio { audio, heard, .. } = part
-                && heard.is_empty()
-            {
-                *heard = self.replier.heard(audio);
-            }
-        }
     }
 
     /// The item events of something that is complete when it joins the conversation.

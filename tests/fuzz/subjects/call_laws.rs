@@ -115,6 +115,8 @@ impl Bytes<'_> {
             }),
             71..73 => Action::Other,
             73 if self.below(10) == 0 => Action::End,
+            74 if self.below(10) == 0 => Action::EndOrderly,
+            75 if self.below(10) == 0 => Action::EndSoon,
             84..87 => Action::Lost(self.below(9)),
             87..92 => Action::Opened(self.below(2) == 0),
             92 => Action::NoSession,
@@ -182,6 +184,8 @@ enum Action {
     Expires(u64),
     Committed,
     Alive,
+    EndOrderly,
+    EndSoon,
 }
 
 const LOSSES: [Loss; 9] = [
@@ -346,6 +350,10 @@ impl Laws {
                 }
             }
             Action::End => self.input(Input::End(EndReason::CallerGone)),
+            Action::EndOrderly => self.input(Input::EndOrderly(EndReason::BudgetExhausted)),
+            Action::EndSoon => self.input(Input::EndSoon {
+                text: String::new(),
+            }),
             Action::Quiet => {}
             // Nothing comes of a session that is gone.
             _ if !self.up => {}
