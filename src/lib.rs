@@ -25,6 +25,8 @@ pub mod transport;
 
 pub mod outbound;
 
+pub mod secret;
+
 pub mod admin;
 
 pub mod config;

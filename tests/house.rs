@@ -17,6 +17,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("drain", 1),
     ("transport", 1),
     ("outbound", 1),
+    ("secret", 1),
     ("media", 2),
     ("call", 3),
     ("auth", 4),
@@ -37,7 +38,7 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
     (LAYER_1, LAYER_1, "layer 1 imports nothing of ours"),
     (
         &["outbound"],
-        &["realtime", "telemetry", "drain"],
+        &["realtime", "telemetry", "drain", "secret"],
         "what is asked of others rests on transport alone",
     ),
     (
@@ -62,7 +63,7 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
     ),
 ];
 
-const LAYER_1: &[&str] = &["realtime", "telemetry", "drain", "transport"];
+const LAYER_1: &[&str] = &["realtime", "telemetry", "drain", "transport", "secret"];
 
 /// The stand-in deployment is checked against the gateway, so it shares no protocol code with it.
 const SIMULATOR_MAY_IMPORT: &[&str] = &["media", "telemetry"];

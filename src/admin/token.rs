@@ -4,9 +4,11 @@ use std::fmt;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+use crate::secret::{SecretError, Source};
 
 use super::AdminConfig;
 
@@ -26,26 +28,15 @@ impl AdminToken {
     /// # Errors
     ///
     /// If it cannot be read, is empty, or stands in several places.
-    pub fn read(config: &AdminConfig) -> Result<Option<Self>, String> {
-        let token = match (&config.token, &config.token_env, &config.token_file) {
-            (None, None, None) => return Ok(None),
-            (Some(token), None, None) => token.clone(),
-            (None, Some(name), None) => {
-                let value = std::env::var(name)
-                    .map_err(|_| format!("token_env: no environment variable {name}"))?;
-                SecretString::from(value)
-            }
-            (None, None, Some(path)) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|error| format!("token_file {}: {error}", path.display()))?;
-                SecretString::from(text.trim().to_owned())
-            }
-            _ => return Err("give only one of token, token_env and token_file".to_owned()),
+    pub fn read(config: &AdminConfig) -> Result<Option<Self>, SecretError> {
+        let source = Source {
+            name: "token",
+            value: config.token.as_ref(),
+            env: config.token_env.as_deref(),
+            file: config.token_file.as_deref(),
         };
-        if token.expose_secret().is_empty() {
-            return Err("the token is empty".to_owned());
-        }
-        Ok(Some(Self(hash(token.expose_secret().as_bytes()))))
+        let token = source.read()?;
+        Ok(token.map(|token| Self(hash(token.expose_secret().as_bytes()))))
     }
 
     /// Whether a request shows it: exactly one `Authorization: Bearer`.
@@ -69,7 +60,7 @@ fn hash(token: &[u8]) -> [u8; 32] {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Option<AdminToken>, String> {
+    fn read(text: &str) -> Result<Option<AdminToken>, SecretError> {
         AdminToken::read(&toml::from_str(text).unwrap())
     }
 

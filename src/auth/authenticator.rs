@@ -248,6 +248,11 @@ impl Authenticator {
         })
     }
 
+    /// Has used tickets remembered elsewhere than in this process.
+    pub fn remember_tickets(&mut self, used: Arc<dyn OneTimeIds>) {
+        self.used = used;
+    }
+
     /// Keeps the issuers' signing keys fresh while it is polled, until `stop`. From the call on, callers wait for keys
     /// that are not there yet; without it no token is good.
     pub fn keep_keys_fresh(

@@ -6,11 +6,12 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use crate::secret::Source;
+
 use super::certificate::CertificateConfig;
 use super::ephemeral::EphemeralConfig;
 use super::issuer_config::IssuerConfig;
 use super::keys::KeyConfig;
-use super::secret::Source;
 use super::ticket::TicketSigner;
 
 /// As long as the output of what it is used with (RFC 2104 section 3), if it is random.
@@ -181,9 +182,10 @@ impl SigningConfig {
             file: self.previous_secret_file.as_deref(),
         };
         let secret = current
-            .read()?
-            .ok_or("one of secret, secret_env and secret_file is needed")?;
-        let previous = previous.read()?;
+            .read()
+            .and_then(|secret| secret.ok_or_else(|| current.missing()))
+            .map_err(|error| error.to_string())?;
+        let previous = previous.read().map_err(|error| error.to_string())?;
         for (name, secret) in [
             ("secret", Some(&secret)),
             ("previous_secret", previous.as_ref()),
@@ -229,11 +231,11 @@ mod tests {
         );
         check(
             "[signing]\n",
-            Err("one of secret, secret_env and secret_file is needed"),
+            Err("secret: one of secret, secret_env and secret_file is needed"),
         );
         check(
             &format!("{good}secret_file = '/s'\n"),
-            Err("give only one of secret, secret_env and secret_file"),
+            Err("secret: give only one of secret, secret_env and secret_file"),
         );
         check(
             "[tickets]\nmax_life = '30s'\n",

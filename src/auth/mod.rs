@@ -18,7 +18,6 @@ mod jwt_tests;
 mod keys;
 mod one_time;
 mod provider;
-mod secret;
 mod ticket;
 mod twilio_signature;
 

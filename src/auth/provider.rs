@@ -11,7 +11,8 @@ use http::HeaderMap;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::secret::Source;
+use crate::secret::{SecretError, Source};
+
 use super::twilio_signature::{self, Signed};
 
 /// A request as its provider may have signed it.
@@ -107,7 +108,7 @@ impl TwilioAccounts {
     pub fn new(
         public_url: &str,
         configs: &[TwilioAccountConfig],
-    ) -> Result<Self, BTreeMap<usize, String>> {
+    ) -> Result<Self, BTreeMap<usize, SecretError>> {
         let mut accounts = Vec::new();
         let mut mistakes = BTreeMap::new();
         for (index, config) in configs.iter().enumerate() {
@@ -170,7 +171,7 @@ impl TwilioAccounts {
     }
 }
 
-fn read_tokens(config: &TwilioAccountConfig) -> Result<Vec<SecretString>, String> {
+fn read_tokens(config: &TwilioAccountConfig) -> Result<Vec<SecretString>, SecretError> {
     let first = Source {
         name: "auth_token",
         value: config.auth_token.as_ref(),
@@ -183,10 +184,8 @@ fn read_tokens(config: &TwilioAccountConfig) -> Result<Vec<SecretString>, String
         env: config.second_auth_token_env.as_deref(),
         file: config.second_auth_token_file.as_deref(),
     };
-    let first = first
-        .read()?
-        .ok_or("one of auth_token, auth_token_env and auth_token_file is needed")?;
-    Ok([Some(first), second.read()?]
+    let token = first.read()?.ok_or_else(|| first.missing())?;
+    Ok([Some(token), second.read()?]
         .into_iter()
         .flatten()
         .collect())
@@ -288,7 +287,7 @@ mod tests {
         assert!(!shown.contains("s3cret"), "{shown}");
         let mistakes = TwilioAccounts::new("wss://example.com", &configs).unwrap_err();
         assert!(
-            mistakes[&1].starts_with("one of auth_token"),
+            mistakes[&1].problem.starts_with("one of auth_token"),
             "{mistakes:?}"
         );
         assert_eq!(mistakes.len(), 1);

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::call::{CallPolicy, CallTimeouts, CarryPolicy, DtmfPolicy, HANG_UP_TOOL, TurnPolicy};
 use crate::ingress::{Capabilities, Marks};
 use crate::media::{Clip, GapSettings, OpusSettings};
+use crate::quota::Expect;
 use crate::realtime::{SessionSettings, Tool, TurnDetection};
 
 use super::tool::WebhookConfig;
@@ -55,6 +56,8 @@ pub struct AgentConfig {
     /// How long to wait for whom.
     #[serde(default)]
     pub timeouts: CallTimeouts,
+    /// What its calls are expected to be like.
+    pub expect: Option<Expect>,
 }
 
 /// How replies are paced.

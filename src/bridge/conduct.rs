@@ -22,6 +22,8 @@ use crate::call::{
 };
 use crate::ingress::{Dialect, DialectError, Incoming, Outgoing};
 use crate::media::FRAME;
+use crate::quota::{CallLease, Notice};
+use crate::realtime::MaxOutputTokens;
 use crate::telemetry::{CallMetrics, Direction, FrameDrop};
 use crate::transport::Metered;
 use crate::upstream::{Decoder, DialError, Place, Session, SessionContext, SessionFormats, encode};
@@ -30,6 +32,7 @@ use super::agent::Agent;
 use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress, loss_of};
 use super::media_path::MediaPath;
+use super::notice;
 use super::opening::SessionSource;
 use super::registry::{CallPermit, Calls};
 use super::replace::Sessions;
@@ -56,6 +59,8 @@ pub struct ConductedCall {
     pub tools: ToolRunner,
     /// Where this kind of call is counted.
     pub metrics: Arc<CallMetrics>,
+    /// What the call may use.
+    pub lease: CallLease,
     /// All calls of the process.
     pub calls: Calls,
     /// The right to be one of them.
@@ -73,9 +78,13 @@ impl ConductedCall {
             agent,
             tools,
             metrics,
+            lease,
             calls,
             permit,
         } = self;
+        if let Some(MaxOutputTokens::Limit(n)) = agent.config.session.max_output_tokens {
+            lease.set_max_output(Some(n));
+        }
         let Session {
             leg,
             place,
@@ -83,7 +92,7 @@ impl ConductedCall {
         } = session;
         let session = super::session_id(&leg.session_created);
         let deployment = place.deployment().name();
-        let ledger = Ledger::new(metrics, call_id, dialect.name(), deployment, session);
+        let ledger = Ledger::new(metrics, lease, call_id, dialect.name(), deployment, session);
         let now = Instant::now();
         let mut task = Conduct {
             core: Call::new(agent.policy(dialect.capabilities()), now.into_std()),
@@ -174,6 +183,7 @@ enum Wake {
     Tool(ToolResult),
     Session(Result<Session, DialError>),
     Timer,
+    Notice(Notice),
     EndNow,
 }
 
@@ -195,6 +205,7 @@ impl Conduct {
                 Wake::Tool(result) => self.tool_result(result, now),
                 Wake::Session(opened) => self.session_opened(opened, now),
                 Wake::Timer => self.timeout(now),
+                Wake::Notice(told) => self.input(notice::input(told), Current::Other, now),
                 Wake::EndNow => self.input(Input::End(EndReason::Drained), Current::Other, now),
             }
             if std::mem::take(&mut self.overfull) {
@@ -225,6 +236,9 @@ impl Conduct {
             if let Ok(result) = finished {
                 return Poll::Ready(Wake::Tool(result));
             }
+        }
+        if let Poll::Ready(told) = self.ledger.lease.poll_notice(cx) {
+            return Poll::Ready(Wake::Notice(told));
         }
         self.end_now.as_mut().poll(cx).map(|()| Wake::EndNow)
     }

@@ -9,6 +9,7 @@ mod echo;
 mod leg;
 mod legs;
 mod media_path;
+mod notice;
 mod opening;
 mod registry;
 mod relay;

@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::call::{EndReason, Loss, ModelEvent, TurnLatency};
+use crate::quota::{CallLease, Notice};
 use crate::realtime::{
     Echo, Mirror, PolicedSession, ScanError, ServerEvent, ServerEventError, Shape, Shown,
     TranslateError, Translated, Translator, Verdict, WireFormat, append_audio, check_depth,
@@ -28,6 +29,7 @@ use crate::upstream::{Decoder, Place, Session, Trouble};
 
 use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress, loss_of};
+use super::notice;
 use super::opening::{OpenedSession, SessionSource};
 use super::registry::{CallPermit, Calls};
 use super::relay_replace::{Carry, Reopened};
@@ -60,6 +62,8 @@ pub struct RelayedCall {
     /// How many bytes are kept of its session, in case another one has to take its place; `None` for calls that end
     /// with their session.
     pub carry: Option<usize>,
+    /// What the call may use.
+    pub lease: CallLease,
     /// All calls of the process.
     pub calls: Calls,
     /// The right to be one of them.
@@ -96,6 +100,7 @@ impl RelayedCall {
         });
         let ledger = Ledger::new(
             self.metrics,
+            self.lease,
             self.call_id,
             REALTIME,
             place.deployment().name(),
@@ -182,6 +187,7 @@ enum Wake {
     Heard(Heard),
     Session(Reopened),
     Timer,
+    Notice(Notice),
     EndNow,
 }
 
@@ -198,6 +204,7 @@ impl Relay {
                 Wake::Heard(heard) => self.heard(heard, now),
                 Wake::Session(reopened) => self.session_opened(reopened, now),
                 Wake::Timer => self.timeout(now),
+                Wake::Notice(told) => self.noticed(told),
                 Wake::EndNow => self.end(EndReason::Drained),
             }
             self.rotate(now);
@@ -223,7 +230,18 @@ impl Relay {
         if self.timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Wake::Timer);
         }
+        if let Poll::Ready(told) = self.ledger.lease.poll_notice(cx) {
+            return Poll::Ready(Wake::Notice(told));
+        }
         self.end_now.as_mut().poll(cx).map(|()| Wake::EndNow)
+    }
+
+    /// A budget nears its end, or is used up.
+    fn noticed(&mut self, told: Notice) {
+        self.send_caller(notice::event(told).into());
+        if let Notice::Over { .. } = told {
+            self.end(EndReason::BudgetExhausted);
+        }
     }
 
     fn wake_at(&mut self, now: Instant) -> Instant {
@@ -427,9 +445,7 @@ impl Relay {
                         return self.model_lost(loss, end.into(), now);
                     }
                 };
-                if shown != Shown::Withheld {
-                    self.measure(&decoded.event(), now);
-                }
+                self.measure(&decoded.event(), now);
                 let event = Some(decoded.server_event());
                 match shown {
                     Shown::Unchanged => self.show(text, event),

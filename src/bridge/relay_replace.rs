@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::call::{EndReason, Loss};
-use crate::realtime::{Mirror, Seam, ServerEvent, Session as SessionObject, Shape, Shown};
+use crate::realtime::{
+    Mirror, Seam, ServerEvent, Session as SessionObject, Shape, Shown, error_event,
+};
 use crate::upstream::{Decoder, DialError, Place, Session, SessionRequest, Trouble};
 
 use super::leg::Leg;
@@ -279,8 +281,8 @@ fn trouble(loss: Loss) -> Option<Trouble> {
     }
 }
 
-/// What is said to a caller before its call ends because no session is left.
-const LOST: &str = r#"{"type":"error","event_id":"event_trunkline_lost","error":{"type":"server_error","code":"session_lost","message":"The session was lost, and no other one could be had in its place.","param":null,"event_id":null}}"#;
+/// What a caller is told before its call ends because no session is left.
+const LOST: &str = "The session was lost, and no other one could be had in its place.";
 
 impl Relay {
     /// The model leg is of no more use. The call ends so, unless another session takes over.
@@ -474,7 +476,8 @@ impl Relay {
         let awaited = replay.awaited.map_or_else(Vec::new, |(_, end)| end);
         self.show_own(events);
         self.show_own(awaited);
-        self.send_caller(LOST.into());
+        let lost = error_event("event_trunkline_lost", "server_error", "session_lost", LOST);
+        self.send_caller(lost.into());
         self.ended = Some(match loss {
             Loss::Gone | Loss::Stalled | Loss::Protocol => EndReason::ModelUnavailable.into(),
             _ => end,

@@ -153,9 +153,9 @@ impl Conduct {
         );
         if let Some(trouble) = trouble(loss) {
             self.place.report(trouble);
-            if !self.sessions.avoid.contains(&deployment) {
-                self.sessions.avoid.push(deployment);
-            }
+        }
+        if !self.sessions.avoid.contains(&deployment) {
+            self.sessions.avoid.push(deployment);
         }
         let leg = self.legs.model.take();
         // The place stays with the call until another one takes over: it says where the call was.

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::call::{EndReason, Loss, ModelEvent, Observation, RateLimit, TurnLatency, Usage};
-use crate::telemetry::{CallMetrics, Direction, FrameDrop, Modality};
+use crate::quota::CallLease;
+use crate::telemetry::{CallMetrics, Direction, FrameDrop};
 
 /// One ended call.
 #[derive(Clone, Debug)]
@@ -72,6 +75,8 @@ impl Share {
 #[derive(Debug)]
 pub(super) struct Ledger {
     pub(super) metrics: Arc<CallMetrics>,
+    /// Counts what the call uses; given back when the books are closed.
+    pub(super) lease: CallLease,
     summary: CallSummary,
     closed: bool,
 }
@@ -92,14 +97,17 @@ impl Drop for Ledger {
 impl Ledger {
     pub(super) fn new(
         metrics: Arc<CallMetrics>,
+        lease: CallLease,
         call_id: String,
         dialect: &'static str,
         deployment: &str,
         session_id: String,
     ) -> Self {
         metrics.began();
+        lease.opened(deployment, Instant::now().into_std());
         Self {
             metrics,
+            lease,
             summary: CallSummary {
                 call_id,
                 dialect,
@@ -191,6 +199,7 @@ impl Ledger {
         deployment: &str,
         session_id: String,
     ) {
+        self.lease.opened(deployment, Instant::now().into_std());
         self.metrics = metrics;
         deployment.clone_into(&mut self.summary.deployment);
         self.summary.session_id = session_id;
@@ -203,7 +212,11 @@ impl Ledger {
 
     /// Counts what an event of the deployment says about tokens, limits and errors.
     pub(super) fn model_event(&mut self, event: &ModelEvent<'_>) {
+        let now = Instant::now().into_std();
         match event {
+            ModelEvent::ResponseCreated { .. } => {
+                self.lease.began(&self.summary.deployment, now);
+            }
             ModelEvent::ResponseDone {
                 status,
                 error_code,
@@ -215,12 +228,18 @@ impl Ledger {
                     tracing::warn!(code, "a response failed");
                     self.metrics.upstream_error(code);
                 }
-                self.usage(usage);
+                self.summary.usage.add(usage);
+                self.lease.used(&self.summary.deployment, usage, now);
+                self.out_of_quota(*error_code, now);
             }
-            ModelEvent::Error(error) => self
-                .metrics
-                .upstream_error(error.code.unwrap_or(error.kind)),
+            ModelEvent::Error(error) => {
+                self.metrics
+                    .upstream_error(error.code.unwrap_or(error.kind));
+                self.out_of_quota(error.code, now);
+            }
             ModelEvent::RateLimits(limits) => {
+                let deployment = &self.summary.deployment;
+                self.lease.rate_limits(deployment, limits, now);
                 self.rate_limit("requests", limits.requests);
                 self.rate_limit("tokens", limits.tokens);
             }
@@ -234,30 +253,9 @@ impl Ledger {
         }
     }
 
-    fn usage(&mut self, usage: &Usage) {
-        use Direction::{ToCaller, ToModel};
-        self.summary.usage.add(usage);
-        let metrics = &self.metrics;
-        for (direction, modality, cached, n) in [
-            (
-                ToModel,
-                Modality::Text,
-                false,
-                usage.input_text.saturating_sub(usage.cached_text),
-            ),
-            (ToModel, Modality::Text, true, usage.cached_text),
-            (
-                ToModel,
-                Modality::Audio,
-                false,
-                usage.input_audio.saturating_sub(usage.cached_audio),
-            ),
-            (ToModel, Modality::Audio, true, usage.cached_audio),
-            (ToModel, Modality::Image, false, usage.input_image),
-            (ToCaller, Modality::Text, false, usage.output_text),
-            (ToCaller, Modality::Audio, false, usage.output_audio),
-        ] {
-            metrics.tokens(direction, modality, cached, n);
+    fn out_of_quota(&self, error_code: Option<&str>, now: std::time::Instant) {
+        if error_code == Some("rate_limit_exceeded") {
+            self.lease.refused(&self.summary.deployment, None, now);
         }
     }
 
@@ -287,14 +285,25 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quota::{CallKind, Caller, InProcess, Quota, QuotaPlan};
     use crate::telemetry::Metrics;
 
-    #[test]
-    fn a_panic_is_counted_and_leaves_no_active_call() {
+    #[tokio::test]
+    async fn a_panic_is_counted_and_leaves_no_active_call() {
         let metrics = Metrics::new();
         let call = metrics.call("audio", "east");
+        let store = Arc::new(InProcess::default());
+        let quota = Quota::new(QuotaPlan::default(), store, Arc::clone(&metrics));
+        let caller = Caller {
+            tenant: "acme",
+            kind: CallKind::Agent("a"),
+            number: None,
+        };
+        let lease = quota.admit(caller, quota.pool("east", &["east"])).await;
+        let lease = lease.expect("room");
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _ledger = Ledger::new(call, "c".to_owned(), "audio", "east", String::new());
+            let session = String::new();
+            let _ledger = Ledger::new(call, lease, "c".to_owned(), "audio", "east", session);
             panic!("a fault of the gateway");
         }));
         assert!(result.is_err());

@@ -13,6 +13,8 @@ pub(super) enum Timer {
     ModelEvent,
     /// The end of a DTMF entry.
     Dtmf,
+    /// The good-bye of a call that is to end in good order.
+    Goodbye,
     /// The last words being played.
     Farewell,
     /// The whole call.
@@ -27,11 +29,12 @@ pub(super) enum Timer {
     RotateNow,
 }
 
-const TIMERS: [Timer; 10] = [
+const TIMERS: [Timer; 11] = [
     Timer::Start,
     Timer::CallerMedia,
     Timer::ModelEvent,
     Timer::Dtmf,
+    Timer::Goodbye,
     Timer::Farewell,
     Timer::MaxDuration,
     Timer::Reopen,

@@ -83,7 +83,7 @@ impl Call {
             return;
         }
         if self.hang_up_call {
-            return self.say_farewell(EndReason::AssistantHangup, now);
+            return self.say_farewell(now);
         }
         if self.phase != Phase::Connected {
             self.phase = Phase::Replacing;
@@ -122,6 +122,9 @@ impl Call {
     /// one; a tool that still runs asks for its answer when it is done.
     fn owed(&mut self) -> Option<Wanted> {
         let wanted = self.wanted.take();
+        if self.ends_for.is_some() {
+            return Some(Wanted::goodbye());
+        }
         if self.caller_audio.has_turn() {
             return None;
         }
@@ -200,7 +203,7 @@ impl Call {
         if self.sessions.is_up() {
             self.leave_session(now);
             if self.hang_up_call {
-                return self.say_farewell(EndReason::AssistantHangup, now);
+                return self.say_farewell(now);
             }
         }
         let replaced = self.sessions.replaced(now);
@@ -239,6 +242,9 @@ impl Call {
         self.observe(Observation::SessionNotReplaced(loss));
         if self.phase == Phase::Connected {
             return self.end(EndReason::ModelUnavailable);
+        }
+        if self.ends_for.is_some() {
+            return self.say_farewell(now);
         }
         for timer in [Timer::Reopen, Timer::Replacement] {
             self.deadlines.stop(timer);

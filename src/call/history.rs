@@ -48,6 +48,8 @@ enum Entry {
     Said(Said),
     /// In place of something that the caller typed.
     Text(String),
+    /// A message of the operator's.
+    Note(String),
     Call {
         call_id: String,
         name: String,
@@ -85,7 +87,7 @@ impl Entry {
         match self {
             Self::Caller { words, .. } => words.as_ref().map_or(0, String::len),
             Self::Said(said) => said.text.len(),
-            Self::Text(text) => text.len(),
+            Self::Text(text) | Self::Note(text) => text.len(),
             Self::Call {
                 name,
                 arguments,
@@ -108,6 +110,7 @@ impl Entry {
                     tell(ModelCommand::AddUserText { text: text.clone() });
                 }
             }
+            Self::Note(text) => tell(ModelCommand::AddSystemText { text: text.clone() }),
             Self::Caller {
                 audio: Some(audio), ..
             } => told.push(Output::ReplayItem(*audio)),
@@ -340,6 +343,11 @@ impl History {
         self.push(Entry::Text(text.to_owned()));
     }
 
+    /// The operator told the model something.
+    pub(super) fn noted(&mut self, text: &str) {
+        self.push(Entry::Note(text.to_owned()));
+    }
+
     pub(super) fn called(&mut self, call_id: &str, name: &str, arguments: &str) {
         self.push(Entry::Call {
             call_id: call_id.to_owned(),
@@ -413,11 +421,16 @@ impl History {
         self.bound();
     }
 
-    /// The newest always stays.
+    /// The newest always stays, and so does a call that is not answered: its result could not be told.
     fn bound(&mut self) {
         let mut bytes: usize = self.entries.iter().map(Entry::bytes).sum();
-        while self.entries.len() > 1 && (self.entries.len() > MAX_ENTRIES || bytes > MAX_BYTES) {
-            let Some(entry) = self.entries.pop_front() else {
+        while self.entries.len() > MAX_ENTRIES || bytes > MAX_BYTES {
+            let is_pending = |entry: &Entry| matches!(entry, Entry::Call { output: None, .. });
+            let oldest = self.entries.iter().position(|entry| !is_pending(entry));
+            let Some(oldest) = oldest.filter(|at| at + 1 < self.entries.len()) else {
+                return;
+            };
+            let Some(entry) = self.entries.remove(oldest) else {
                 return;
             };
             bytes -= entry.bytes();

@@ -58,6 +58,13 @@ pub enum Input<'a> {
         /// The result.
         output: String,
     },
+    /// The call must end before long: the model is told so, to bring it to an end.
+    EndSoon {
+        /// In words for the model.
+        text: String,
+    },
+    /// The call is to end in good order and for that reason: the model says good-bye first.
+    EndOrderly(EndReason),
     /// The caller leg ended, or the shell cannot go on.
     End(EndReason),
 }

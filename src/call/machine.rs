@@ -27,6 +27,10 @@ use super::turn::TurnClock;
 /// The name of the tool by which an agent hangs up.
 pub const HANG_UP_TOOL: &str = "hang_up";
 
+/// What the model is told to say last where a call is to end in good order.
+const GOODBYE: &str = "The call has to end now. Say good-bye to the caller in one short sentence, in the language of the \
+                       conversation, and ask nothing.";
+
 /// Keys that are told together at most: longer than any account or card number.
 const MAX_DIGITS: usize = 32;
 
@@ -95,6 +99,8 @@ pub struct Call {
     pub(super) digits: String,
     pub(super) running_tools: usize,
     pub(super) hang_up_call: bool,
+    /// The call is to end for that reason, once the model has said good-bye.
+    pub(super) ends_for: Option<EndReason>,
     pub(super) deadlines: Deadlines,
     pub(super) outputs: VecDeque<Output>,
 }
@@ -106,6 +112,19 @@ pub(super) struct Wanted {
     pub(super) continues: bool,
     /// The caller began to speak after it was asked for: the answer to that turn does for both.
     pub(super) crossed: bool,
+}
+
+impl Wanted {
+    pub(super) fn goodbye() -> Self {
+        Self {
+            instructions: Some(GOODBYE.to_owned()),
+            ..Self::default()
+        }
+    }
+
+    fn is_goodbye(&self) -> bool {
+        self.instructions.as_deref() == Some(GOODBYE)
+    }
 }
 
 impl Call {
@@ -137,6 +156,7 @@ impl Call {
             digits: String::new(),
             running_tools: 0,
             hang_up_call: false,
+            ends_for: None,
             deadlines,
             outputs: VecDeque::new(),
         }
@@ -183,6 +203,8 @@ impl Call {
                 self.play(waited, now);
             }
             Input::ToolFinished { call_id, output } => self.tool_finished(call_id, output, now),
+            Input::EndSoon { text } => self.end_soon(text),
+            Input::EndOrderly(reason) => self.end_orderly(reason, now),
             Input::End(reason) => self.end(reason),
         }
         self.rotate_in_a_pause(now);
@@ -661,8 +683,16 @@ impl Call {
             // The deployment's answer may have failed to start while this one ran (protocol reference 4.4).
             self.answer_due = false;
         }
-        if self.hang_up_call {
-            return self.say_farewell(EndReason::AssistantHangup, now);
+        let was_goodbye = matches!(
+            &response,
+            Response::Active { asked: Some(wanted), .. } if wanted.is_goodbye()
+        );
+        if self.hang_up_call || was_goodbye {
+            return self.say_farewell(now);
+        }
+        if self.ends_for.is_some() {
+            self.wanted = Some(Wanted::goodbye());
+            return self.ask_if_wanted(now);
         }
         if status == ResponseStatus::Failed {
             return self.response_failed(response, error_code, now);
@@ -836,6 +866,10 @@ impl Call {
             Timer::CallerMedia => self.end(EndReason::CallerSilent),
             Timer::ModelEvent => self.model_lost(Loss::Stalled, now),
             Timer::Dtmf => self.tell_digits(now),
+            Timer::Goodbye => {
+                self.say_farewell(now);
+                self.watch_model(now);
+            }
             Timer::Farewell => self.end_if_said(now),
             Timer::MaxDuration => self.end(EndReason::MaxDuration),
             Timer::Reopen => self.open_session(),

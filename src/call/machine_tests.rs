@@ -173,6 +173,13 @@ impl Scene {
                 },
             ),
             "hangup" => input(self, Input::End(EndReason::CallerHangup)),
+            "soon" => input(
+                self,
+                Input::EndSoon {
+                    text: "Soon.".to_owned(),
+                },
+            ),
+            "over" => input(self, Input::EndOrderly(EndReason::BudgetExhausted)),
             "gone" => input(self, Input::End(EndReason::CallerGone)),
             "updated" => model(self, ModelEvent::SessionUpdated),
             "speech" => model(
@@ -367,6 +374,7 @@ fn render(output: &Output) -> String {
                 audio_end_ms,
             } => format!("truncate {item_id}/{content_index} {audio_end_ms}"),
             ModelCommand::DeleteItem { item_id } => format!("delete {item_id}"),
+            ModelCommand::AddSystemText { text } => format!("system {text:?}"),
             ModelCommand::AddUserText { text } => format!("text {text}"),
             ModelCommand::AddAssistantText { item_id, text } => {
                 let n = item_id.trim_start_matches("item_trunkline_");
@@ -1354,6 +1362,91 @@ fn an_agent_hangs_up_after_its_last_words() {
         100  created r1      =>
         220  call c1 hang_up =>
         230  done r1         => end assistant_hangup
+        ",
+    );
+}
+
+/// What the model is asked for when a call is to end in good order.
+const BYE: &str = r#"create "The call has to end now. Say good-bye to the caller in one short sentence, in the language of the conversation, and ask nothing.""#;
+
+#[test]
+fn a_call_that_must_end_ends_with_a_good_bye() {
+    check_talking(
+        policy(),
+        &format!(
+            r#"
+        100  soon            => system "Soon."
+        200  over            => {BYE}
+        210  over            =>
+        220  soon            =>
+        300  created r1      =>
+        400  delta r1 a 1000 => queue
+        410  spoken a        =>
+        420  done r1         =>
+        1400 timer           => end budget_exhausted
+        "#
+        ),
+    );
+    // After what is being said, and after the answer to who is speaking.
+    check_talking(
+        policy(),
+        &format!(
+            "
+        100  created r1      =>
+        200  over            =>
+        300  done r1         => {BYE}
+        400  created r2      =>
+        500  done r2         => end budget_exhausted
+        "
+        ),
+    );
+    check_talking(
+        policy(),
+        &format!(
+            "
+        100  speech          =>
+        200  over            =>
+        300  stopped 300     =>
+        400  created r1      =>
+        500  done r1         => {BYE}
+        600  created r2      =>
+        700  done r2 failed  => end budget_exhausted
+        "
+        ),
+    );
+}
+
+#[test]
+fn a_good_bye_that_does_not_come_is_not_waited_for() {
+    // The caller speaks on and on.
+    check_talking(
+        policy(),
+        "
+        100   speech          =>
+        200   over            =>
+        15200 timer           => end budget_exhausted
+        ",
+    );
+    // Nobody has begun to talk.
+    check(
+        policy(),
+        "
+        0   start          => configure
+        10  soon           =>
+        20  over           => end budget_exhausted
+        ",
+    );
+    // The agent hangs up by itself.
+    check_talking(
+        policy(),
+        "
+        100  created r1      =>
+        200  delta r1 a 1000 => queue
+        210  spoken a        =>
+        220  call c1 hang_up =>
+        230  done r1         =>
+        300  over            =>
+        1200 timer           => end assistant_hangup
         ",
     );
 }

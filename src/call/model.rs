@@ -279,6 +279,11 @@ pub enum ModelCommand {
         /// Its arguments, a JSON text.
         arguments: String,
     },
+    /// Add a message of the operator's, which the caller does not hear.
+    AddSystemText {
+        /// The message.
+        text: String,
+    },
     /// Answer a function call.
     AddFunctionOutput {
         /// The call's id, from [`ModelEvent::FunctionCall`].
@@ -302,6 +307,7 @@ impl ModelCommand {
             Self::AddUserText { .. } => "text",
             Self::AddAssistantText { .. } => "said",
             Self::AddFunctionCall { .. } => "called",
+            Self::AddSystemText { .. } => "system",
             Self::AddFunctionOutput { .. } => "output",
         }
     }

@@ -5,7 +5,8 @@ use std::time::Instant;
 use super::deadline::Timer;
 use super::end_reason::EndReason;
 use super::heard::Play;
-use super::machine::{Call, Phase};
+use super::machine::{Call, Phase, Wanted};
+use super::model::ModelCommand;
 use super::output::{Observation, Output};
 
 impl Call {
@@ -39,14 +40,49 @@ impl Call {
         }
     }
 
-    pub(super) fn say_farewell(&mut self, reason: EndReason, now: Instant) {
+    pub(super) fn end_soon(&mut self, text: String) {
+        if matches!(self.phase, Phase::Talking | Phase::Replacing) && self.ends_for.is_none() {
+            self.history.noted(&text);
+            self.tell_model(ModelCommand::AddSystemText { text });
+        }
+    }
+
+    /// The model says good-bye after what it is saying, and after the answer to a caller who is speaking. If that takes
+    /// longer than a farewell may, the call ends without.
+    pub(super) fn end_orderly(&mut self, reason: EndReason, now: Instant) {
+        match self.phase {
+            // Nobody has spoken yet.
+            Phase::Connected => self.end(reason),
+            Phase::Configuring if self.heard.session() == 0 => self.end(reason),
+            Phase::Configuring | Phase::Replacing | Phase::Talking if self.ends_for.is_none() => {
+                self.ends_for = Some(reason);
+                let until = now + self.policy.timeouts.farewell;
+                self.deadlines.set(Timer::Goodbye, until);
+                self.wanted = Some(Wanted::goodbye());
+                self.ask_if_wanted(now);
+                self.watch_model(now);
+            }
+            // It is on its way.
+            Phase::Configuring
+            | Phase::Replacing
+            | Phase::Talking
+            | Phase::Farewell { .. }
+            | Phase::Ended => {}
+        }
+    }
+
+    pub(super) fn say_farewell(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Farewell { .. }) {
             return;
         }
         let until = now + self.policy.timeouts.farewell;
+        let reason = self.ends_for.unwrap_or(EndReason::AssistantHangup);
         self.phase = Phase::Farewell { until, reason };
         self.wanted = None;
         self.answer_due = false;
+        for timer in [Timer::Goodbye, Timer::Reopen, Timer::Replacement] {
+            self.deadlines.stop(timer);
+        }
         self.deadlines.set(Timer::Farewell, until);
         self.end_if_said(now);
     }

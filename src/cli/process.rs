@@ -12,8 +12,9 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, AdminToken};
 use crate::bridge::ToolRunner;
 use crate::config::Config;
-use crate::listener::{Gateway, Routes};
+use crate::listener::{Gateway, Routes, StoredIds};
 use crate::outbound::Outbound;
+use crate::quota::{Quota, open_store};
 use crate::telemetry::Metrics;
 use crate::upstream::{Dialer, keep_credentials};
 
@@ -35,11 +36,11 @@ pub(super) struct Process {
 
 impl Process {
     /// Opens both listeners and serves, in the runtime that calls it.
-    pub(super) fn start(config: &Config, routes: Routes) -> Result<Self, String> {
+    pub(super) fn start(config: &Config, mut routes: Routes) -> Result<Self, String> {
         let listener = &config.listener;
         let (caller_listener, callers) = bind(listener.address, listener.backlog)?;
         let (admin_listener, admin) = bind(config.admin.address, ADMIN_BACKLOG)?;
-        let token = AdminToken::read(&config.admin)?;
+        let token = AdminToken::read(&config.admin).map_err(|error| format!("admin.{error}"))?;
         let metrics = Metrics::new();
         let dialer = Dialer::new(Arc::clone(&metrics));
         let outbound = Outbound::new();
@@ -47,6 +48,13 @@ impl Process {
         let deployments: Vec<_> = routes.deployments.values().cloned().collect();
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let redis = config.quota.redis.as_ref();
+        let store = open_store(redis, &metrics, &tasks, &stop)
+            .map_err(|error| format!("quota.redis.{error}"))?;
+        if redis.is_some() {
+            let used = StoredIds::new(Arc::clone(&store));
+            routes.auth.remember_tickets(Arc::new(used));
+        }
         let keys = &routes.auth;
         tasks.spawn(keys.keep_keys_fresh(outbound, Arc::clone(&metrics), stop.clone()));
         tasks.spawn(keep_credentials(
@@ -54,7 +62,10 @@ impl Process {
             Arc::clone(&metrics),
             stop.clone(),
         ));
-        let gateway = Gateway::new(config.listener.clone(), routes, dialer, tools, metrics);
+        let quota = Quota::new(routes.quota.clone(), store, Arc::clone(&metrics));
+        tasks.spawn(quota.clone().keep(stop.clone()));
+        let listener = config.listener.clone();
+        let gateway = Gateway::with_quota(listener, routes, quota, dialer, tools, metrics);
         let process = Self {
             gateway,
             callers,

@@ -1,6 +1,7 @@
 //! The configuration file: each module's own part of it, put together and checked as a whole.
 
 mod locate;
+mod quota;
 mod warnings;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use crate::admin::{AdminConfig, AdminToken};
 use crate::auth::{AuthConfig, AuthMode, Authenticator, ProviderScheme, TwilioAccounts};
 use crate::bridge::{Agent, AgentConfig, TenantPolicy};
 use crate::listener::{ListenerConfig, Routes, Tls, TwilioConfig, is_origin, is_public_url};
+use crate::quota::{Price, QuotaConfig, TenantQuota};
 use crate::realtime::{SessionPolicy, SessionPolicyConfig, Shape};
 use crate::upstream::{Deployment, DeploymentConfig, Identities, Pool, PoolConfig};
 
@@ -34,6 +36,9 @@ pub struct Config {
     /// What each tenant may do.
     #[serde(default)]
     pub tenants: BTreeMap<String, TenantConfig>,
+    /// When calls are let in, and where what they use is counted.
+    #[serde(default)]
+    pub quota: QuotaConfig,
     /// The model legs' other ends.
     pub deployments: BTreeMap<String, DeploymentConfig>,
     /// Deployments that serve the same calls.
@@ -48,6 +53,9 @@ pub struct Config {
     /// How Twilio's numbers are answered.
     #[serde(default)]
     pub twilio: TwilioConfig,
+    /// What tokens cost, by model.
+    #[serde(default)]
+    pub prices: BTreeMap<String, Price>,
     /// How the process goes away.
     #[serde(default)]
     pub drain: DrainConfig,
@@ -80,6 +88,8 @@ pub struct TenantConfig {
     pub caller_shape: Option<Shape>,
     /// What its SDK callers may do with the sessions that they conduct; without it, anything.
     pub session: Option<SessionPolicyConfig>,
+    /// What it may use; without it, anything.
+    pub quota: TenantQuota,
 }
 
 /// The `[drain]` table.
@@ -175,7 +185,7 @@ impl Config {
         toml::from_str(text).map_err(|error| Mistake {
             line: error.span().map(|span| locate::line_at(text, span.start)),
             field: String::new(),
-            problem: error.message().to_owned(),
+            problem: without_value(error.message()),
         })
     }
 
@@ -198,6 +208,7 @@ impl Config {
         let session_policies = self.build_session_policies(&mut mistakes);
         self.check_models(&mut mistakes);
         self.check_listeners(&mut mistakes);
+        self.check_quota(&mut mistakes);
         if let Some(agent) = &self.twilio.agent
             && !self.agents.contains_key(agent)
         {
@@ -226,6 +237,7 @@ impl Config {
                     .filter_map(|(name, tenant)| Some((name.clone(), tenant.caller_shape?)))
                     .collect(),
                 session_policies,
+                quota: self.quota_plan(),
                 twilio: self.twilio.clone(),
                 tls,
             }),
@@ -424,9 +436,9 @@ impl Config {
         match TwilioAccounts::new(public_url, accounts) {
             Ok(accounts) => Some(vec![ProviderScheme::Twilio(accounts)]),
             Err(problems) => {
-                for (index, problem) in problems {
-                    let n = (index + 1).to_string();
-                    mistakes.add(&["twilio", "accounts", &n], problem);
+                for (index, error) in problems {
+                    let path = ["twilio", "accounts", &(index + 1).to_string(), &error.field];
+                    mistakes.add(&path, error.problem);
                 }
                 None
             }
@@ -435,8 +447,8 @@ impl Config {
 
     fn check_listeners(&self, mistakes: &mut Mistakes<'_>) {
         let admin = &self.admin;
-        if let Err(problem) = AdminToken::read(admin) {
-            mistakes.add(&["admin"], problem);
+        if let Err(error) = AdminToken::read(admin) {
+            mistakes.add(&["admin", &error.field], error.problem);
         }
         if !admin.address.ip().is_loopback() && !admin.public && !admin.has_token() {
             let problem = format!(
@@ -521,6 +533,23 @@ impl Mistakes<'_> {
     }
 }
 
+/// A message of serde without the value that it complains of, which may be a secret in the wrong place: `invalid type:
+/// string "...", expected u16`. Its kind and what was expected stay.
+fn without_value(message: &str) -> String {
+    const EXPECTED: &str = ", expected ";
+    let is_about_value = ["invalid type: ", "invalid value: "]
+        .iter()
+        .any(|start| message.starts_with(start));
+    // Of several, the last is ours: whatever comes before it may be part of the value.
+    let (Some(value), Some(expected)) = (message.find(['"', '`']), message.rfind(EXPECTED)) else {
+        return message.to_owned();
+    };
+    if !is_about_value || value > expected {
+        return message.to_owned();
+    }
+    format!("{}{}", message[..value].trim_end(), &message[expected..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -592,6 +621,19 @@ deployment = "east"
     }
 
     #[test]
+    fn the_example_of_redis_is_good() {
+        let example = include_str!("../../deploy/trunkline.toml");
+        let (_, rest) = example.split_once("# [quota.redis]").expect("the example");
+        let (table, _) = rest.split_once("\n\n").expect("an end");
+        let settings = table.lines().filter_map(|line| line.strip_prefix("# "));
+        let settings: Vec<&str> = settings.filter(|line| line.contains(" = ")).collect();
+        assert_eq!(settings.len(), 5, "{settings:?}");
+        let text = format!("{GOOD}[quota.redis]\n{}\n", settings.join("\n"));
+        // The file is not here.
+        check(&text, &["line 12: quota.redis.url_file: /run/secrets/"]);
+    }
+
+    #[test]
     fn mistakes_in_a_session_policy_are_named_with_their_lines() {
         let check = |policy: &str, expected: &[&str]| {
             check(&format!("{GOOD}[tenants.acme.session]\n{policy}"), expected);
@@ -638,6 +680,54 @@ deployment = "east"
         assert_eq!(settings.len(), 13, "{settings:?}");
         let text = settings.join("\n");
         check(&format!("{GOOD}[tenants.acme.session]\n{text}\n"), &[]);
+    }
+
+    #[test]
+    fn mistakes_about_redis_are_named_with_their_lines() {
+        let check = |fields: &str, expected: &[&str]| {
+            check(&format!("{GOOD}[quota.redis]\n{fields}"), expected);
+        };
+        check("url = \"rediss://:hunter2@redis.example\"\n", &[]);
+        check("", &["line 11: quota.redis.url: one of url, url_env"]);
+        check(
+            "url = \"hunter2\"\nfallback_share = 2.0\n",
+            &[
+                "line 12: quota.redis.url: is no address like",
+                "line 13: quota.redis.fallback_share: must be",
+            ],
+        );
+        check(
+            "url_env = \"redis://:hunter2@a\"\n",
+            &["line 12: quota.redis.url_env: no environment variable of that name"],
+        );
+        check(
+            "deadline = \"50\"\n",
+            &["line 12: invalid value: string, expected"],
+        );
+    }
+
+    #[test]
+    fn a_value_in_the_wrong_place_is_not_repeated() {
+        check(
+            "[listener]\nmax_calls = \"sk-1\"\n",
+            &["line 2: invalid type: string, expected u32"],
+        );
+        check(
+            "[drain]\ngrace = \"sk-1, expected x\"\n",
+            &["line 2: invalid value: string, expected a duration"],
+        );
+        check(
+            "[drain]\ngrace = 12345\n",
+            &["line 2: invalid type: integer, expected a duration"],
+        );
+        check(
+            "[deployments]\neast = \"sk-1\"\n",
+            &["line 2: invalid type: string, expected struct DeploymentConfig"],
+        );
+        check(
+            "[deployments.east]\napi_key = []\n",
+            &["line 2: invalid type: sequence, expected a string"],
+        );
     }
 
     #[test]
@@ -700,7 +790,7 @@ deployment = "east"
             ),
             (
                 "kind = \"client_secret\"\ntenant_id = \"t\"\nclient_id = \"c\"\n",
-                "line 14: deployments.west.entra.client_secret: give one of",
+                "line 14: deployments.west.entra.client_secret: one of",
             ),
             (
                 "kind = \"password\"\n",
@@ -777,7 +867,7 @@ deployment = "east"
             &[
                 "line 21: twilio.accounts.2.tenant: there is no tenant bolt",
                 "line 22: twilio.accounts.2.agents: there is no agent nobody",
-                "line 20: twilio.accounts.2: one of auth_token, auth_token_env and auth_token_file is needed",
+                "line 20: twilio.accounts.2.auth_token: one of auth_token, auth_token_env and auth_token_file is needed",
             ],
         );
     }

@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use crate::auth::AuthMode;
 use crate::listener::{ClientAuth, ListenerConfig, usual_connections};
 use crate::outbound::is_loopback;
+use crate::quota::RedisConfig;
 
 use super::{Config, Mistake, Mistakes};
 
@@ -63,6 +64,12 @@ impl Config {
             found.warn(
                 &["twilio", "accounts"],
                 "without [auth.signing] a signature that somebody has seen opens streams for ever",
+            );
+        }
+        if self.quota.redis.as_ref().is_some_and(RedisConfig::is_plain) {
+            found.warn(
+                &["quota", "redis"],
+                "the password and all counts cross the network in plain text: use rediss://",
             );
         }
         for (name, deployment) in &self.deployments {
@@ -222,6 +229,10 @@ impl Config {
                 all.push(Secret::new(path(), "client_secret", value, file));
                 all.push(Secret::new(path(), "", &None, &entra.certificate_file));
             }
+        }
+        if let Some(redis) = &self.quota.redis {
+            let path = vec!["quota", "redis"];
+            all.push(Secret::new(path, "url", &redis.url, &redis.url_file));
         }
         for it in &self.twilio.accounts {
             let path = || vec!["twilio", "accounts"];
@@ -401,6 +412,17 @@ model = "gpt-realtime"
                 .replace("ws://127.0.0.1:1", "ws://10.0.0.1:1")
                 .replace("model = ", "plaintext = true\nmodel = "),
             &["line 6: deployments.east.plaintext: keys and calls leave"],
+        );
+    }
+
+    #[test]
+    fn how_redis_is_reached() {
+        more(
+            "[quota.redis]\nurl = 'redis://:hunter2@10.0.0.1'",
+            &[
+                "line 7: quota.redis: the password and all counts",
+                "line 8: quota.redis.url: stands in the file",
+            ],
         );
     }
 

@@ -29,7 +29,7 @@ pub use realtime::{Carrier, Credential, CredentialKind, FrontDoor, RealtimeReque
 pub use refusal::{ErrorStyle, Refusal};
 pub use twilio::Twilio;
 pub use twilio_voice::{
-    RejectReason, TwimlError, VoiceWebhook, WebhookError, twiml_connect, twiml_reject,
+    RejectReason, TwimlError, VoiceWebhook, WebhookError, twiml_connect, twiml_reject, twiml_say,
 };
 
 /// One WebSocket message from a caller, whole.

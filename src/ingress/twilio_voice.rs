@@ -163,6 +163,18 @@ pub fn twiml_reject(reason: RejectReason) -> String {
     format!("{XML_HEAD}<Response><Reject reason=\"{reason}\"/></Response>")
 }
 
+/// TwiML that answers the call, says something, and hangs up.
+///
+/// # Errors
+///
+/// If XML cannot carry it.
+pub fn twiml_say(message: &str) -> Result<String, TwimlError> {
+    let mut xml = format!("{XML_HEAD}<Response><Say>");
+    escape(message, &mut xml)?;
+    xml.push_str("</Say><Hangup/></Response>");
+    Ok(xml)
+}
+
 const XML_HEAD: &str = r#"<?xml version="1.0" encoding="UTF-8"?>"#;
 
 /// Appends `text` as the inside of a double-quoted attribute.
@@ -243,6 +255,11 @@ mod tests {
              <Parameter name=\"a&amp;&quot;b&quot;\" value=\"&lt;&apos;&#10;&gt;\"/>\
              </Stream></Connect></Response>"
         );
+        assert_eq!(
+            twiml_say("All lines are <busy>.").unwrap(),
+            r#"<?xml version="1.0" encoding="UTF-8"?><Response><Say>All lines are &lt;busy&gt;.</Say><Hangup/></Response>"#
+        );
+        assert_eq!(twiml_say("\u{0}"), Err(TwimlError::ControlCharacter));
         assert_eq!(
             twiml_reject(RejectReason::Busy),
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response><Reject reason=\"busy\"/></Response>"

@@ -169,6 +169,8 @@ pub fn is_origin(text: &str) -> bool {
 pub struct TwilioConfig {
     /// Who answers `POST /twilio/voice`; `POST /twilio/voice/AGENT` names another.
     pub agent: Option<String>,
+    /// What a caller hears who cannot come in, before the call ends; without it, the busy tone.
+    pub busy_message: Option<String>,
     /// The accounts whose signature lets their calls in. Without any, no signature is looked at.
     pub accounts: Vec<TwilioAccountConfig>,
 }

@@ -11,9 +11,11 @@ mod door;
 mod echo;
 mod limits;
 mod mint;
+mod one_time;
 mod phone;
 mod post;
 mod proxies;
+mod quota;
 mod rate;
 mod routes;
 mod sample;
@@ -37,6 +39,7 @@ use crate::auth::{Denied, Identity, Purpose, Shown, UseError};
 use crate::bridge::{CallPermit, Calls, REALTIME, SessionSource, ToolRunner};
 use crate::ingress::upgrade::{self, Upgrade};
 use crate::ingress::{Dialect, ErrorStyle, FrontDoor, MintRoute, Refusal};
+use crate::quota::{InProcess, Quota};
 use crate::telemetry::Metrics;
 use crate::upstream::{DialError, Dialer, Pool};
 
@@ -50,6 +53,7 @@ pub use config::{ListenerConfig, TwilioConfig, is_origin, is_public_url, usual_c
 #[doc(hidden)]
 pub use echo::echo_connection;
 pub use limits::LimitsConfig;
+pub use one_time::StoredIds;
 pub use routes::Routes;
 pub use shed::{Overload, ShedConfig, Signals};
 pub use tls::{ClientAuth, Tls, TlsConfig, TlsError};
@@ -67,6 +71,7 @@ pub struct Gateway {
     tools: ToolRunner,
     metrics: Arc<Metrics>,
     calls: Calls,
+    quota: Quota,
     door: Arc<Door>,
     connection_limit: usize,
     shedder: Mutex<Shedder>,
@@ -77,7 +82,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway that answers on these routes.
+    /// A gateway that answers on these routes, and counts what is used by itself.
     #[must_use]
     pub fn new(
         config: ListenerConfig,
@@ -86,7 +91,23 @@ impl Gateway {
         tools: ToolRunner,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
+        let store = Arc::new(InProcess::default());
+        let quota = Quota::new(routes.quota.clone(), store, Arc::clone(&metrics));
+        Self::with_quota(config, routes, quota, dialer, tools, metrics)
+    }
+
+    /// A gateway that shares its quota with others.
+    #[must_use]
+    pub fn with_quota(
+        config: ListenerConfig,
+        routes: Routes,
+        quota: Quota,
+        dialer: Dialer,
+        tools: ToolRunner,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            quota,
             calls: Calls::new(config.max_calls),
             front_door: FrontDoor {
                 lenient_api_version: config.lenient_api_version,
@@ -117,6 +138,12 @@ impl Gateway {
             dialer: Arc::clone(&self.dialer),
             pool,
         }
+    }
+
+    /// What calls may use; somebody must run its [`Quota::keep`].
+    #[must_use]
+    pub fn quota(&self) -> &Quota {
+        &self.quota
     }
 
     /// The process's metrics.

@@ -107,18 +107,21 @@ impl Gateway {
         peer: &Peer,
     ) -> Result<ConductedCall, Refusal> {
         let name = dialect.name();
+        let ticket = shown.ticket;
         let purpose = Purpose::Call {
             dialect: name,
             agent: Some(agent),
         };
         let identity = self.identify(name, shown, purpose, peer).await?;
         let (agent, pool) = self.routes.for_agent(&identity.tenant, agent)?;
-        let permit = self.admit(&identity)?;
+        let admission = self.admit_announced(&identity, &agent.name, ticket, &pool);
+        let (permit, lease) = admission.await?;
         self.use_up(name, &identity).await?;
-        let sessions = self.sessions(pool);
+        let sessions = self.sessions(Arc::clone(&pool));
         let session = sessions.open(&SessionRequest::default()).await;
         let session = session.map_err(|error| {
             tracing::warn!(%error, call_id, "no session for a call");
+            self.note_refusal(&pool, &error);
             dial_refusal(&error)
         })?;
         Ok(ConductedCall {
@@ -129,6 +132,7 @@ impl Gateway {
             sessions,
             agent,
             tools: self.tools.clone(),
+            lease,
             calls: self.calls().clone(),
             permit,
         })
@@ -179,12 +183,21 @@ impl Gateway {
         let purpose = Purpose::Webhook { dialect: TWILIO };
         let identity = self.identify(TWILIO, shown, purpose, peer).await?;
         let tenant = identity.tenant.as_str();
-        self.routes.for_agent(tenant, &agent)?;
+        let (_, pool) = self.routes.for_agent(tenant, &agent)?;
         if self.is_draining() || self.calls().is_full() || self.overload().is_some() {
             self.metrics().refused(TWILIO, "busy");
             return Ok(twiml_reject(RejectReason::Busy));
         }
+        let number = webhook.from.as_deref();
+        let lease = match self.announce(tenant, &agent, number, &pool).await {
+            Ok(lease) => lease,
+            Err(busy) => {
+                self.metrics().refused(TWILIO, busy.code);
+                return Ok(self.busy_twiml());
+            }
+        };
         let stream = self.stream_url(&head.headers, tenant, &agent)?;
+        self.keep_place(tenant, &agent, &stream, lease);
         let from = webhook.from.as_deref().unwrap_or_default();
         let to = webhook.to.as_deref().unwrap_or_default();
         twiml_connect(&stream, &[("from", from), ("to", to)])

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::auth::Authenticator;
 use crate::bridge::{Agent, REALTIME, TenantPolicy};
 use crate::ingress::{Dialect, Refusal};
+use crate::quota::QuotaPlan;
 use crate::realtime::Shape;
 use crate::upstream::{Deployment, Pool};
 
@@ -33,6 +34,8 @@ pub struct Routes {
     pub caller_shapes: BTreeMap<String, Shape>,
     /// What a tenant's SDK callers may do with their sessions; without one, anything.
     pub session_policies: BTreeMap<String, TenantPolicy>,
+    /// What calls may use.
+    pub quota: QuotaPlan,
     /// How Twilio's numbers are answered.
     pub twilio: TwilioConfig,
     /// TLS towards callers, if it is asked for.

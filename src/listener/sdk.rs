@@ -7,12 +7,14 @@ use hyper::body::Incoming as Body;
 use tracing::Instrument;
 
 use crate::auth::{EphemeralSession, Identity, Purpose, Shown};
-use crate::bridge::{CallPermit, OpenError, OpenedSession, REALTIME, RelayedCall, SessionSource};
+use crate::bridge::{OpenError, OpenedSession, REALTIME, RelayedCall, SessionSource};
 use crate::ingress::{Credential, FrontDoor, RealtimeRequest, Refusal};
+use crate::quota::CallKind;
 use crate::realtime::{SessionPreset, Shape};
 
 use super::answer::{Answer, switch};
 use super::door::Peer;
+use super::quota::Admission;
 use super::socket::SocketLimits;
 use super::{Gateway, RealtimeLimits, dial_refusal, socket};
 
@@ -50,7 +52,7 @@ impl Gateway {
             Err(answer) => return *answer,
         };
         let prepared = self.prepare_sdk(call_id, &asked, peer).await;
-        let (shape, permit, sessions, session) = match prepared {
+        let (shape, (permit, lease), sessions, session) = match prepared {
             Ok(prepared) => prepared,
             Err(refusal) => return self.refused(REALTIME, &refusal, style),
         };
@@ -75,6 +77,7 @@ impl Gateway {
                     metrics,
                     limits: limits.duration(),
                     carry: limits.carry(),
+                    lease,
                     calls,
                     permit,
                 };
@@ -90,7 +93,7 @@ impl Gateway {
         call_id: &str,
         asked: &RealtimeRequest,
         peer: &Peer,
-    ) -> Result<(Shape, CallPermit, SessionSource, OpenedSession), Refusal> {
+    ) -> Result<(Shape, Admission, SessionSource, OpenedSession), Refusal> {
         let shown = Shown {
             secret: asked.credential.as_ref().map(Credential::secret),
             ..Shown::default()
@@ -104,8 +107,10 @@ impl Gateway {
         // What some tenants' clients speak is not what their URL says.
         let shape = self.routes.caller_shape(tenant, asked.shape);
         let (model, transcription) = opened(&identity, asked)?;
-        let sessions = self.sessions(self.routes.for_model(tenant, model)?);
-        let permit = self.admit(&identity)?;
+        let pool = self.routes.for_model(tenant, model)?;
+        let sessions = self.sessions(Arc::clone(&pool));
+        let kind = CallKind::Model(model.unwrap_or(pool.name()));
+        let admission = self.admit_to(&identity, kind, &pool).await?;
         self.use_up(REALTIME, &identity).await?;
         let policy = self.routes.session_policy(tenant);
         let preset = identity.session.as_deref().map(preset).transpose()?;
@@ -114,10 +119,13 @@ impl Gateway {
             tracing::warn!(%error, call_id, "no session for a call");
             match error {
                 OpenError::Preset(error) => Refusal::session_refused(error.message),
-                OpenError::Dial(error) => dial_refusal(&error),
+                OpenError::Dial(error) => {
+                    self.note_refusal(&pool, &error);
+                    dial_refusal(&error)
+                }
             }
         })?;
-        Ok((shape, permit, sessions, session))
+        Ok((shape, admission, sessions, session))
     }
 }
 

@@ -273,10 +273,20 @@ pub fn delete_item(item_id: &str, event_id: &str) -> String {
 /// A `conversation.item.create` with a message as if the caller had typed it.
 #[must_use]
 pub fn create_user_text(text: &str, event_id: &str) -> String {
+    create_text("user", text, event_id)
+}
+
+/// A `conversation.item.create` with a message of the operator's.
+#[must_use]
+pub fn create_system_text(text: &str, event_id: &str) -> String {
+    create_text("system", text, event_id)
+}
+
+fn create_text(role: &str, text: &str, event_id: &str) -> String {
     let mut part = Members::new();
     part.text("type", "input_text");
     part.text("text", text);
-    create_item(&message("user", part).end(), event_id)
+    create_item(&message(role, part).end(), event_id)
 }
 
 /// A `conversation.item.create` with something the caller said, base64 in the session's input format.

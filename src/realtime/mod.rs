@@ -13,6 +13,7 @@ mod mirror_replay;
 mod mirror_response;
 #[cfg(test)]
 mod mirror_tests;
+mod notice;
 mod policy;
 mod policy_check;
 mod policy_echo;
@@ -40,13 +41,14 @@ mod translate_temperature;
 pub use base64::{decode_audio, encode_audio};
 pub use client::{
     append_base64_into, append_bytes_into, append_pcm_into, cancel_response, create_assistant_text,
-    create_function_call, create_function_output, create_response, create_user_audio,
-    create_user_text, delete_item, session_update, truncate_item,
+    create_function_call, create_function_output, create_response, create_system_text,
+    create_user_audio, create_user_text, delete_item, session_update, truncate_item,
 };
 pub use format::WireFormat;
 pub use json::{Count, Text};
 pub use mirror::{Mirror, OWN_EVENTS};
 pub use mirror_replay::{Cut, Replay};
+pub use notice::error_event;
 pub use policy::{
     PolicyMistake, SessionPolicy, SessionPolicyConfig, ToolType, created_as_updated, opening_update,
 };

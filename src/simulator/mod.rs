@@ -72,6 +72,7 @@ pub use phone::SoftPhone;
 pub use phone_script::Act;
 pub use phone_timeline::CallReport;
 pub use quirks::{BadInput, ItemDone, Merge, OddBytes, OutputAudioClear, QuirksConfig};
+pub use quota::QuotaCounts;
 pub use record::{
     AppendRecord, CancelRecord, CloseRecord, ErrorRecord, ItemRecord, ResponseRecord,
     SessionRecord, TruncateRecord,

@@ -16,6 +16,20 @@ pub(super) struct Quota {
     requests: Bucket,
     tokens: Bucket,
     utilisation: Bucket,
+    counted: f64,
+}
+
+/// What a deployment keeps of its quota.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QuotaCounts {
+    /// Tokens that ended responses used, in all.
+    pub tokens: f64,
+    /// Tokens that are taken from those of a minute.
+    pub tokens_used: f64,
+    /// Requests that are taken from those of a minute.
+    pub requests_used: f64,
+    /// Of provisioned throughput; 1 is 100 %.
+    pub utilisation: f64,
 }
 
 /// Tokens taken at a response's start, to be corrected at its end.
@@ -42,6 +56,7 @@ impl Quota {
             requests: Bucket::new(f64::from(config.requests_per_minute), now),
             tokens: Bucket::new(f64::from(config.tokens_per_minute), now),
             utilisation: Bucket::new(capacity, now),
+            counted: 0.0,
             config,
         }
     }
@@ -112,10 +127,23 @@ impl Quota {
     ) {
         let utilisation =
             input.saturating_sub(cached) as f64 + self.config.output_weight * output as f64;
+        self.counted += (input + output) as f64;
         self.tokens
             .take((input + output) as f64 - reservation.tokens, now);
         self.utilisation
             .take(utilisation - reservation.utilisation, now);
+    }
+
+    pub(super) fn counts(&mut self, now: Instant) -> QuotaCounts {
+        for bucket in [&mut self.tokens, &mut self.requests, &mut self.utilisation] {
+            bucket.refill(now);
+        }
+        QuotaCounts {
+            tokens: self.counted,
+            tokens_used: self.tokens.used,
+            requests_used: self.requests.used,
+            utilisation: self.utilisation.used / self.utilisation.limit,
+        }
     }
 
     /// The `rate_limits` array.

@@ -37,7 +37,7 @@ use super::handshake::{
     Accepted, Endpoint, EphemeralKeys, Grant, Refusal, Request, RestCall, Route, route,
 };
 use super::ids::Source;
-use super::quota::Quota;
+use super::quota::{Quota, QuotaCounts};
 use super::record::SessionRecord;
 use super::rest::{EphemeralKey, create_key};
 use super::session::{Output, Session, SessionSetup};
@@ -157,6 +157,15 @@ impl Simulator {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// What the deployment or model of that name keeps of its quota; none before it was first asked for.
+    #[must_use]
+    pub fn quota(&self, deployment: &str) -> Option<QuotaCounts> {
+        let quota = self.lock_state().quotas.get(deployment).cloned()?;
+        let now = Instant::now().into_std();
+        let mut quota = quota.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(quota.counts(now))
     }
 
     /// What the clients of all sessions did, oldest session first.

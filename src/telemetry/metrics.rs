@@ -11,6 +11,8 @@ use prometheus::{
 };
 
 use super::door::DoorMetrics;
+use super::store::StoreMetrics;
+use super::usage::UsageMetrics;
 
 /// Buckets from 20 us to 100 ms: work of the gateway itself on one frame.
 const FRAME_BUCKETS: &[f64] = &[
@@ -111,7 +113,7 @@ pub enum Modality {
 }
 
 impl Modality {
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Text => "text",
             Self::Audio => "audio",
@@ -179,7 +181,6 @@ pub struct Metrics {
     barge_in: HistogramVec,
     barge_in_unheard: CounterVec,
     audio_seconds: CounterVec,
-    tokens: IntCounterVec,
     responses: IntCounterVec,
     dropped: CounterVec,
     underruns: IntCounterVec,
@@ -201,6 +202,8 @@ pub struct Metrics {
     panics: IntCounter,
     draining: IntGauge,
     door: DoorMetrics,
+    usage: UsageMetrics,
+    store: StoreMetrics,
     handles: Mutex<BTreeMap<(String, String), Arc<CallMetrics>>>,
 }
 
@@ -357,12 +360,6 @@ impl Metrics {
                     &["dialect", "direction"],
                 ),
             ),
-            tokens: counters(
-                r,
-                "trunkline_tokens_total",
-                "Tokens as billed by the deployment.",
-                &["deployment", "direction", "modality", "cached"],
-            ),
             responses: counters(
                 r,
                 "trunkline_responses_total",
@@ -508,6 +505,8 @@ impl Metrics {
                 )),
             ),
             door: DoorMetrics::new(r),
+            usage: UsageMetrics::new(r),
+            store: StoreMetrics::new(r),
             handles: Mutex::default(),
             registry,
         };
@@ -530,10 +529,22 @@ impl Metrics {
         )
     }
 
+    /// What is counted of the store that replicas share.
+    #[must_use]
+    pub fn store(&self) -> &StoreMetrics {
+        &self.store
+    }
+
     /// What is counted at the door.
     #[must_use]
     pub fn door(&self) -> &DoorMetrics {
         &self.door
+    }
+
+    /// What is counted of usage and quota.
+    #[must_use]
+    pub fn usage(&self) -> &UsageMetrics {
+        &self.usage
     }
 
     /// A caller was refused on that route before the upgrade.
@@ -842,21 +853,6 @@ impl CallMetrics {
             .inc();
     }
 
-    /// Tokens were billed.
-    pub fn tokens(&self, direction: Direction, modality: Modality, cached: bool, n: u64) {
-        if n > 0 {
-            let direction = match direction {
-                Direction::ToModel => "input",
-                Direction::ToCaller => "output",
-            };
-            let cached = if cached { "true" } else { "false" };
-            self.all
-                .tokens
-                .with_label_values(&[&self.deployment, direction, modality.name(), cached])
-                .inc_by(n);
-        }
-    }
-
     /// The deployment reported an error with that code.
     pub fn upstream_error(&self, code: &str) {
         let known = UPSTREAM_ERROR_CODES.iter().find(|known| **known == code);
@@ -901,7 +897,7 @@ pub(super) fn counters(
     register(registry, IntCounterVec::new(opts(name, help), labels))
 }
 
-fn histograms(
+pub(super) fn histograms(
     registry: &Registry,
     name: &str,
     help: &str,

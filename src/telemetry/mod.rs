@@ -5,6 +5,10 @@
 
 mod door;
 mod metrics;
+mod store;
+mod usage;
 
 pub use door::DoorMetrics;
 pub use metrics::{CallMetrics, Direction, FrameDrop, Metrics, Modality, SetupPhase};
+pub use store::StoreMetrics;
+pub use usage::UsageMetrics;

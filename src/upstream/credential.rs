@@ -3,7 +3,6 @@
 //! A dial takes what is there at that moment; open sessions never notice that a key or token was replaced. Decides
 //! nothing about calls and opens no connection.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::secret::{FileError, read_file};
 use crate::telemetry::Metrics;
 
 use super::deployment::{Deployment, Kind};
@@ -22,9 +22,6 @@ use super::token_keeper::TokenKeeper;
 /// How often a key file is read. A new key is taken when it was read twice the same, so that a half-written one is
 /// not, and that must be within 5 s (faults reference, 20).
 const KEY_FILE_LOOK: Duration = Duration::from_secs(2);
-
-/// More than any vendor's key has; a path that names something else is not read for ever.
-const MAX_KEY_FILE: u64 = 64 * 1024;
 
 /// A deployment's credential.
 #[derive(Debug)]
@@ -146,11 +143,9 @@ pub(super) struct KeyFile {
 /// Why a file holds no key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum KeyFileError {
-    #[error("cannot be read: {0}")]
-    Read(std::io::ErrorKind),
-    #[error("is longer than {MAX_KEY_FILE} bytes")]
-    TooLong,
-    #[error("is empty or has characters that no header can carry")]
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("has characters that no header can carry")]
     NoKey,
 }
 
@@ -190,7 +185,7 @@ impl KeyFile {
         // The file may lie on a network.
         tokio::task::spawn_blocking(move || read_secret(&path))
             .await
-            .unwrap_or(Err(KeyFileError::Read(std::io::ErrorKind::Other)))
+            .unwrap_or(Err(FileError::Read(std::io::ErrorKind::Other).into()))
     }
 
     fn tell(&self, seen: &Seen, metrics: &Metrics) {
@@ -302,17 +297,7 @@ fn is_same(a: &SecretString, b: &SecretString) -> bool {
 
 /// Reads a secret of one line.
 pub(super) fn read_secret(path: &Path) -> Result<SecretString, KeyFileError> {
-    let failed = |error: std::io::Error| KeyFileError::Read(error.kind());
-    let mut text = String::new();
-    std::fs::File::open(path)
-        .map_err(failed)?
-        .take(MAX_KEY_FILE + 1)
-        .read_to_string(&mut text)
-        .map_err(failed)?;
-    if text.len() as u64 > MAX_KEY_FILE {
-        return Err(KeyFileError::TooLong);
-    }
-    let key = SecretString::from(text.trim());
+    let key = read_file(path)?;
     if !can_be_sent(&key) {
         return Err(KeyFileError::NoKey);
     }
@@ -369,8 +354,8 @@ mod tests {
         let mut state = KeyState::new("old".into());
         assert_eq!(state.take(0, key("old")), Seen::NothingNew);
         assert_eq!(
-            state.take(0, Err(KeyFileError::TooLong)),
-            Seen::Broken(KeyFileError::TooLong)
+            state.take(0, Err(FileError::TooLong.into())),
+            Seen::Broken(FileError::TooLong.into())
         );
         assert_eq!(state.take(0, key("new")), Seen::NewKey);
         // Two calls were refused at once: the second finds it done.
@@ -387,19 +372,12 @@ mod tests {
             assert_eq!(read, expected.map(str::to_owned));
         };
         check(b"k-1\n", Ok("k-1"));
-        check(b"", Err(KeyFileError::NoKey));
-        check(b" \n", Err(KeyFileError::NoKey));
+        check(b" \n", Err(FileError::Empty.into()));
         check(b"a\nb", Err(KeyFileError::NoKey));
-        check(
-            &[0xff],
-            Err(KeyFileError::Read(std::io::ErrorKind::InvalidData)),
-        );
-        check(&[b'k'; 64 * 1024], Ok(&"k".repeat(64 * 1024)));
-        check(&[b'k'; 64 * 1024 + 1], Err(KeyFileError::TooLong));
         std::fs::remove_file(&path).expect("removed");
         assert_eq!(
             read_secret(&path).map(|_| ()),
-            Err(KeyFileError::Read(std::io::ErrorKind::NotFound))
+            Err(FileError::Read(std::io::ErrorKind::NotFound).into())
         );
     }
 

@@ -14,7 +14,9 @@ use serde::Deserialize;
 use tokio_rustls::TlsConnector;
 
 use crate::outbound::is_loopback;
+use crate::quota::DeploymentQuota;
 use crate::realtime::Shape;
+use crate::secret::{Given, Source};
 
 use super::credential::{Credential, KeyFile, Shown, can_be_sent};
 use super::entra::Identities;
@@ -60,6 +62,9 @@ pub struct DeploymentConfig {
     /// How long to wait for it.
     #[serde(default)]
     pub timeouts: DialTimeouts,
+    /// What the vendor grants it.
+    #[serde(default)]
+    pub quota: DeploymentQuota,
 }
 
 /// Whose endpoint it is.
@@ -382,38 +387,33 @@ fn credential(
     config: &DeploymentConfig,
     identities: &mut Identities,
 ) -> Result<Credential, DeploymentError> {
-    let key = |field: &str, key: SecretString| {
-        let problem = "the key is empty or has characters that no header can carry";
-        can_be_sent(&key)
-            .then_some(Credential::Key(key))
-            .ok_or_else(|| DeploymentError::new(field, problem))
+    let key = Source {
+        name: "api_key",
+        value: config.api_key.as_ref(),
+        env: config.api_key_env.as_deref(),
+        file: config.api_key_file.as_deref(),
     };
-    match (
-        &config.api_key,
-        &config.api_key_env,
-        &config.api_key_file,
-        &config.entra,
-    ) {
-        (None, None, None, None) => Ok(Credential::None),
-        (Some(value), None, None, None) => key("api_key", value.clone()),
-        (None, Some(variable), None, None) => {
-            let field = "api_key_env";
-            let value = std::env::var(variable).map_err(|_| {
-                DeploymentError::new(field, format!("no environment variable {variable}"))
-            })?;
-            key(field, value.into())
-        }
-        (None, None, Some(path), None) => KeyFile::open(name, path)
+    let key = key
+        .find(|name| std::env::var(name).ok())
+        .map_err(|error| DeploymentError::new(error.field, error.problem))?;
+    match (key, &config.entra) {
+        (None, None) => Ok(Credential::None),
+        (Some(Given::Value(key)), None) if can_be_sent(&key) => Ok(Credential::Key(key)),
+        (Some(Given::Value(_)), None) => Err(DeploymentError::new(
+            "api_key",
+            "the key has characters that no header can carry",
+        )),
+        (Some(Given::File(path)), None) => KeyFile::open(name, &path)
             .map(|file| Credential::KeyFile(Arc::new(file)))
             .map_err(|error| {
                 DeploymentError::new("api_key_file", format!("{} {error}", path.display()))
             }),
-        (None, None, None, Some(_)) if config.kind != Kind::Azure => {
+        (None, Some(_)) if config.kind != Kind::Azure => {
             Err(DeploymentError::new("entra", "is for kind azure only"))
         }
-        (None, None, None, Some(entra)) => identities.keeper(name, entra).map(Credential::Token),
-        _ => Err(DeploymentError::new(
-            "api_key",
+        (None, Some(entra)) => identities.keeper(name, entra).map(Credential::Token),
+        (Some(_), Some(_)) => Err(DeploymentError::new(
+            "entra",
             "give only one of api_key, api_key_env, api_key_file and entra",
         )),
     }
@@ -518,7 +518,7 @@ mod tests {
             ),
             (
                 "url = 'wss://x'\nmodel = 'm'\napi_key = ''",
-                "api_key: the key is empty",
+                "api_key: is empty",
             ),
             (
                 "url = 'wss://x'\nmodel = 'm'\napi_key_file = '/no/such/file'",

@@ -4,8 +4,8 @@
 use crate::call::ModelCommand;
 use crate::realtime::{
     SessionSettings, Shape, WireFormat, cancel_response, create_assistant_text,
-    create_function_call, create_function_output, create_response, create_user_text, delete_item,
-    session_update, truncate_item,
+    create_function_call, create_function_output, create_response, create_system_text,
+    create_user_text, delete_item, session_update, truncate_item,
 };
 
 /// What the commands of one deployment connection have in common.
@@ -55,6 +55,7 @@ pub fn encode(command: &ModelCommand, context: &SessionContext<'_>, event_id: &s
             name,
             arguments,
         } => create_function_call(call_id, name, arguments, event_id),
+        ModelCommand::AddSystemText { text } => create_system_text(text, event_id),
         ModelCommand::AddFunctionOutput { call_id, output } => {
             create_function_output(call_id, output, event_id)
         }
@@ -148,12 +149,48 @@ mod tests {
             "conversation.item.create",
         );
         check(
+            ModelCommand::AddSystemText { text: text() },
+            "conversation.item.create",
+        );
+        check(
             ModelCommand::AddFunctionOutput {
                 call_id: text(),
                 output: text(),
             },
             "conversation.item.create",
         );
+    }
+
+    #[test]
+    fn each_message_has_its_speaker() {
+        let settings = SessionSettings::default();
+        let context = SessionContext {
+            settings: &settings,
+            input: WireFormat::Ulaw,
+            output: WireFormat::Pcm24k,
+            shape: Shape::Ga,
+        };
+        let text = || "x".to_owned();
+        for (command, expected) in [
+            (
+                ModelCommand::AddUserText { text: text() },
+                r#""role":"user","content":[{"type":"input_text","text":"x"}]"#,
+            ),
+            (
+                ModelCommand::AddSystemText { text: text() },
+                r#""role":"system","content":[{"type":"input_text","text":"x"}]"#,
+            ),
+            (
+                ModelCommand::AddAssistantText {
+                    item_id: "i".to_owned(),
+                    text: text(),
+                },
+                r#""role":"assistant","content":[{"type":"output_text","text":"x"}],"id":"i""#,
+            ),
+        ] {
+            let event = encode(&command, &context, "e");
+            assert!(event.contains(expected), "{event}");
+        }
     }
 
     #[test]

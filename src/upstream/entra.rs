@@ -19,10 +19,12 @@ use azure_identity::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::secret::Given;
+
 use super::assertion::Certificate;
 use super::credential::{can_be_sent, read_secret};
 use super::deployment::DeploymentError;
-use super::entra_config::{EntraConfig, Identity, Method, SecretFrom};
+use super::entra_config::{EntraConfig, Identity, Method};
 use super::token_http::{Reroute, TokenHttp};
 use super::token_keeper::{FetchError, FetchedToken, TokenKeeper, TokenSource};
 
@@ -105,7 +107,7 @@ impl Identity {
                 client,
                 secret,
             } => {
-                let secret = secret.read()?.expose_secret().to_owned();
+                let secret = client_secret(secret)?.expose_secret().to_owned();
                 let options = ClientSecretCredentialOptions { client_options };
                 ClientSecretCredential::new(
                     tenant,
@@ -149,14 +151,12 @@ impl Identity {
     }
 }
 
-impl SecretFrom {
-    fn read(&self) -> Result<SecretString, FetchError> {
-        match self {
-            Self::Value(secret) => Ok(secret.clone()),
-            Self::File(path) => read_secret(path).map_err(|error| {
-                FetchError::Local(format!("client_secret_file {} {error}", path.display()))
-            }),
-        }
+fn client_secret(given: &Given) -> Result<SecretString, FetchError> {
+    match given {
+        Given::Value(secret) => Ok(secret.clone()),
+        Given::File(path) => read_secret(path).map_err(|error| {
+            FetchError::Local(format!("client_secret_file {} {error}", path.display()))
+        }),
     }
 }
 

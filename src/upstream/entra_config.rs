@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
+
+use crate::secret::{Given, Source};
 
 use super::assertion::Certificate;
 use super::credential::read_secret;
@@ -96,7 +98,7 @@ pub(super) enum Method {
     Secret {
         tenant: String,
         client: String,
-        secret: SecretFrom,
+        secret: Given,
     },
     Certificate {
         tenant: String,
@@ -107,24 +109,6 @@ pub(super) enum Method {
         tenant: Option<String>,
     },
 }
-
-#[derive(Clone, Debug)]
-pub(super) enum SecretFrom {
-    Value(SecretString),
-    File(PathBuf),
-}
-
-impl PartialEq for SecretFrom {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Value(a), Self::Value(b)) => a.expose_secret() == b.expose_secret(),
-            (Self::File(a), Self::File(b)) => a == b,
-            _ => false,
-        }
-    }
-}
-
-impl Eq for SecretFrom {}
 
 impl Identity {
     pub(super) fn new(
@@ -191,7 +175,7 @@ impl Identity {
                 .map(|_| ())
                 .map_err(|error| wrong("token_file", format!("{} {error}", file.display()))),
             Method::Secret {
-                secret: SecretFrom::File(file),
+                secret: Given::File(file),
                 ..
             } => read_secret(file).map(|_| ()).map_err(|error| {
                 wrong("client_secret_file", format!("{} {error}", file.display()))
@@ -275,32 +259,17 @@ impl EntraConfig {
         Ok(())
     }
 
-    fn secret(&self, env: impl Fn(&str) -> Option<String>) -> Result<SecretFrom, DeploymentError> {
-        let wrong = |field: &str, problem: String| {
-            Err(DeploymentError::new(format!("entra.{field}"), problem))
+    fn secret(&self, env: impl Fn(&str) -> Option<String>) -> Result<Given, DeploymentError> {
+        let source = Source {
+            name: "client_secret",
+            value: self.client_secret.as_ref(),
+            env: self.client_secret_env.as_deref(),
+            file: self.client_secret_file.as_deref(),
         };
-        match (
-            &self.client_secret,
-            &self.client_secret_env,
-            &self.client_secret_file,
-        ) {
-            (Some(secret), None, None) if secret.expose_secret().is_empty() => {
-                wrong("client_secret", "is empty".to_owned())
-            }
-            (Some(secret), None, None) => Ok(SecretFrom::Value(secret.clone())),
-            (None, Some(name), None) => match env(name) {
-                Some(secret) => Ok(SecretFrom::Value(secret.into())),
-                None => wrong(
-                    "client_secret_env",
-                    format!("no environment variable {name}"),
-                ),
-            },
-            (None, None, Some(path)) => Ok(SecretFrom::File(path.clone())),
-            _ => wrong(
-                "client_secret",
-                "give one of client_secret, client_secret_env and client_secret_file".to_owned(),
-            ),
-        }
+        let found = source
+            .find(env)
+            .and_then(|given| given.ok_or_else(|| source.missing()));
+        found.map_err(|error| DeploymentError::new(format!("entra.{}", error.field), error.problem))
     }
 
     /// Scheme and authority of the token endpoint.
@@ -437,10 +406,10 @@ mod tests {
                 "kind = 'client_secret'\nclient_secret_env = 'NONE'",
                 "entra.client_secret_env: no environment variable NONE",
             ),
-            ("kind = 'client_secret'", "entra.client_secret: give one of"),
+            ("kind = 'client_secret'", "entra.client_secret: one of"),
             (
                 "kind = 'client_secret'\nclient_secret = 's'\nclient_secret_file = 'f'",
-                "entra.client_secret: give one of",
+                "entra.client_secret: give only one of",
             ),
             (
                 "kind = 'client_secret'\nclient_secret = ''",

@@ -259,7 +259,7 @@ fn check_deployments(world: &World) {
             ("output", "text", "false"),
         ] {
             let tokens = format!(
-                r#"trunkline_tokens_total{{cached="{cached}",deployment="{deployment}",direction="{direction}",modality="{modality}"}}"#
+                r#"trunkline_usage_tokens_total{{cached="{cached}",deployment="{deployment}",direction="{direction}",modality="{modality}",tenant="default"}}"#
             );
             assert!(world.metric(&tokens) > 0.0, "{tokens}");
         }

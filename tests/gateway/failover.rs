@@ -7,6 +7,7 @@ use trunkline::call::EndReason;
 use trunkline::simulator::judge::cross_correlation;
 use trunkline::simulator::phone_dialect::Dialect;
 use trunkline::simulator::wav::Clip;
+use trunkline::simulator::words::{WORDS, speak};
 use trunkline::simulator::{Act, CallReport, SoftPhone, speech};
 
 use crate::harness::World;
@@ -292,15 +293,41 @@ async fn a_session_that_comes_to_its_cap_is_replaced_unheard() {
     }
 }
 
+/// What the sessions took for the caller's words, turn by turn; each turn once, though several were told of it.
+fn understood(world: &World) -> Vec<String> {
+    let mut turns: Vec<String> = Vec::new();
+    for session in world.simulator.sessions() {
+        let users = session
+            .conversation
+            .iter()
+            .filter(|item| item.kind == "user");
+        for (n, item) in users.enumerate() {
+            match turns.get(n) {
+                Some(known) => assert_eq!(*known, item.text, "told otherwise"),
+                None => turns.push(item.text.clone()),
+            }
+        }
+    }
+    turns
+}
+
+const RECOGNISE: &str = "[transcription]\nrecognise = true\n";
+
+fn transcribed(config: &str) -> String {
+    format!("{config}\n[agents.ga.session.transcription]\nmodel = 'whisper-1'\n")
+}
+
+/// The n words from there on, of those that only mean themselves.
+fn words_from(first: usize, n: usize) -> (Clip, String) {
+    let words: Vec<_> = WORDS[..10].iter().cycle().skip(first).take(n).collect();
+    let texts: Vec<_> = words.iter().map(|word| word.text).collect();
+    (speak(words), texts.join(" "))
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_speaks_without_a_pause_is_heard_over_the_cap() {
-    // 30 s without a pause, in a session of 20 s.
-    let one = speech::hours().at_rate(8_000);
-    let voiced: Vec<i16> = std::iter::repeat_n(one.samples.to_vec(), 13)
-        .flatten()
-        .collect();
-    let said = Clip::new(voiced, 8_000);
-    let simulator = "azure_session_cap = '20s'\nretained_audio = '10m'\n";
+    let (said, words) = words_from(0, 50);
+    let simulator = format!("azure_session_cap = '20s'\nretained_audio = '10m'\n{RECOGNISE}");
     let script = vec![
         Act::Say(said.clone()),
         Act::WaitForReply {
@@ -310,14 +337,49 @@ async fn who_speaks_without_a_pause_is_heard_over_the_cap() {
         },
         Act::HangUp,
     ];
-    let (world, report) = goes_on(CONFIG, simulator, script).await;
-    let alike = likeness(&report, &said);
+    let (world, report) = goes_on(&transcribed(CONFIG), &simulator, script).await;
+    let n_sessions = world.ended(1).await.n_sessions;
     println!(
-        "{:.1} s without a pause: {alike:.3}",
-        said.duration().as_secs_f64()
+        "{:.1} s without a pause in {n_sessions} sessions: {:.3}",
+        said.duration().as_secs_f64(),
+        likeness(&report, &said)
     );
-    assert!(world.ended(1).await.n_sessions >= 2);
-    assert!(alike >= WAVEFORM, "{report}");
+    assert!(n_sessions >= 3);
+    assert_eq!(understood(&world), [words], "{report}");
+}
+
+/// Sentence by sentence, while the sessions fail at any time.
+#[tokio::test(start_paused = true)]
+async fn all_words_of_a_conversation_arrive() {
+    for seed in 0..6_u64 {
+        let delay = 3_700 + 500 * seed;
+        let simulator = format!(
+            "seed = {seed}\n{RECOGNISE}[[faults]]\nkind = 'drop'\ndelay = '{delay}ms'\nfirst_sessions = 4\n"
+        );
+        let mut script = Vec::new();
+        let mut expected = Vec::new();
+        for turn in 0..8 {
+            let (clip, words) = words_from(3 * turn, 4);
+            script.extend([Act::Say(clip), listen(15)]);
+            expected.push(words);
+        }
+        script.push(Act::HangUp);
+        for config in [CONFIG.to_owned(), transcribed(CONFIG)] {
+            let (world, report) = goes_on(&config, &simulator, script.clone()).await;
+            let n_sessions = world.ended(1).await.n_sessions;
+            println!(
+                "seed {seed}: {n_sessions} sessions, gap {:.0} ms",
+                gap_ms(&world)
+            );
+            assert_eq!(n_sessions, 5, "{report}");
+            for turn in &report.turns {
+                assert!(turn.reply_voiced_ms > 500.0, "{report}");
+            }
+            if config != CONFIG {
+                assert_eq!(understood(&world), expected, "seed {seed}: {report}");
+            }
+        }
+    }
 }
 
 /// The caller hangs up, or the gateway goes away, while another session is looked for: nothing is left.

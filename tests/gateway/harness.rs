@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trunkline::auth::Authenticator;
 use trunkline::bridge::{CallSummary, ToolRunner};
@@ -134,9 +135,12 @@ impl World {
             });
         }
         let tools = ToolRunner::new(Outbound::new());
+        let auth = routes.auth.clone();
+        let gateway = Gateway::new(parsed.listener, routes, dialer, tools, metrics);
+        tasks.spawn(gateway.quota().clone().keep(CancellationToken::new()));
         let world = Self {
-            auth: routes.auth.clone(),
-            gateway: Gateway::new(parsed.listener, routes, dialer, tools, metrics),
+            auth,
+            gateway,
             simulator,
             tasks,
             n_callers: AtomicU32::new(0),

@@ -28,6 +28,7 @@ mod network;
 mod operators;
 mod phone_features;
 mod policy;
+mod quota;
 mod refusals;
 mod relay;
 mod relay_failover;

@@ -35,6 +35,7 @@ pub(crate) enum Heard {
 }
 
 /// A caller that can break every rule of the WebSocket protocol.
+#[derive(Debug)]
 pub(crate) struct Wire {
     stream: DuplexStream,
     /// The head of the answer to the upgrade.
@@ -47,8 +48,25 @@ impl Wire {
         Self::open_with(world, target, "").await
     }
 
+    /// A caller that was let in, or the head of the answer that turned it away.
+    pub(crate) async fn try_open(world: &World, target: &str) -> Result<Self, String> {
+        let wire = Self::ask(world, target, "").await;
+        if wire.answer.starts_with("HTTP/1.1 101 ") {
+            Ok(wire)
+        } else {
+            Err(wire.answer)
+        }
+    }
+
     /// The same, with more header lines.
     pub(crate) async fn open_with(world: &World, target: &str, more: &str) -> Self {
+        let wire = Self::ask(world, target, more).await;
+        let answer = &wire.answer;
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        wire
+    }
+
+    async fn ask(world: &World, target: &str, more: &str) -> Self {
         let mut stream = world.connect();
         let request = upgrade_request(target, more);
         stream.write_all(request.as_bytes()).await.expect("written");
@@ -57,7 +75,6 @@ impl Wire {
             head.push(stream.read_u8().await.expect("an answer"));
         }
         let answer = String::from_utf8(head).expect("a head is ASCII");
-        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
         Self { stream, answer }
     }
 

@@ -32,6 +32,8 @@ needed_to_test() {
     need nodejs have node
     need npm have npm
     need openssl have openssl
+    # The tests start their own; the service that comes with it is of no use to them.
+    need redis-server have redis-server
 }
 
 install_missing() {

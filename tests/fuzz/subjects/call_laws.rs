@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use trunkline::call::{
     Call, CallPolicy, CallTimeouts, CarryPolicy, Digit, DtmfPolicy, EndReason, HANG_UP_TOOL, Input,
-    Mark, ModelCommand, ModelError, ModelEvent, Output, ResponseStatus, TurnPolicy, Usage,
+    Loss, Mark, ModelCommand, ModelError, ModelEvent, Output, ResponseStatus, Span, TurnPolicy,
+    Usage,
 };
 use trunkline::media::GapSettings;
 
@@ -88,7 +89,7 @@ impl Bytes<'_> {
 
     /// The numbers pick among few names, so that they meet. What makes a call go on is more likely than what ends it.
     fn action(&mut self) -> Action {
-        match self.below(84) {
+        match self.below(100) {
             0 => Action::Start,
             1..3 => Action::Updated,
             3..9 => Action::Audio(self.length(200)),
@@ -114,6 +115,14 @@ impl Bytes<'_> {
             }),
             71..73 => Action::Other,
             73 if self.below(10) == 0 => Action::End,
+            74 if self.below(10) == 0 => Action::EndOrderly,
+            75 if self.below(10) == 0 => Action::EndSoon,
+            84..87 => Action::Lost(self.below(9)),
+            87..92 => Action::Opened(self.below(2) == 0),
+            92 => Action::NoSession,
+            93 => Action::Expires(self.length(20_000)),
+            94..98 => Action::Committed,
+            98 => Action::Alive,
             _ => Action::Quiet,
         }
     }
@@ -169,7 +178,27 @@ enum Action {
     Other,
     Quiet,
     End,
+    Lost(u8),
+    Opened(bool),
+    NoSession,
+    Expires(u64),
+    Committed,
+    Alive,
+    EndOrderly,
+    EndSoon,
 }
+
+const LOSSES: [Loss; 9] = [
+    Loss::Closed,
+    Loss::Gone,
+    Loss::Protocol,
+    Loss::Stalled,
+    Loss::Rejected,
+    Loss::Unauthorized,
+    Loss::Expired,
+    Loss::ServerError,
+    Loss::RateLimited,
+];
 
 const ERRORS: [&str; 6] = [
     "conversation_already_has_active_response",
@@ -206,7 +235,24 @@ struct Laws {
     received: BTreeMap<(String, u32), Duration>,
     /// Audio released since the last clear.
     released: Duration,
+    /// Of the caller's current message.
+    audio: Duration,
     marks: Vec<Mark>,
+    /// There is a session that may be told something.
+    up: bool,
+    /// One is to be opened; one was, and is configured or not.
+    opening: bool,
+    spare: Option<bool>,
+    /// Caller audio that was accepted, what of it is gone, and where the last item may end.
+    position: Duration,
+    forgotten: Duration,
+    committed: Duration,
+    /// Tools that run, function calls that the session knows, and those that it was told the result of.
+    running: BTreeSet<String>,
+    calls: BTreeSet<String>,
+    answered: BTreeSet<String>,
+    /// Texts of the model's that the session was told of.
+    told: BTreeSet<String>,
 }
 
 impl Laws {
@@ -225,7 +271,18 @@ impl Laws {
             active: None,
             received: BTreeMap::new(),
             released: Duration::ZERO,
+            audio: Duration::ZERO,
             marks: Vec::new(),
+            up: true,
+            opening: false,
+            spare: None,
+            position: Duration::ZERO,
+            forgotten: Duration::ZERO,
+            committed: Duration::ZERO,
+            running: BTreeSet::new(),
+            calls: BTreeSet::new(),
+            answered: BTreeSet::new(),
+            told: BTreeSet::new(),
         }
     }
 
@@ -251,9 +308,27 @@ impl Laws {
         match action {
             Action::Start => {
                 self.started = true;
-                self.input(Input::CallerStarted);
+                self.input(Input::CallerStarted { configured: false });
             }
-            Action::Audio(length) => self.input(Input::CallerAudio(ms(*length))),
+            Action::Lost(loss) => self.input(Input::ModelLost(LOSSES[usize::from(*loss)])),
+            Action::Opened(configured) if self.opening => {
+                self.opening = false;
+                self.spare = Some(*configured);
+                self.input(Input::SessionOpened {
+                    configured: *configured,
+                });
+            }
+            Action::NoSession if self.opening => {
+                self.opening = false;
+                self.input(Input::NoSession);
+            }
+            Action::Opened(_) | Action::NoSession => {}
+            Action::Expires(within) => self.input(Input::SessionExpires(ms(*within))),
+            Action::Alive => self.input(Input::ModelAlive),
+            Action::Audio(length) => {
+                self.audio = ms(*length);
+                self.input(Input::CallerAudio(ms(*length)));
+            }
             Action::Key(key) => {
                 let digit = Digit::new(char::from(b"0123456789*#"[usize::from(*key)]));
                 self.input(Input::CallerDtmf(digit.expect("a key")));
@@ -266,12 +341,26 @@ impl Laws {
                 });
                 self.input(Input::CallerMark(mark));
             }
-            Action::Tool(call) => self.input(Input::ToolFinished {
-                call_id: call.to_string(),
-                output: String::new(),
-            }),
+            Action::Tool(call) => {
+                if self.running.remove(&call.to_string()) {
+                    self.input(Input::ToolFinished {
+                        call_id: call.to_string(),
+                        output: String::new(),
+                    });
+                }
+            }
             Action::End => self.input(Input::End(EndReason::CallerGone)),
+            Action::EndOrderly => self.input(Input::EndOrderly(EndReason::BudgetExhausted)),
+            Action::EndSoon => self.input(Input::EndSoon {
+                text: String::new(),
+            }),
             Action::Quiet => {}
+            // Nothing comes of a session that is gone.
+            _ if !self.up => {}
+            Action::Committed => {
+                self.committed = self.position;
+                self.model(&ModelEvent::Committed { item_id: "user" });
+            }
             Action::Updated => {
                 self.configured |= self.started;
                 self.model(&ModelEvent::SessionUpdated);
@@ -309,9 +398,10 @@ impl Laws {
             Action::Spoken(item) => self.model(&ModelEvent::AudioDone {
                 item_id: &format!("i{item}"),
             }),
-            Action::Words => self.model(&ModelEvent::OutputTranscript {
+            Action::Words => self.model(&ModelEvent::OutputTranscriptDelta {
+                response_id: "r0",
                 item_id: "i0",
-                text: "",
+                text: "some more words ",
             }),
             Action::Function(call, hangs_up) => {
                 self.hung_up |= *hangs_up && self.started;
@@ -382,7 +472,10 @@ impl Laws {
                     self.playout = Playout::default();
                     self.released = Duration::ZERO;
                 }
-                Output::ToModel(ModelCommand::CreateResponse { .. }) => {
+                Output::ToModel(
+                    ModelCommand::CreateResponse { .. } | ModelCommand::ContinueResponse { .. },
+                ) => {
+                    assert!(self.up, "there is nobody to ask");
                     assert!(!self.requested, "one was asked for");
                     assert!(self.active.is_none(), "one is active");
                     assert!(!self.speaks, "the caller speaks");
@@ -401,12 +494,106 @@ impl Laws {
                     assert!(at <= self.received[&key], "more than was received");
                     assert!(cut.insert(key), "cut twice");
                 }
+                Output::ToModel(command) => self.told_of(command),
+                Output::RunTool { call_id, .. } => {
+                    assert!(self.running.insert(call_id.clone()), "it runs");
+                    self.calls.insert(call_id.clone());
+                    self.answered.remove(&call_id);
+                }
+                Output::AppendAudio => self.accepted(true, self.audio),
+                Output::KeepAudio => self.accepted(false, self.audio),
+                Output::AppendSilence(silence) => self.accepted(true, silence),
+                Output::KeepSilence(silence) => self.accepted(false, silence),
+                Output::ForgetAudio(span) => self.forget(span),
+                Output::ReplayAudio(span) => {
+                    assert!(self.up, "there is nobody to hear it");
+                    assert_eq!(span.to, self.position);
+                    assert!(
+                        span.from <= self.forgotten.max(self.committed),
+                        "words are lost"
+                    );
+                }
+                Output::ReplayItem(span) => assert!(self.up && span.to <= self.committed),
+                Output::LoseSession(_) => {
+                    assert!(self.up, "lost twice");
+                    self.leave();
+                }
+                Output::OpenSession => {
+                    assert!(!self.opening, "one is being opened");
+                    self.opening = true;
+                }
+                Output::UseSession => {
+                    self.leave();
+                    self.up = true;
+                    let configured = self.spare.take().expect("one was opened");
+                    self.configured = configured && self.started;
+                }
+                Output::Apologise => {
+                    let queued = Input::ReplyQueued {
+                        item_id: "",
+                        content_index: 0,
+                        duration: ms(1_000),
+                        frames: self.playout.queue(1_000),
+                    };
+                    self.call.handle_input(queued, self.now);
+                    self.hung_up = true;
+                }
                 Output::End(_) => self.ended = true,
-                _ => {}
+                Output::Transcript(_) | Output::Observe(_) => {}
             }
         }
         self.check_watch();
         n_outputs
+    }
+
+    /// The session is gone, and with it all that only it knew.
+    fn leave(&mut self) {
+        self.up = false;
+        self.configured = false;
+        self.requested = false;
+        self.active = None;
+        self.speaks = false;
+        self.received.clear();
+        self.calls.clear();
+        self.answered.clear();
+        self.told.clear();
+    }
+
+    fn told_of(&mut self, command: ModelCommand) {
+        assert!(self.up, "{command:?} to nobody");
+        match command {
+            ModelCommand::AddFunctionCall { call_id, .. } => {
+                self.answered.remove(&call_id);
+                self.calls.insert(call_id);
+            }
+            ModelCommand::AddFunctionOutput { call_id, .. } => {
+                assert!(self.calls.contains(&call_id), "of a call that nobody made");
+                assert!(self.answered.insert(call_id), "answered twice");
+            }
+            ModelCommand::AddAssistantText { item_id, text } => {
+                assert!(!text.is_empty());
+                assert!(self.told.insert(item_id), "told twice");
+            }
+            ModelCommand::DeleteItem { item_id } if item_id.starts_with("item_trunkline") => {
+                assert!(self.told.remove(&item_id), "an item of another session");
+            }
+            _ => {}
+        }
+    }
+
+    fn accepted(&mut self, sent: bool, audio: Duration) {
+        assert_eq!(sent, self.up, "audio goes where somebody hears it");
+        self.position += audio;
+    }
+
+    /// What may still turn out to be the beginning of a turn is kept, within the bound.
+    fn forget(&mut self, span: Span) {
+        let recent = self.position.saturating_sub(Duration::from_secs(2));
+        assert!(
+            span.to <= recent.max(self.committed),
+            "{span:?} may be needed"
+        );
+        self.forgotten = self.forgotten.max(span.to);
     }
 
     fn queue(&mut self, event: Option<&ModelEvent<'_>>) {
