@@ -370,7 +370,7 @@ impl Relay {
 
     pub(super) fn poll_session(&mut self, cx: &mut Context<'_>) -> Poll<Reopened> {
         match &mut self.carry {
-            Some(carry) => carry.poll(cx).map(Reopened),
+            Some(carry) => carry.poll(cx).map(|opened| Reopened(Box::new(opened))),
             None => Poll::Pending,
         }
     }
@@ -379,7 +379,7 @@ impl Relay {
         let Some(carry) = &mut self.carry else {
             return;
         };
-        match opened {
+        match *opened {
             Ok(opened) if carry.lost.is_some() => self.use_session(opened, now),
             Ok(opened) => carry.next = Some(opened),
             Err(error) => {
@@ -563,4 +563,4 @@ impl Relay {
 }
 
 /// Another session, or why there is none.
-pub(super) struct Reopened(Result<Opened, DialError>);
+pub(super) struct Reopened(Box<Result<Opened, DialError>>);

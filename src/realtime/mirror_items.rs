@@ -349,6 +349,8 @@ pub(super) fn keep_spoken<T>(body: &mut Body<T>) {
         return;
     };
     let spoken = &text[..end];
-    let whole = spoken.rfind(char::is_whitespace).unwrap_or(end);
+    // Not all languages have spaces between words.
+    let in_one = if text.is_ascii() { 0 } else { end };
+    let whole = spoken.rfind(char::is_whitespace).unwrap_or(in_one);
     *parts = vec![spoken[..whole].to_owned()];
 }
