@@ -34,6 +34,8 @@ pub(super) struct Legs {
     pub(super) model: ModelSide,
     /// A leg is read only while the other takes what comes of it.
     gated: bool,
+    /// The caller is not read for now: there is no model to tell.
+    pub(super) hold_caller: bool,
     /// Messages read since the legs were last flushed.
     n_read: u32,
     /// When what is now being written was read or due.
@@ -163,6 +165,7 @@ impl Legs {
             caller: Leg::new(caller),
             model: ModelSide(Some(Leg::with_keep_alive(model, MODEL_KEEP_ALIVE))),
             gated: false,
+            hold_caller: false,
             n_read: 0,
             to_model: None,
             to_caller: None,
@@ -175,6 +178,7 @@ impl Legs {
             model: ModelSide(Some(Leg::new(model))),
             caller: Leg::new(caller),
             gated: true,
+            hold_caller: false,
             n_read: 0,
             to_model: None,
             to_caller: None,
@@ -224,7 +228,7 @@ impl Legs {
                 } else if let Poll::Ready(event) = self.model.poll_event(cx) {
                     return Poll::Ready(Heard::Model(event));
                 }
-            } else if is_model_blocked {
+            } else if is_model_blocked || self.hold_caller {
                 self.caller.was_unread();
             } else if let Poll::Ready(event) = self.caller.poll_event(cx) {
                 return Poll::Ready(Heard::Caller(event));

@@ -13,6 +13,7 @@ mod notice;
 mod opening;
 mod registry;
 mod relay;
+mod relay_replace;
 mod replace;
 mod summary;
 mod tool;

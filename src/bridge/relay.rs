@@ -16,21 +16,23 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::call::{EndReason, ModelEvent, TurnLatency};
+use crate::call::{EndReason, Loss, ModelEvent, TurnLatency};
 use crate::quota::{CallLease, Notice};
 use crate::realtime::{
-    Echo, PolicedSession, ScanError, ServerEvent, ServerEventError, Shape, TranslateError,
-    Translated, Translator, Verdict, WireFormat, append_audio, check_depth, event_type,
+    Echo, Mirror, PolicedSession, ScanError, ServerEvent, ServerEventError, Shape, Shown,
+    TranslateError, Translated, Translator, Verdict, WireFormat, append_audio, check_depth,
+    event_type,
 };
 use crate::telemetry::{CallMetrics, Direction};
 use crate::transport::Metered;
-use crate::upstream::{Decoder, Session};
+use crate::upstream::{Decoder, Place, Session, Trouble};
 
 use super::leg::{LegEvent, SendError};
-use super::legs::{End, Heard, Legs, Progress};
+use super::legs::{End, Heard, Legs, Progress, loss_of};
 use super::notice;
 use super::opening::{OpenedSession, SessionSource};
 use super::registry::{CallPermit, Calls};
+use super::relay_replace::{Carry, Reopened};
 use super::session_id;
 use super::summary::{CallSummary, Ledger};
 
@@ -57,6 +59,9 @@ pub struct RelayedCall {
     pub metrics: Arc<CallMetrics>,
     /// How long it may last.
     pub limits: RelayLimits,
+    /// How many bytes are kept of its session, in case another one has to take its place; `None` for calls that end
+    /// with their session.
+    pub carry: Option<usize>,
     /// What the call may use.
     pub lease: CallLease,
     /// All calls of the process.
@@ -85,6 +90,14 @@ impl RelayedCall {
             policy,
         } = self.session;
         let session = session_id(&leg.session_created);
+        let model_shape = place.deployment().shape();
+        let carry = self.carry.map(|max_bytes| {
+            let mut mirror = Mirror::new(self.shape, model_shape, transcribes, max_bytes);
+            if policy.is_some() {
+                mirror = mirror.holding_voice();
+            }
+            Carry::new(self.sessions, transcribes, mirror, &session, now)
+        });
         let ledger = Ledger::new(
             self.metrics,
             self.lease,
@@ -96,9 +109,10 @@ impl RelayedCall {
         let mut task = Relay {
             legs: Legs::gated(caller, leg.socket),
             caller_shape: self.shape,
-            model_shape: place.deployment().shape(),
+            model_shape,
+            is_first_preview: self.first_preview,
             decoder: Decoder::new(),
-            passes: self.shape == place.deployment().shape() && !self.first_preview,
+            passes: self.shape == model_shape && !self.first_preview,
             translator: if self.first_preview {
                 Translator::for_first_preview()
             } else {
@@ -108,6 +122,8 @@ impl RelayedCall {
                 tenant: of.tenant,
                 session: PolicedSession::new(of.policy, self.shape, transcribes),
             }),
+            place,
+            carry,
             ledger,
             turn: Turn::default(),
             formats: (PCM, PCM),
@@ -127,23 +143,27 @@ impl RelayedCall {
     }
 }
 
-struct Relay {
-    legs: Legs,
-    caller_shape: Shape,
-    model_shape: Shape,
-    decoder: Decoder,
+pub(super) struct Relay {
+    pub(super) legs: Legs,
+    pub(super) caller_shape: Shape,
+    pub(super) model_shape: Shape,
+    pub(super) is_first_preview: bool,
+    pub(super) decoder: Decoder,
     /// Events pass as they are.
-    passes: bool,
+    pub(super) passes: bool,
     translator: Translator,
     policed: Option<Policed>,
-    ledger: Ledger,
+    pub(super) place: Place,
+    /// What it takes to outlive the session; calls that end with it have none.
+    pub(super) carry: Option<Carry>,
+    pub(super) ledger: Ledger,
     turn: Turn,
     /// Formats of the session's audio, the caller's and the reply's.
     formats: (WireFormat, WireFormat),
     limits: RelayLimits,
     /// When the caller last sent a message.
     caller_at: Instant,
-    ended: Option<End>,
+    pub(super) ended: Option<End>,
     timer: Pin<Box<Sleep>>,
     end_now: Pin<Box<WaitForCancellationFutureOwned>>,
     began: Instant,
@@ -165,6 +185,7 @@ struct Turn {
 
 enum Wake {
     Heard(Heard),
+    Session(Reopened),
     Timer,
     Notice(Notice),
     EndNow,
@@ -173,7 +194,7 @@ enum Wake {
 impl Relay {
     async fn run(mut self) -> CallSummary {
         loop {
-            let wake_at = self.wake_at();
+            let wake_at = self.wake_at(Instant::now());
             if self.timer.deadline() != wake_at {
                 self.timer.as_mut().reset(wake_at);
             }
@@ -181,10 +202,12 @@ impl Relay {
             let now = Instant::now();
             match wake {
                 Wake::Heard(heard) => self.heard(heard, now),
+                Wake::Session(reopened) => self.session_opened(reopened, now),
                 Wake::Timer => self.timeout(now),
                 Wake::Notice(told) => self.noticed(told),
                 Wake::EndNow => self.end(EndReason::Drained),
             }
+            self.rotate(now);
             if let Some(end) = self.ended.take() {
                 return self.finish(&end).await;
             }
@@ -192,6 +215,7 @@ impl Relay {
     }
 
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        self.legs.hold_caller = self.carry.as_ref().is_some_and(Carry::holds_caller);
         match self.legs.poll(cx, &mut self.ledger) {
             Progress::Heard(heard) => return Poll::Ready(Wake::Heard(heard)),
             Progress::Idle { wrote_to_caller } => {
@@ -199,6 +223,9 @@ impl Relay {
                     self.turn_heard(Instant::now());
                 }
             }
+        }
+        if let Poll::Ready(reopened) = self.poll_session(cx) {
+            return Poll::Ready(Wake::Session(reopened));
         }
         if self.timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Wake::Timer);
@@ -217,9 +244,10 @@ impl Relay {
         }
     }
 
-    fn wake_at(&self) -> Instant {
+    fn wake_at(&mut self, now: Instant) -> Instant {
         let watch_at = self.legs.watch_at();
-        [self.idle_at(), self.max_at()]
+        let carry_at = self.carry.as_mut().and_then(|carry| carry.wake_at(now));
+        [self.idle_at(), self.max_at(), carry_at]
             .into_iter()
             .flatten()
             .fold(watch_at, Instant::min)
@@ -244,7 +272,16 @@ impl Relay {
         } else if is_over(self.idle_at()) {
             self.end(EndReason::CallerSilent);
         } else {
-            self.ended = self.legs.watch(now).map(End::from);
+            match self.legs.watch(now) {
+                Some(EndReason::ModelStalled) if self.carry.is_some() => {
+                    self.model_lost(Loss::Stalled, EndReason::ModelStalled.into(), now);
+                }
+                Some(EndReason::ModelGone) => {
+                    self.model_lost(Loss::Gone, EndReason::ModelGone.into(), now);
+                }
+                Some(reason) => self.end(reason),
+                None => self.carry_timeout(now),
+            }
         }
     }
 
@@ -276,10 +313,14 @@ impl Relay {
     }
 
     fn relay_up(&mut self, mut text: Utf8Bytes, now: Instant) {
+        let mut kept = None;
         let translates = if let Some(audio) = append_audio(&text) {
             let duration = duration_of(&audio, self.formats.0);
             self.ledger.metrics.audio(Direction::ToModel, duration);
             self.legs.to_model.get_or_insert(now);
+            if let Some(carry) = &mut self.carry {
+                carry.mirror.append(text.clone(), &audio);
+            }
             !self.passes
         } else {
             let kind = match check_event(&text) {
@@ -289,6 +330,9 @@ impl Relay {
             // A session of the other shape is refused in any case (protocol reference 1.2).
             let translates = !self.passes || kind.ends_with("session.update");
             let truncates = kind == "conversation.item.truncate";
+            if self.carry.is_some() {
+                kept = Some(kind.clone().into_owned());
+            }
             if let Some(policed) = &mut self.policed {
                 match policed.session.client_event(&kind, &text) {
                     Verdict::Unchanged => {}
@@ -306,9 +350,11 @@ impl Relay {
             }
             translates
         };
-        if !translates {
-            return self.send_model(text);
-        }
+        self.relay_kept(text, kept, translates);
+    }
+
+    /// Sends an event of the caller's shape. False if it was not to be sent.
+    pub(super) fn send_translated(&mut self, text: Utf8Bytes) -> bool {
         match self
             .translator
             .client_event(&text, self.caller_shape, self.model_shape)
@@ -320,9 +366,13 @@ impl Relay {
                     self.send_model(event.into());
                 }
             }
-            Ok(Translated::Dropped) => {}
-            Err(error) => self.untranslatable(&error),
+            Ok(Translated::Dropped) => return false,
+            Err(error) => {
+                self.untranslatable(&error);
+                return false;
+            }
         }
+        true
     }
 
     /// An event that cannot be passed on is answered as a deployment would.
@@ -337,7 +387,7 @@ impl Relay {
         }
     }
 
-    fn send_model(&mut self, text: Utf8Bytes) {
+    pub(super) fn send_model(&mut self, text: Utf8Bytes) {
         if self.legs.model.send_text(text) == Err(SendError::Full) {
             self.end(EndReason::ModelStalled);
         }
@@ -348,36 +398,61 @@ impl Relay {
             LegEvent::Text(text) => self.relay_down(text, now),
             LegEvent::Binary(_) => self.ledger.metrics.upstream_error("binary_message"),
             LegEvent::Closed(frame) => {
+                let loss = loss_of(frame.as_ref());
                 let mut end = End::of_model(frame.as_ref());
+                let is_callers_doing = frame
+                    .as_ref()
+                    .is_some_and(|frame| matches!(u16::from(frame.code), 1003 | 1007..=1010));
                 // The SDKs act on the deployment's own code and reason.
                 if let Some(frame) = frame.filter(|frame| is_sendable(frame.code.into())) {
                     end.close_code = frame.code.into();
                     end.close_reason = Cow::Owned(frame.reason.as_str().to_owned());
                 }
-                self.ended = Some(end);
+                match is_callers_doing {
+                    true => self.ended = Some(end),
+                    false => self.model_lost(loss, end, now),
+                }
             }
-            LegEvent::Gone => self.end(EndReason::ModelGone),
+            LegEvent::Gone => self.model_lost(Loss::Gone, EndReason::ModelGone.into(), now),
             LegEvent::Broken { name, .. } => {
                 self.ledger.metrics.upstream_error(name);
-                self.end(EndReason::ModelProtocol);
+                self.model_lost(Loss::Protocol, EndReason::ModelProtocol.into(), now);
             }
         }
     }
 
-    fn relay_down(&mut self, mut text: Utf8Bytes, now: Instant) {
-        let mut echo = Echo::Unchanged;
-        match self.decoder.decode(&text) {
+    pub(super) fn relay_down(&mut self, text: Utf8Bytes, now: Instant) {
+        // Text is cheap to clone, and what is read of it lives as long as it does.
+        let original = text.clone();
+        match self.decoder.decode(&original) {
             Ok(decoded) => {
                 if let Some(Policed { session, .. }) = &mut self.policed {
                     session.heard(decoded.server_event());
-                    echo = session.echo(&text, Some(decoded.server_event()));
                 }
                 if let ServerEvent::SessionCreated(session) | ServerEvent::SessionUpdated(session) =
                     decoded.server_event()
                 {
                     self.formats = (session.input.unwrap_or(PCM), session.output.unwrap_or(PCM));
                 }
+                let shown = match self.seen(decoded.server_event(), &text, now) {
+                    Ok(shown) => shown,
+                    Err(loss) => {
+                        let end = match loss {
+                            Loss::Expired => EndReason::ModelSessionExpired,
+                            Loss::Unauthorized => EndReason::ModelUnauthorized,
+                            _ => EndReason::ModelRejectedSession,
+                        };
+                        return self.model_lost(loss, end.into(), now);
+                    }
+                };
                 self.measure(&decoded.event(), now);
+                let event = Some(decoded.server_event());
+                match shown {
+                    Shown::Unchanged => self.show(text, event),
+                    Shown::Replaced(text) => self.show(text.into(), event),
+                    Shown::Several(events) => self.show_own(events),
+                    Shown::Withheld | Shown::Refused => {}
+                }
             }
             Err(error) => {
                 tracing::debug!(%error, "unreadable event from the deployment");
@@ -387,11 +462,18 @@ impl Relay {
                 if is_bomb || !self.passes || serde_json::from_str::<IgnoredAny>(&text).is_err() {
                     return;
                 }
-                if let Some(Policed { session, .. }) = &self.policed {
-                    echo = session.echo(&text, None);
-                }
+                self.show(text, None);
             }
         }
+    }
+
+    /// Passes an event of the deployment's shape on to the caller, but for what is not for it to see. `event` is what
+    /// was read of it, if it could be read.
+    pub(super) fn show(&mut self, mut text: Utf8Bytes, event: Option<&ServerEvent<'_>>) {
+        let echo = match &self.policed {
+            Some(Policed { session, .. }) => session.echo(&text, event),
+            None => Echo::Unchanged,
+        };
         match echo {
             Echo::Unchanged => {}
             Echo::Replaced(event) => text = event.into(),
@@ -422,7 +504,7 @@ impl Relay {
         }
     }
 
-    fn send_caller(&mut self, text: Utf8Bytes) {
+    pub(super) fn send_caller(&mut self, text: Utf8Bytes) {
         if self.legs.caller.send_text(text) == Err(SendError::Full) {
             self.end(EndReason::CallerTooSlow);
         }
@@ -430,6 +512,7 @@ impl Relay {
 
     fn measure(&mut self, event: &ModelEvent<'_>, now: Instant) {
         self.ledger.model_event(event);
+        self.report(event);
         match event {
             ModelEvent::SpeechStarted { .. } => {
                 self.turn.speech_stopped = None;
@@ -454,6 +537,22 @@ impl Relay {
         }
     }
 
+    /// Tells the deployment's place of failures that do not end the session.
+    fn report(&self, event: &ModelEvent<'_>) {
+        let code = match event {
+            ModelEvent::ResponseDone {
+                error_code: Some(code),
+                ..
+            } => code,
+            ModelEvent::Error(error) if error.kind == "server_error" => "server_error",
+            _ => return,
+        };
+        self.place.report(match code.contains("rate_limit") {
+            true => Trouble::RateLimited(None),
+            false => Trouble::ServerError,
+        });
+    }
+
     /// Reply audio was written to the caller.
     fn turn_heard(&mut self, now: Instant) {
         let Some(arrived) = self.turn.first_audio else {
@@ -473,7 +572,12 @@ impl Relay {
 
     async fn finish(self, end: &End) -> CallSummary {
         let summary = self.ledger.end(end.reason, self.began.elapsed());
-        self.legs.close(end).await;
+        let carry = async {
+            if let Some(carry) = self.carry {
+                carry.close().await;
+            }
+        };
+        tokio::join!(self.legs.close(end), carry);
         summary
     }
 }

@@ -91,6 +91,11 @@ pub struct RealtimeLimits {
     /// The longest call; zero for none but the vendor's session cap, the longest of which is 60 min.
     #[serde(with = "humantime_serde")]
     pub max_duration: Duration,
+    /// Whether a call outlives its session: where a deployment fails, or the vendor's cap comes near, another session
+    /// takes over with what the last one knew.
+    pub carry: bool,
+    /// How much is kept of a session for that, in bytes: the audio of a minute, or all words of hours.
+    pub carry_bytes: u32,
 }
 
 impl Default for RealtimeLimits {
@@ -104,6 +109,8 @@ impl Default for RealtimeLimits {
             message_timeout: Duration::from_secs(10),
             idle: Duration::from_secs(30 * 60),
             max_duration: Duration::from_secs(65 * 60),
+            carry: true,
+            carry_bytes: 4 * 1024 * 1024,
         }
     }
 }
@@ -121,6 +128,11 @@ impl RealtimeLimits {
             }),
             message_timeout: self.message_timeout,
         }
+    }
+
+    /// How many bytes are kept of a session; `None` where nothing is.
+    pub(super) fn carry(&self) -> Option<usize> {
+        self.carry.then_some(self.carry_bytes as usize)
     }
 
     pub(super) fn duration(&self) -> RelayLimits {

@@ -76,6 +76,7 @@ impl Gateway {
                     sessions,
                     metrics,
                     limits: limits.duration(),
+                    carry: limits.carry(),
                     lease,
                     calls,
                     permit,

@@ -7,6 +7,12 @@ mod base64;
 mod client;
 mod format;
 mod json;
+mod mirror;
+mod mirror_items;
+mod mirror_replay;
+mod mirror_response;
+#[cfg(test)]
+mod mirror_tests;
 mod notice;
 mod policy;
 mod policy_check;
@@ -18,6 +24,7 @@ mod preset;
 #[cfg(test)]
 pub(crate) mod samples;
 mod scan;
+mod seam;
 mod server;
 mod settings;
 mod shape;
@@ -39,6 +46,8 @@ pub use client::{
 };
 pub use format::WireFormat;
 pub use json::{Count, Text};
+pub use mirror::{Mirror, OWN_EVENTS};
+pub use mirror_replay::{Cut, Replay};
 pub use notice::error_event;
 pub use policy::{
     PolicyMistake, SessionPolicy, SessionPolicyConfig, ToolType, created_as_updated, opening_update,
@@ -49,6 +58,7 @@ pub use preset::{PresetError, SessionPreset};
 pub use scan::{
     AudioDelta, JsonLimit, ScanError, append_audio, audio_delta, check_depth, event_type,
 };
+pub use seam::{Seam, Shown};
 pub use server::{
     ErrorBody, FunctionArguments, InputTokens, Item, ItemRef, OutputItem, OutputTokens, Part,
     RateLimitEntry, Response, ServerEvent, ServerEventError, Session, Speech, StatusDetails,

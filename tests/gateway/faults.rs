@@ -7,7 +7,7 @@ use trunkline::call::EndReason;
 use trunkline::simulator::phone_dialect::Dialect;
 use trunkline::simulator::{Act, CallReport, SoftPhone, speech};
 
-use crate::harness::{CONFIG, World};
+use crate::harness::{CONFIG, World, not_carried};
 use crate::wire::Wire;
 
 const DIALECTS: [Dialect; 3] = [Dialect::Twilio, Dialect::Audio, Dialect::Realtime];
@@ -59,7 +59,17 @@ async fn ends(
     reason: EndReason,
     code: u16,
 ) -> (World, CallReport) {
-    let world = World::new(simulator);
+    ends_at(CONFIG, dialect, simulator, reason, code).await
+}
+
+async fn ends_at(
+    config: &str,
+    dialect: Dialect,
+    simulator: &str,
+    reason: EndReason,
+    code: u16,
+) -> (World, CallReport) {
+    let world = World::with_config(config, simulator);
     let report = world.call(&phone(dialect, patient())).await;
     let summary = world.ended(1).await;
     assert_eq!(summary.end_reason, reason, "{simulator}: {report}");
@@ -82,11 +92,13 @@ async fn ends(
     (world, report)
 }
 
-/// How a call of that dialect ends where its deployment fails again and again. SDK callers see that at once, and
-/// the deployment's own code.
+/// How a call of that dialect ends where its deployment fails again and again. SDK callers see the deployment's own
+/// code, if it gave one.
 fn end_of(dialect: Dialect, reason: EndReason, code: u16) -> (EndReason, u16) {
     match dialect {
-        Dialect::Realtime => (reason, code),
+        Dialect::Realtime if !matches!(reason, EndReason::ModelGone | EndReason::ModelProtocol) => {
+            (reason, code)
+        }
         _ => (EndReason::ModelUnavailable, 1013),
     }
 }
@@ -125,7 +137,7 @@ async fn the_deployment_stalls_in_mid_word() {
         let waited = report.ended_ms - last_word;
         assert!((45_000.0..55_000.0).contains(&waited), "{report}");
     }
-    // An SDK caller watches for itself.
+    // An SDK caller that ends it all first.
     let script = [
         Act::Say(speech::hours()),
         Act::Silence(Duration::from_secs(30)),
@@ -144,7 +156,14 @@ async fn the_deployment_stalls_in_mid_word() {
 #[tokio::test(start_paused = true)]
 async fn the_session_expires() {
     let cap = "azure_session_cap = '3500ms'\n";
-    let (world, report) = ends(Dialect::Realtime, cap, EndReason::ModelSessionExpired, 1001).await;
+    let (world, report) = ends_at(
+        &not_carried(),
+        Dialect::Realtime,
+        cap,
+        EndReason::ModelSessionExpired,
+        1001,
+    )
+    .await;
     assert_eq!(world.metric(&errors("session_expired")), 1.0);
     let close = report.close.as_ref().expect("a close frame");
     assert!(close.reason.starts_with("Your session hit"), "{report}");

@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use trunkline::call::EndReason;
 
-use crate::harness::{CONFIG, World};
+use crate::harness::{CONFIG, World, not_carried};
 use crate::wire::{Deployment, Wire, polite, session_created};
 
 const PHONES: [(&str, &str, &str); 2] = [
@@ -308,7 +308,7 @@ async fn of_a_deployment() {
         (0, 101, Some("too_many_control_frames")),
         (1, 0, Some("message_too_slow")),
     ] {
-        let (world, mut accepted) = World::scripted(CONFIG, "", &["ga"]);
+        let (world, mut accepted) = World::scripted(&not_carried(), "", &["ga"]);
         let created = session_created();
         let (mut wire, deployment) = tokio::join!(
             Wire::open(&world, SDK.1),

@@ -50,6 +50,12 @@ deployment = "preview"
 deployment = "pass"
 "#;
 
+/// [`CONFIG`] where an SDK caller's call ends with its session.
+#[allow(dead_code, reason = "for what ends a session")]
+pub(crate) fn not_carried() -> String {
+    format!("{CONFIG}\n[listener.callers.realtime]\ncarry = false\n")
+}
+
 /// Bytes that a pipe holds; a socket's buffers hold about as much.
 const PIPE: usize = 256 * 1024;
 

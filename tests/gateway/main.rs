@@ -31,6 +31,7 @@ mod policy;
 mod quota;
 mod refusals;
 mod relay;
+mod relay_failover;
 mod rfc6455;
 mod speech;
 mod tls;

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 use trunkline::call::EndReason;
 use trunkline::simulator::speech;
 
-use crate::harness::{CONFIG, World};
+use crate::harness::{CONFIG, World, not_carried};
 use crate::wire::{Deployment, Heard, Wire, polite, session_created};
 
 const GA: &str = "/openai/v1/realtime?model=ga";
@@ -31,6 +31,12 @@ async fn pair(world: &World, accepted: &mut Receiver<DuplexStream>) -> (Wire, De
 
 fn scripted() -> (World, Receiver<DuplexStream>) {
     let (world, mut accepted) = World::scripted(CONFIG, "", &["ga"]);
+    (world, accepted.remove(0))
+}
+
+/// The same where a call ends with its session.
+fn scripted_and_not_carried() -> (World, Receiver<DuplexStream>) {
+    let (world, mut accepted) = World::scripted(&not_carried(), "", &["ga"]);
     (world, accepted.remove(0))
 }
 
@@ -123,7 +129,7 @@ async fn pings_are_answered_on_each_side_by_itself() {
 
 #[tokio::test(start_paused = true)]
 async fn a_deployments_good_bye_reaches_the_caller() {
-    let (world, mut accepted) = scripted();
+    let (world, mut accepted) = scripted_and_not_carried();
     for (code, reason, expected) in [
         (1000, "OK", EndReason::ModelClosed),
         (
@@ -241,7 +247,7 @@ async fn a_caller_that_reads_nothing_stops_the_deployment() {
 /// A deployment that reads nothing stops the caller.
 #[tokio::test(start_paused = true)]
 async fn a_deployment_that_reads_nothing_stops_the_caller() {
-    let (world, mut accepted) = scripted();
+    let (world, mut accepted) = scripted_and_not_carried();
     let (wire, deployment) = pair(&world, &mut accepted).await;
     let mut caller = polite(wire).await;
     let audio = STANDARD.encode([0; 960]);

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use trunkline::call::EndReason;
 
-use crate::harness::{CONFIG, World};
+use crate::harness::{CONFIG, World, not_carried};
 use crate::wire::{Deployment, Wire, frame, session_created};
 
 /// What is to come of a case.
@@ -548,7 +548,7 @@ async fn deployments() {
     for case in cases(unmasked) {
         for bytewise in [false, true] {
             let what = format!("deployment: {}, bytewise: {bytewise}", case.name);
-            let (world, mut accepted) = World::scripted(CONFIG, "", &["ga"]);
+            let (world, mut accepted) = World::scripted(&not_carried(), "", &["ga"]);
             let (mut wire, mut stream) = tokio::join!(
                 Wire::open(&world, "/openai/v1/realtime?model=ga"),
                 accept(&mut accepted[0])
@@ -589,7 +589,7 @@ async fn deployments() {
 /// Whose frames must be masked, and whose must not.
 #[tokio::test(start_paused = true)]
 async fn masks() {
-    let (world, mut accepted) = World::scripted(CONFIG, "", &["ga"]);
+    let (world, mut accepted) = World::scripted(&not_carried(), "", &["ga"]);
     let created = session_created();
     for (first, payload) in [
         (0x81, &b"{}"[..]),

@@ -5,7 +5,8 @@ until its standard input ends; the Node tests use it so. Standard library only.
 
 The gateway's models are named `{shape}-{stand-in}`, so that the name says which shape the deployment speaks: a
 client of the other shape that asks for it is translated. `parrot` says back what it heard, `script` calls a
-function in its first response and speaks in the second, `faulty` fails to transcribe.
+function in its first response and speaks in the second, `faulty` fails to transcribe. `frail` is a pool of two, the
+first of which ends its sessions in their first answer.
 """
 
 import hashlib
@@ -66,6 +67,19 @@ say = "It is four degrees in Oslo, with rain."
 [[faults]]
 kind = "failed_transcription"
 """,
+    "frail": COMMON
+    + """
+[reply]
+mode = "script"
+
+[[reply.turns]]
+say = "This answer is long enough to be broken off before its end comes near."
+
+[[faults]]
+kind = "close"
+deployment = "breaks"
+after_deltas = 12
+""",
 }
 
 
@@ -85,10 +99,15 @@ def gateway_config(simulators: dict[str, str], more: str = "") -> str:
         kind = "openai" if name == "script" else "azure"
         for shape in ("ga", "preview"):
             alias = f"{shape}-{name}"
-            parts.append(
-                f'[deployments.{alias}]\nurl = "ws://{address}"\nkind = "{kind}"\nshape = "{shape}"\n'
-                f'model = "gpt-realtime"\napi_key = "{DEPLOYMENT_KEY}"'
-            )
+            models = {alias: "gpt-realtime"}
+            if name == "frail":
+                models = {f"{alias}-1": "breaks", f"{alias}-2": "gpt-realtime"}
+                parts.append(f"[pools.{alias}]\ndeployments = {json.dumps(list(models))}")
+            for deployment, model in models.items():
+                parts.append(
+                    f'[deployments.{deployment}]\nurl = "ws://{address}"\nkind = "{kind}"\nshape = "{shape}"\n'
+                    f'model = "{model}"\napi_key = "{DEPLOYMENT_KEY}"'
+                )
             aliases.append(f'"{alias}" = "{alias}"')
     return "\n\n".join([*parts, "\n".join(aliases), more]) + "\n"
 

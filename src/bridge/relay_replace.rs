@@ -1,0 +1,566 @@
+//! How a relayed call's session is replaced: when its deployment fails, or the vendor's cap comes near. The caller's
+//! socket stays, what it sends meanwhile waits in the mirror, and the next session is told what the last one knew.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use crate::call::{EndReason, Loss};
+use crate::realtime::{
+    Mirror, Seam, ServerEvent, Session as SessionObject, Shape, Shown, error_event,
+};
+use crate::upstream::{Decoder, DialError, Place, Session, SessionRequest, Trouble};
+
+use super::leg::Leg;
+use super::legs::End;
+use super::opening::SessionSource;
+use super::relay::Relay;
+
+/// A response that is due for so long without a word is not coming (faults reference 6).
+const STALL: Duration = Duration::from_secs(8);
+
+/// The caller waits no longer for another session.
+const GIVE_UP: Duration = Duration::from_secs(10);
+
+/// Sessions that may fail in a row, without a response between them.
+const MAX_FAILURES: u32 = 5;
+
+/// A session that held for so long did not fail because the one before it did.
+const HELD: Duration = Duration::from_secs(30);
+
+/// Waits before the next attempt, by how many failed in a row; the last one repeats.
+const BACKOFF_MS: [u64; 4] = [0, 250, 500, 1_000];
+
+/// How long before its cap a session's successor is opened, and when at the latest it takes over; less in sessions
+/// that are hardly longer (faults reference 11).
+const ROTATE_AHEAD: Duration = Duration::from_secs(60);
+const ROTATE_LATEST: Duration = Duration::from_secs(5);
+
+/// What a successor that could not be had is waited for before the next attempt.
+const ROTATE_AGAIN: Duration = Duration::from_secs(5);
+
+/// The cause in metrics and logs of a session that is replaced before its cap.
+const ROTATION: &str = "rotation";
+
+type Opening = Pin<Box<dyn Future<Output = Result<Opened, DialError>> + Send>>;
+
+/// A session that stands and is set.
+struct Opened {
+    session: Session,
+    early: Vec<Utf8Bytes>,
+    /// The event that set it.
+    settings: Option<String>,
+}
+
+/// What it takes to go on at another session.
+pub(super) struct Carry {
+    source: SessionSource,
+    transcribes: bool,
+    pub(super) mirror: Mirror<Utf8Bytes>,
+    pub(super) seam: Seam,
+    /// Since when there is no session, why, and how the call would end.
+    lost: Option<(Instant, Loss, End)>,
+    /// Dropped with the call.
+    opening: Option<Opening>,
+    /// Opened ahead of the cap.
+    next: Option<Opened>,
+    avoid: Vec<String>,
+    n_failures: u32,
+    up_since: Instant,
+    /// Old sessions being taken leave of.
+    closing: JoinSet<()>,
+    /// When the next one is to be opened, and when it takes over at the latest.
+    rotate: Option<(Instant, Instant)>,
+    /// The only clock that a cap is told in.
+    began: (Instant, SystemTime),
+    heard_at: Instant,
+    due_since: Option<Instant>,
+}
+
+impl Carry {
+    pub(super) fn new(
+        source: SessionSource,
+        transcribes: bool,
+        mirror: Mirror<Utf8Bytes>,
+        session_id: &str,
+        now: Instant,
+    ) -> Self {
+        Self {
+            source,
+            transcribes,
+            mirror,
+            seam: Seam::new(session_id),
+            lost: None,
+            opening: None,
+            next: None,
+            avoid: Vec::new(),
+            n_failures: 0,
+            up_since: now,
+            closing: JoinSet::new(),
+            rotate: None,
+            began: (now, SystemTime::now()),
+            heard_at: now,
+            due_since: None,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Opened, DialError>> {
+        while let Poll::Ready(Some(_)) = self.closing.poll_join_next(cx) {}
+        let Some(opening) = &mut self.opening else {
+            return Poll::Pending;
+        };
+        let opened = std::task::ready!(opening.as_mut().poll(cx));
+        self.opening = None;
+        Poll::Ready(opened)
+    }
+
+    fn open(&mut self) {
+        let source = self.source.clone();
+        let request = SessionRequest {
+            transcription: self.transcribes,
+            avoid: self.avoid.clone(),
+        };
+        let settings = [Shape::Ga, Shape::Preview].map(|shape| self.mirror.update(shape));
+        let n_failures = self.n_failures.saturating_sub(1);
+        self.opening = Some(Box::pin(open(source, request, settings, n_failures)));
+    }
+
+    fn leave(&mut self, leg: Option<Leg>, place: Option<Place>) {
+        if let Some(leg) = leg {
+            self.closing.spawn(async move {
+                leg.close(1000, "").await;
+                drop(place);
+            });
+        }
+    }
+
+    /// Whether the caller has to wait until there is a session again.
+    pub(super) fn holds_caller(&self) -> bool {
+        self.lost.is_some() && self.mirror.is_full()
+    }
+
+    /// Notes whether an answer is due, since when; says what has to be done next, and when.
+    pub(super) fn wake_at(&mut self, now: Instant) -> Option<Instant> {
+        if let Some((since, ..)) = &self.lost {
+            return Some(*since + GIVE_UP);
+        }
+        match self.mirror.is_due() {
+            true => _ = self.due_since.get_or_insert(now),
+            false => self.due_since = None,
+        }
+        let rotate = self.rotate.map(|(open, latest)| match self.next {
+            Some(_) => latest,
+            None => open,
+        });
+        let rotate = rotate.filter(|_| self.opening.is_none());
+        self.stall_at().into_iter().chain(rotate).min()
+    }
+
+    fn stall_at(&self) -> Option<Instant> {
+        Some(self.due_since?.max(self.heard_at) + STALL)
+    }
+
+    /// A session began; it says when it will end.
+    pub(super) fn began(&mut self, session: &SessionObject<'_>, now: Instant) {
+        self.rotate = session.expires_at.and_then(|expires_at| {
+            let (began, wall) = self.began;
+            let wall = (wall + now.duration_since(began)).duration_since(SystemTime::UNIX_EPOCH);
+            let life = Duration::from_secs(expires_at).checked_sub(wall.ok()?)?;
+            let ahead = ROTATE_AHEAD.min(life / 2);
+            let latest = ROTATE_LATEST.min(life / 4);
+            Some((now + life - ahead, now + life - latest))
+        });
+    }
+
+    /// An event came from the deployment.
+    pub(super) fn heard(&mut self, event: &ServerEvent<'_>, text: &str, now: Instant) {
+        self.heard_at = now;
+        self.mirror.server_event(event, text);
+        if let ServerEvent::ResponseDone(response) = event
+            && &*response.status == "completed"
+        {
+            self.succeeded();
+        }
+    }
+
+    /// Whatever failed before may be asked again.
+    fn succeeded(&mut self) {
+        self.n_failures = 0;
+        self.avoid.clear();
+    }
+
+    /// Says good-bye to all that is still there.
+    pub(super) async fn close(mut self) {
+        self.opening = None;
+        if let Some(next) = self.next.take() {
+            let leg = Leg::new(next.session.leg.socket);
+            self.leave(Some(leg), Some(next.session.place));
+        }
+        while self.closing.join_next().await.is_some() {}
+    }
+}
+
+/// Opens a session and sets it; asks again until one stands.
+async fn open(
+    source: SessionSource,
+    mut request: SessionRequest,
+    settings: [Option<String>; 2],
+    mut n_failures: u32,
+) -> Result<Opened, DialError> {
+    let deadline = Instant::now() + GIVE_UP;
+    loop {
+        let wait = BACKOFF_MS[(n_failures as usize).min(BACKOFF_MS.len() - 1)];
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        n_failures += 1;
+        let error = match source.open(&request).await {
+            Ok(session) => {
+                let deployment = session.place.deployment().name().to_owned();
+                match set(&source, session, &settings).await {
+                    Ok(opened) => return Ok(opened),
+                    Err(error) => {
+                        request.avoid.push(deployment);
+                        error
+                    }
+                }
+            }
+            Err(error) => error,
+        };
+        tracing::debug!(%error, "no session yet");
+        if Instant::now() >= deadline {
+            return Err(error);
+        }
+    }
+}
+
+async fn set(
+    source: &SessionSource,
+    mut session: Session,
+    settings: &[Option<String>; 2],
+) -> Result<Opened, DialError> {
+    let deployment = session.place.deployment();
+    let settings = match deployment.shape() {
+        Shape::Ga => settings[0].clone(),
+        Shape::Preview => settings[1].clone(),
+    };
+    let early = match &settings {
+        Some(update) => {
+            let dialer = &source.dialer;
+            let set = dialer.configure(deployment, &mut session.leg, update.clone());
+            match set.await {
+                Ok(early) => early,
+                Err(error) => {
+                    session.place.report(Trouble::Protocol);
+                    return Err(error);
+                }
+            }
+        }
+        None => Vec::new(),
+    };
+    Ok(Opened {
+        session,
+        early,
+        settings,
+    })
+}
+
+/// What the deployment is told to have done; an old session's cap is no trouble.
+fn trouble(loss: Loss) -> Option<Trouble> {
+    match loss {
+        Loss::Closed => Some(Trouble::Closed),
+        Loss::Gone => Some(Trouble::Gone),
+        Loss::Protocol | Loss::Rejected => Some(Trouble::Protocol),
+        Loss::Stalled => Some(Trouble::Stalled),
+        Loss::Unauthorized => Some(Trouble::Unauthorized),
+        Loss::ServerError => Some(Trouble::ServerError),
+        Loss::RateLimited => Some(Trouble::RateLimited(None)),
+        Loss::Expired => None,
+    }
+}
+
+/// What a caller is told before its call ends because no session is left.
+const LOST: &str = "The session was lost, and no other one could be had in its place.";
+
+impl Relay {
+    /// The model leg is of no more use. The call ends so, unless another session takes over.
+    pub(super) fn model_lost(&mut self, loss: Loss, end: End, now: Instant) {
+        let Some(carry) = &mut self.carry else {
+            self.ended = Some(end);
+            return;
+        };
+        if carry.lost.is_some() {
+            return;
+        }
+        let deployment = self.place.deployment().name().to_owned();
+        tracing::info!(
+            deployment,
+            session_id = self.ledger.session_id(),
+            cause = loss.name(),
+            "the session is lost, the call goes on"
+        );
+        if now.duration_since(carry.up_since) >= HELD {
+            carry.succeeded();
+        }
+        if let Some(trouble) = trouble(loss) {
+            self.place.report(trouble);
+            if !carry.avoid.contains(&deployment) {
+                carry.avoid.push(deployment);
+            }
+        }
+        let leg = self.legs.model.take();
+        carry.leave(leg, None);
+        carry.n_failures += 1;
+        carry.due_since = None;
+        carry.lost = Some((now, loss, end));
+        let is_hopeless = carry.n_failures > MAX_FAILURES;
+        let events = carry.mirror.lose();
+        self.show_own(events);
+        if is_hopeless {
+            return self.give_up();
+        }
+        let Some(carry) = &mut self.carry else {
+            return;
+        };
+        match carry.next.take() {
+            Some(next) => self.use_session(next, now),
+            None if carry.opening.is_none() => carry.open(),
+            None => {}
+        }
+    }
+
+    /// Something is due that has to do with sessions.
+    pub(super) fn carry_timeout(&mut self, now: Instant) {
+        let Some(carry) = &mut self.carry else {
+            return;
+        };
+        if let Some((since, ..)) = &carry.lost {
+            if *since + GIVE_UP <= now {
+                self.give_up();
+            }
+            return;
+        }
+        if carry.stall_at().is_some_and(|at| at <= now) {
+            return self.model_lost(Loss::Stalled, EndReason::ModelStalled.into(), now);
+        }
+        let is_to_open = carry.rotate.is_some_and(|(open, _)| open <= now);
+        if is_to_open && carry.next.is_none() && carry.opening.is_none() {
+            carry.open();
+        }
+    }
+
+    /// Where a session is near its cap and the next one stands, changes to it as soon as nothing is disturbed.
+    pub(super) fn rotate(&mut self, now: Instant) {
+        if self.ended.is_some() {
+            return;
+        }
+        let Some(carry) = &mut self.carry else {
+            return;
+        };
+        let is_late = carry.rotate.is_some_and(|(_, latest)| latest <= now);
+        let is_time = is_late || carry.mirror.is_quiet();
+        if let Some(next) = carry.next.take_if(|_| is_time) {
+            let events = carry.mirror.lose();
+            self.show_own(events);
+            self.use_session(next, now);
+        }
+    }
+
+    pub(super) fn poll_session(&mut self, cx: &mut Context<'_>) -> Poll<Reopened> {
+        match &mut self.carry {
+            Some(carry) => carry.poll(cx).map(|opened| Reopened(Box::new(opened))),
+            None => Poll::Pending,
+        }
+    }
+
+    pub(super) fn session_opened(&mut self, Reopened(opened): Reopened, now: Instant) {
+        let Some(carry) = &mut self.carry else {
+            return;
+        };
+        match *opened {
+            Ok(opened) if carry.lost.is_some() => self.use_session(opened, now),
+            Ok(opened) => carry.next = Some(opened),
+            Err(error) => {
+                tracing::warn!(%error, "no deployment gave another session");
+                if carry.lost.is_some() {
+                    return self.give_up();
+                }
+                self.ledger
+                    .metrics
+                    .session_replaced(ROTATION, "unavailable");
+                if let Some((open, _)) = &mut carry.rotate {
+                    *open = now + ROTATE_AGAIN;
+                }
+            }
+        }
+    }
+
+    /// From now on that session is the call's.
+    fn use_session(&mut self, opened: Opened, now: Instant) {
+        let Some(carry) = &mut self.carry else {
+            return;
+        };
+        let Opened {
+            session: Session { leg, place, .. },
+            early,
+            settings,
+        } = opened;
+        let cause = match carry.lost.take() {
+            Some((_, loss, _)) => loss.name(),
+            None => ROTATION,
+        };
+        let created = leg.session_created;
+        let session_id = super::session_id(&created);
+        let from = self.place.deployment().name().to_owned();
+        let deployment = place.deployment().name();
+        let shape = place.deployment().shape();
+        tracing::info!(
+            from,
+            deployment,
+            session_id,
+            cause,
+            "the call goes on at another session"
+        );
+        let metrics = self.ledger.metrics.at(deployment);
+        metrics.session_replaced(cause, "replaced");
+        self.ledger.moved(metrics, deployment, session_id);
+        let old_leg = self.legs.replace_model(leg.socket);
+        let old_place = std::mem::replace(&mut self.place, place);
+        carry.leave(old_leg, Some(old_place));
+        let update = carry.mirror.update(shape);
+        let update = update.filter(|update| settings.as_ref() != Some(update));
+        let mut replay = carry.mirror.replay(shape);
+        carry
+            .seam
+            .begin(shape, &mut replay, u32::from(update.is_some()));
+        carry.due_since = None;
+        carry.up_since = now;
+        self.model_shape = shape;
+        self.decoder = Decoder::new();
+        self.passes = self.caller_shape == shape && !self.is_first_preview;
+        for event in update.into_iter().chain(replay.items) {
+            self.send_model(event.into());
+        }
+        for event in replay.events {
+            self.send_translated(event.into());
+        }
+        for event in std::iter::once(created).chain(early) {
+            self.relay_down(event, now);
+        }
+    }
+
+    /// Tells the caller what the gateway says in place of a deployment, in that deployment's shape.
+    pub(super) fn show_own(&mut self, events: Vec<String>) {
+        for event in events {
+            let renamed = self.carry.as_ref().and_then(|it| it.seam.own_event(&event));
+            self.show(renamed.unwrap_or(event).into(), None);
+        }
+    }
+
+    /// No session is to be had: the call ends as it would have without looking for one.
+    fn give_up(&mut self) {
+        let Some(carry) = &mut self.carry else {
+            return;
+        };
+        let Some((_, loss, end)) = carry.lost.take() else {
+            return;
+        };
+        carry.opening = None;
+        self.ledger
+            .metrics
+            .session_replaced(loss.name(), "unavailable");
+        let events = carry.seam.give_up();
+        let replay = carry.mirror.replay(self.model_shape);
+        let awaited = replay.awaited.map_or_else(Vec::new, |(_, end)| end);
+        self.show_own(events);
+        self.show_own(awaited);
+        let lost = error_event("event_trunkline_lost", "server_error", "session_lost", LOST);
+        self.send_caller(lost.into());
+        self.ended = Some(match loss {
+            Loss::Gone | Loss::Stalled | Loss::Protocol => EndReason::ModelUnavailable.into(),
+            _ => end,
+        });
+    }
+
+    /// Passes an event on that has been looked at; `kind` is the type of one that another session has to hear of.
+    pub(super) fn relay_kept(&mut self, text: Utf8Bytes, kind: Option<String>, translates: bool) {
+        let text = match self.as_the_model_names_it(text, kind.as_deref()) {
+            Some(text) => text,
+            None => return,
+        };
+        let original = kind.map(|kind| (kind, text.clone()));
+        let is_sent = match translates {
+            true => self.send_translated(text),
+            false => {
+                self.send_model(text);
+                true
+            }
+        };
+        if let (Some(carry), Some((kind, text)), true) = (&mut self.carry, original, is_sent) {
+            carry.mirror.client_event(&kind, text);
+        }
+    }
+
+    /// Where sessions changed, the caller may know a response by another id, and truncate what the model has as a
+    /// text only; `None` if it is done already.
+    fn as_the_model_names_it(&mut self, text: Utf8Bytes, kind: Option<&str>) -> Option<Utf8Bytes> {
+        let Some(carry) = &mut self.carry else {
+            return Some(text);
+        };
+        match kind {
+            Some("response.cancel") => {
+                let renamed = carry.seam.client_event(&text);
+                Some(renamed.map_or(text, Utf8Bytes::from))
+            }
+            Some("conversation.item.truncate") => {
+                let Some(cut) = carry.mirror.truncate(&text) else {
+                    return Some(text);
+                };
+                if !cut.events.is_empty() {
+                    carry.seam.remade(&cut.item_id);
+                }
+                for event in cut.events {
+                    self.send_model(event.into());
+                }
+                self.send_caller(cut.answer.into());
+                None
+            }
+            _ => Some(text),
+        }
+    }
+
+    /// What the caller sees of an event; `None` if nothing. Says what went wrong with the session, if it did.
+    pub(super) fn seen(
+        &mut self,
+        event: &ServerEvent<'_>,
+        text: &str,
+        now: Instant,
+    ) -> Result<Shown, Loss> {
+        let Some(carry) = &mut self.carry else {
+            return Ok(Shown::Unchanged);
+        };
+        if let ServerEvent::Error(error) = event {
+            match error.code.as_deref() {
+                Some("session_expired") => return Err(Loss::Expired),
+                Some("invalid_api_key") => return Err(Loss::Unauthorized),
+                _ => {}
+            }
+        }
+        if let ServerEvent::SessionCreated(session) = event {
+            carry.began(session, now);
+        }
+        carry.heard(event, text, now);
+        self.ledger
+            .metrics
+            .history_dropped(carry.mirror.take_forgotten());
+        match carry.seam.server_event(event, text) {
+            Shown::Refused => Err(Loss::Rejected),
+            shown => Ok(shown),
+        }
+    }
+}
+
+/// Another session, or why there is none.
+pub(super) struct Reopened(Box<Result<Opened, DialError>>);

@@ -1,0 +1,588 @@
+//! What is known of a session from the events that pass both ways, so that another session can take its place.
+//!
+//! [`Mirror`] holds the settings, the conversation by item ids, the user's audio that is in no item yet, what the
+//! client asked and the deployment has not answered, and the responses being generated. It decides nothing about when a
+//! session is replaced, and sends nothing. Audio is kept as it came and only counted: appends and deltas cost a scan.
+//! What is kept is bounded in bytes; what had to be forgotten is counted.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+
+use super::format::WireFormat;
+use super::json::{Object, quoted};
+use super::mirror_items::{Body, Items, cut, set_words};
+use super::mirror_response::InProgress;
+use super::policy_fields::{Field, Settings};
+use super::scan::event_type;
+use super::server::{ErrorBody, Item, ServerEvent, Session, Speech};
+use super::shape::Shape;
+use super::translate_session::SessionKind;
+
+/// How the ids of events begin that the gateway sends of its own when it replaces a session.
+pub const OWN_EVENTS: &str = "event_trunkline_";
+
+/// Audio kept while nobody speaks, in microseconds: speech is found a little after it began, and padding comes before
+/// it (protocol reference 4.4).
+pub(super) const LEAD_IN_US: u64 = 2_000_000;
+
+/// Unanswered events of the client that are remembered.
+const MAX_UNANSWERED: usize = 512;
+
+/// A session seen from the gateway. `T` is the text of an event, cheap to clone.
+pub struct Mirror<T> {
+    pub(super) caller: Shape,
+    pub(super) shape: Shape,
+    pub(super) kind: SessionKind,
+    pub(super) max_bytes: usize,
+    pub(super) settings: Settings,
+    pub(super) input: WireFormat,
+    pub(super) output: WireFormat,
+    pub(super) turns: Turns,
+    pub(super) items: Items<T>,
+    /// Audio that is in no item, with what came between.
+    pub(super) audio: VecDeque<Append<T>>,
+    pub(super) audio_bytes: usize,
+    pub(super) unanswered: VecDeque<Unanswered<T>>,
+    pub(super) n_client_events: u64,
+    pub(super) n_own_events: u64,
+    /// Microseconds of audio that the client appended, in all sessions.
+    pub(super) clock_us: u64,
+    /// What of it is not the present session's.
+    pub(super) began_us: u64,
+    /// Nothing is forgotten before this is reached: a new session has to find the speech in it first.
+    pub(super) keep_until_us: u64,
+    pub(super) speech: Option<Spoken>,
+    pub(super) responses: Vec<InProgress<T>>,
+    /// The user's turn is over and the deployment is to answer by itself.
+    pub(super) answer_due: bool,
+    /// Responses to be asked for in the next session.
+    pub(super) ask: Option<Ask>,
+    pub(super) is_lost: bool,
+    pub(super) n_forgotten: u64,
+    /// The voice is an operator's choice.
+    pub(super) holds_voice: bool,
+}
+
+/// How the session takes turns.
+#[derive(Clone, Copy)]
+pub(super) struct Turns {
+    pub(super) detects: bool,
+    pub(super) answers: bool,
+    pub(super) interrupts: bool,
+}
+
+pub(super) struct Append<T> {
+    pub(super) n: u64,
+    pub(super) at_us: u64,
+    end_us: u64,
+    pub(super) text: T,
+}
+
+pub(super) struct Unanswered<T> {
+    pub(super) n: u64,
+    pub(super) kind: Asked,
+    /// The item that it is about.
+    pub(super) item_id: Option<String>,
+    pub(super) event_id: Option<String>,
+    pub(super) text: T,
+}
+
+/// What a client asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Update,
+    Create,
+    Delete,
+    Truncate,
+    Retrieve,
+    Respond,
+    Commit,
+    Clear,
+}
+
+impl Asked {
+    pub(super) fn of(kind: &str) -> Option<Self> {
+        Some(match kind {
+            "session.update" | "transcription_session.update" => Self::Update,
+            "conversation.item.create" => Self::Create,
+            "conversation.item.delete" => Self::Delete,
+            "conversation.item.truncate" => Self::Truncate,
+            "conversation.item.retrieve" => Self::Retrieve,
+            "response.create" => Self::Respond,
+            "input_audio_buffer.commit" => Self::Commit,
+            "input_audio_buffer.clear" => Self::Clear,
+            _ => return None,
+        })
+    }
+}
+
+/// A stretch of speech that the deployment found, in the client's clock.
+pub(super) struct Spoken {
+    pub(super) item_id: String,
+    pub(super) begin_us: u64,
+    pub(super) end_us: Option<u64>,
+}
+
+/// A response that the next session is asked for.
+#[derive(Clone)]
+pub(super) struct Ask {
+    /// The client's event, in its shape.
+    pub(super) event: String,
+    /// The response that the client knows already and nothing of which it has heard.
+    pub(super) response: Option<(String, Vec<String>)>,
+}
+
+impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
+    /// A session that nothing is known of, for a caller of one shape at a deployment of that other one.
+    #[must_use]
+    pub fn new(caller: Shape, shape: Shape, transcribes: bool, max_bytes: usize) -> Self {
+        Self {
+            caller,
+            shape,
+            kind: match transcribes {
+                true => SessionKind::Transcription,
+                false => SessionKind::Realtime,
+            },
+            max_bytes,
+            settings: Settings::default(),
+            input: WireFormat::Pcm24k,
+            output: WireFormat::Pcm24k,
+            turns: Turns {
+                detects: true,
+                answers: true,
+                interrupts: true,
+            },
+            items: Items::default(),
+            audio: VecDeque::new(),
+            audio_bytes: 0,
+            unanswered: VecDeque::new(),
+            n_client_events: 0,
+            n_own_events: 0,
+            clock_us: 0,
+            began_us: 0,
+            keep_until_us: 0,
+            speech: None,
+            responses: Vec::new(),
+            answer_due: false,
+            ask: None,
+            is_lost: false,
+            n_forgotten: 0,
+            holds_voice: false,
+        }
+    }
+
+    /// The same where no other voice will do, even at a deployment that does not have this one.
+    #[must_use]
+    pub fn holding_voice(self) -> Self {
+        Self {
+            holds_voice: true,
+            ..self
+        }
+    }
+
+    /// Bytes that are kept.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        self.items.n_bytes() + self.audio_bytes
+    }
+
+    /// Whether as much is kept as may be.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.n_bytes() >= self.max_bytes || self.unanswered.len() >= MAX_UNANSWERED
+    }
+
+    /// How many items, or stretches of audio, had to be forgotten since this was last asked.
+    pub fn take_forgotten(&mut self) -> u64 {
+        std::mem::take(&mut self.n_forgotten) + std::mem::take(&mut self.items.n_forgotten)
+    }
+
+    /// Whether the deployment owes a response, or more of one.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        let asked = |event: &Unanswered<T>| event.kind == Asked::Respond;
+        self.answer_due
+            || self.ask.is_some()
+            || self.responses.iter().any(|response| !response.runs_tools())
+            || self.unanswered.iter().any(asked)
+    }
+
+    /// Whether nothing is going on that a change of sessions would disturb.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let speaks = self.speech.is_some();
+        !speaks && !self.is_due() && self.responses.is_empty() && self.unanswered.is_empty()
+    }
+
+    /// Audio goes up: an append, and the base64 in it.
+    pub fn append(&mut self, text: T, base64: &str) {
+        let n = self.next_event();
+        let at_us = self.clock_us;
+        self.clock_us += base64_us(base64, self.input);
+        self.audio_bytes += text.as_ref().len();
+        self.audio.push_back(Append {
+            n,
+            at_us,
+            end_us: self.clock_us,
+            text,
+        });
+        if self.turns.detects && self.speech.is_none() && !self.is_lost {
+            self.trim();
+        }
+        // A session that is being looked for has heard none of it: then the client is made to wait.
+        if !self.is_lost {
+            self.shrink();
+        }
+    }
+
+    /// Forgets what was said, or not said, before anything of interest.
+    fn trim(&mut self) {
+        if self.clock_us < self.keep_until_us || self.has_unanswered(Asked::Commit) {
+            return;
+        }
+        let from = self.clock_us.saturating_sub(LEAD_IN_US);
+        while self.audio.front().is_some_and(|audio| audio.at_us < from) {
+            self.pop_audio();
+        }
+    }
+
+    fn shrink(&mut self) {
+        if self.n_bytes() <= self.max_bytes {
+            return;
+        }
+        let for_items = self.max_bytes.saturating_sub(self.audio_bytes);
+        self.items.shrink(for_items);
+        while self.n_bytes() > self.max_bytes && self.pop_audio().is_some() {
+            self.n_forgotten += 1;
+        }
+    }
+
+    fn pop_audio(&mut self) -> Option<Append<T>> {
+        let audio = self.audio.pop_front()?;
+        self.audio_bytes -= audio.text.as_ref().len();
+        Some(audio)
+    }
+
+    fn next_event(&mut self) -> u64 {
+        self.n_client_events += 1;
+        self.n_client_events
+    }
+
+    fn has_unanswered(&self, kind: Asked) -> bool {
+        self.unanswered.iter().any(|event| event.kind == kind)
+    }
+
+    /// Any other event of the client goes up. `kind` is its type.
+    pub fn client_event(&mut self, kind: &str, text: T) {
+        if kind == "response.cancel" {
+            return self.cancelled(text.as_ref());
+        }
+        let Some(asked) = Asked::of(kind) else {
+            return;
+        };
+        let Ok(event) = Object::parse(text.as_ref()) else {
+            return;
+        };
+        let item = event.get("item").and_then(Object::from_value);
+        let item_id = match &item {
+            Some(item) => item.text("id"),
+            None => event.text("item_id"),
+        };
+        let [item_id, event_id] =
+            [item_id, event.text("event_id")].map(|id| id.map(Cow::into_owned));
+        let unanswered = Unanswered {
+            n: self.next_event(),
+            kind: asked,
+            item_id,
+            event_id,
+            text: text.clone(),
+        };
+        if self.unanswered.len() == MAX_UNANSWERED {
+            self.unanswered.pop_front();
+            self.n_forgotten += 1;
+        }
+        self.unanswered.push_back(unanswered);
+    }
+
+    fn cancelled(&mut self, text: &str) {
+        let event = Object::parse(text).unwrap_or_default();
+        let id = event.text("response_id").filter(|id| !id.is_empty());
+        for response in &mut self.responses {
+            let is_meant = match &id {
+                Some(id) => response.id == **id,
+                None => response.in_conversation,
+            };
+            if is_meant {
+                response.cancelled = Some("client_cancelled");
+            }
+        }
+    }
+
+    /// The first unanswered event of that kind about that item was answered.
+    pub(super) fn answered(&mut self, kind: Asked, item_id: Option<&str>) -> Option<Unanswered<T>> {
+        let at = self.unanswered.iter().position(|event| {
+            let is_about = match (&event.item_id, item_id) {
+                (Some(ours), Some(theirs)) => ours == theirs,
+                _ => true,
+            };
+            event.kind == kind && is_about
+        })?;
+        self.unanswered.remove(at)
+    }
+
+    /// An event of the deployment comes down, as it is, and what was read of it.
+    pub fn server_event(&mut self, event: &ServerEvent<'_>, text: &str) {
+        match event {
+            ServerEvent::AudioDelta(delta) => {
+                let more = base64_us(&delta.delta, self.output);
+                self.items.edit(&delta.item_id, |body| {
+                    if let Body::Answer { audio_us, .. } = body {
+                        *audio_us += more;
+                    }
+                });
+            }
+            ServerEvent::SessionCreated(session) => self.session(session, text),
+            ServerEvent::SessionUpdated(session) => {
+                self.answered(Asked::Update, None);
+                self.session(session, text);
+            }
+            ServerEvent::SpeechStarted(speech) => self.speech_started(speech),
+            ServerEvent::SpeechStopped(speech) => {
+                let end_us = self.began_us + speech.audio_end_ms.0 * 1_000;
+                if let Some(spoken) = &mut self.speech {
+                    spoken.end_us = Some(end_us);
+                }
+            }
+            ServerEvent::Committed(item) => self.committed(&item.item_id, text),
+            ServerEvent::ItemAdded(item) => self.item_added(item, text),
+            ServerEvent::ItemTruncated(item) => {
+                self.answered(Asked::Truncate, Some(&item.item_id));
+                let end = Object::parse(text).ok();
+                let end = end.and_then(|event| event.get("audio_end_ms")?.parse::<u64>().ok());
+                let end_us = end.unwrap_or(0).saturating_mul(1_000);
+                self.items.edit(&item.item_id, |body| cut(body, end_us));
+            }
+            ServerEvent::ItemDeleted(item) => {
+                self.answered(Asked::Delete, Some(&item.item_id));
+                self.items.remove(&item.item_id);
+            }
+            ServerEvent::InputTranscript(part) => {
+                let words = &part.text;
+                self.items
+                    .edit(&part.item_id, |body| set_words(body, words));
+            }
+            ServerEvent::Error(error) => self.refused(error),
+            _ => self.response_event(event, text),
+        }
+    }
+
+    fn session(&mut self, session: &Session<'_>, text: &str) {
+        self.input = session.input.unwrap_or(WireFormat::Pcm24k);
+        self.output = session.output.unwrap_or(WireFormat::Pcm24k);
+        let Ok(event) = Object::parse(text) else {
+            return;
+        };
+        let Some(object) = event.get("session").and_then(Object::from_value) else {
+            return;
+        };
+        self.settings = Settings::of_session(object, self.shape, self.kind);
+        const TURN_DETECTION: &str = "audio.input.turn_detection";
+        // A null says what a session without it does, but for this one.
+        let nulls: Vec<_> = self
+            .settings
+            .names()
+            .filter(|name| *name != TURN_DETECTION)
+            .filter(|name| self.settings.get(name) == Some("null"))
+            .map(str::to_owned)
+            .collect();
+        let transcribes = self.kind == SessionKind::Transcription;
+        self.settings.retain(|name| {
+            let is_null = nulls.iter().any(|null| null == name);
+            !is_null && (!transcribes || Field::is_of_transcription(name))
+        });
+        let detection = self.settings.get(TURN_DETECTION);
+        let detection_object = detection.and_then(|json| Object::parse(json).ok());
+        let is_on = |name: &str| {
+            detection_object
+                .as_ref()
+                .is_none_or(|object| object.get(name).is_none_or(|value| value != "false"))
+        };
+        // A session that says nothing of it has the default, which is on.
+        let detects = detection != Some("null");
+        self.turns = Turns {
+            detects,
+            answers: detects && !transcribes && is_on("create_response"),
+            interrupts: detects && is_on("interrupt_response"),
+        };
+    }
+
+    fn speech_started(&mut self, speech: &Speech<'_>) {
+        self.speech = Some(Spoken {
+            item_id: speech.item_id.to_string(),
+            begin_us: self.began_us + speech.audio_start_ms.0 * 1_000,
+            end_us: None,
+        });
+        if self.turns.interrupts {
+            for response in &mut self.responses {
+                if response.in_conversation {
+                    response.cancelled.get_or_insert("turn_detected");
+                }
+            }
+        }
+    }
+
+    /// Audio became an item.
+    fn committed(&mut self, item_id: &str, text: &str) {
+        let speech = self.speech.take_if(|speech| speech.item_id == item_id);
+        let audio = match speech {
+            Some(Spoken {
+                begin_us, end_us, ..
+            }) => {
+                self.answer_due |= self.turns.answers;
+                let end_us = end_us.unwrap_or(self.clock_us);
+                self.take_audio(|audio| audio.at_us < end_us)
+                    .filter(|audio| audio.end_us > begin_us)
+                    .map(|audio| audio.text)
+                    .collect()
+            }
+            None => {
+                let commit = self.answered(Asked::Commit, None);
+                let n = commit.map_or(u64::MAX, |commit| commit.n);
+                let audio = self.take_audio(|audio| audio.n < n);
+                audio.map(|audio| audio.text).collect()
+            }
+        };
+        if self.kind == SessionKind::Transcription {
+            return;
+        }
+        let event = Object::parse(text).unwrap_or_default();
+        let previous = event.text("previous_item_id");
+        let body = Body::Spoken { audio, words: None };
+        self.items.insert(item_id, previous.as_deref(), body);
+        self.shrink();
+    }
+
+    fn take_audio(
+        &mut self,
+        is_taken: impl Fn(&Append<T>) -> bool,
+    ) -> std::vec::IntoIter<Append<T>> {
+        let n = self
+            .audio
+            .iter()
+            .take_while(|audio| is_taken(audio))
+            .count();
+        let taken: Vec<_> = self.audio.drain(..n).collect();
+        let n_bytes: usize = taken.iter().map(|audio| audio.text.as_ref().len()).sum();
+        self.audio_bytes -= n_bytes;
+        taken.into_iter()
+    }
+
+    fn item_added(&mut self, item: &Item<'_>, text: &str) {
+        if self.kind == SessionKind::Transcription || self.items.contains(&item.id) {
+            return;
+        }
+        let event = Object::parse(text).unwrap_or_default();
+        let previous = event.text("previous_item_id");
+        let is_generated = self
+            .responses
+            .iter()
+            .any(|response| response.items.iter().any(|output| output.id == *item.id))
+            || item.status.as_deref() == Some("in_progress");
+        let body = if is_generated {
+            match &*item.kind {
+                "message" => Body::Answer {
+                    parts: Vec::new(),
+                    audio_us: 0,
+                    is_retold: false,
+                },
+                _ => Body::Untold,
+            }
+        } else {
+            let ours = self.answered(Asked::Create, Some(&item.id));
+            let given = ours.as_ref().and_then(|ours| {
+                let event = Object::parse(ours.text.as_ref()).ok()?;
+                Some(event.get("item")?.to_string())
+            });
+            match (given, event.get("item")) {
+                (Some(json), _) => Body::Given {
+                    shape: self.caller,
+                    json,
+                },
+                (None, Some(json)) => Body::Given {
+                    shape: self.shape,
+                    json: json.to_string(),
+                },
+                (None, None) => return,
+            }
+        };
+        self.items.insert(&item.id, previous.as_deref(), body);
+        self.shrink();
+    }
+
+    /// An event of the client was refused: it is not asked again.
+    fn refused(&mut self, error: &ErrorBody<'_>) {
+        let at = match &error.event_id {
+            Some(id) => self
+                .unanswered
+                .iter()
+                .position(|event| event.event_id.as_deref() == Some(id)),
+            // Events are answered in their order.
+            None if &*error.kind == "invalid_request_error" => self
+                .unanswered
+                .iter()
+                .position(|event| event.event_id.is_none()),
+            None => None,
+        };
+        if let Some(at) = at {
+            self.unanswered.remove(at);
+        }
+        if let Some(id) = &error.event_id {
+            let id = quoted(id);
+            self.ask.take_if(|ask| ask.event.contains(&id));
+        }
+        if error.code.as_deref() == Some("conversation_already_has_active_response") {
+            self.answer_due = false;
+        }
+    }
+
+    /// Events that nobody else reads.
+    pub(super) fn other(&mut self, text: &str) {
+        let Ok(kind) = event_type(text) else {
+            return;
+        };
+        match &*kind {
+            "input_audio_buffer.cleared" => {
+                if let Some(clear) = self.answered(Asked::Clear, None) {
+                    drop(self.take_audio(|audio| audio.n < clear.n));
+                }
+                self.speech = None;
+            }
+            "input_audio_buffer.timeout_triggered" => {
+                if let Ok(event) = Object::parse(text)
+                    && let Some(item_id) = event.text("item_id")
+                {
+                    self.speech = Some(Spoken {
+                        item_id: item_id.into_owned(),
+                        begin_us: self.began_us,
+                        end_us: Some(self.clock_us),
+                    });
+                }
+            }
+            "conversation.item.retrieved" => {
+                let event = Object::parse(text).ok();
+                let item = event.and_then(|event| Object::from_value(event.get("item")?));
+                let id = item.as_ref().and_then(|item| item.text("id"));
+                self.answered(Asked::Retrieve, id.as_deref());
+            }
+            "response.content_part.added"
+            | "response.content_part.done"
+            | "response.function_call_arguments.delta" => self.part(&kind, text),
+            _ => {}
+        }
+    }
+}
+
+/// How long audio in base64 lasts, in microseconds, padding left out of account.
+fn base64_us(base64: &str, format: WireFormat) -> u64 {
+    base64.len() as u64 * 3 / 4 * 1_000 / format.bytes_per_ms() as u64
+}
