@@ -326,10 +326,12 @@ impl Conduct {
             }
         }
         self.parameters = Arc::new(info.parameters.clone());
-        self.formats = Some(SessionFormats {
+        let formats = SessionFormats {
             input: session_format(info.input, audio),
             output: session_format(info.output, audio),
-        });
+        };
+        self.place.asks_for(formats);
+        self.formats = Some(formats);
         tracing::info!(
             provider_call_id = info.provider_call_id,
             input = %info.input,
