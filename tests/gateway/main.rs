@@ -31,6 +31,8 @@ mod quota;
 mod refusals;
 mod relay;
 mod rfc6455;
+mod routing;
 mod speech;
+mod standby;
 mod tls;
 mod wire;
