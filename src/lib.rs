@@ -19,6 +19,8 @@ pub mod auth;
 
 pub mod quota;
 
+pub mod routing;
+
 pub mod telemetry;
 
 pub mod transport;

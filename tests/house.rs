@@ -72,7 +72,7 @@ const SIMULATOR_MAY_IMPORT: &[&str] = &["media", "telemetry"];
 const SIMULATOR_IS_IMPORTED_BY: &[&str] = &["cli"];
 
 /// Modules that are functions of their inputs: no clock, no socket, no task.
-const PURE: &[&str] = &["realtime", "media", "call", "ingress"];
+const PURE: &[&str] = &["realtime", "media", "call", "ingress", "routing"];
 
 /// Paths that a pure module does not name.
 const IMPURE_PATHS: &[&[&str]] = &[

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::call::{CallPolicy, CallTimeouts, CarryPolicy, DtmfPolicy, HANG_UP_TOOL, TurnPolicy};
+use crate::call::{
+    CallPolicy, CallTimeouts, CarryPolicy, DtmfPolicy, HANG_UP_TOOL, ModelCommand, TurnPolicy,
+};
 use crate::ingress::{Capabilities, Marks};
 use crate::media::{Clip, GapSettings, OpusSettings};
 use crate::quota::Expect;
 use crate::realtime::{SessionSettings, Tool, TurnDetection};
+use crate::upstream::{Deployment, SessionContext, SessionFormats, encode};
 
 use super::tool::WebhookConfig;
 
@@ -183,6 +186,18 @@ impl Agent {
     #[must_use]
     pub fn pool(&self) -> &str {
         &self.config.deployment
+    }
+
+    /// The event that configures a session at a deployment for its calls.
+    #[must_use]
+    pub fn configuration(&self, deployment: &Deployment, formats: SessionFormats) -> String {
+        let context = SessionContext {
+            settings: &self.config.session,
+            input: formats.input,
+            output: formats.output,
+            shape: deployment.shape(),
+        };
+        encode(&ModelCommand::Configure, &context, "configure-standby")
     }
 
     pub(super) fn policy(&self, capabilities: &Capabilities) -> CallPolicy {

@@ -94,6 +94,7 @@ impl ConductedCall {
         let deployment = place.deployment().name();
         let ledger = Ledger::new(metrics, lease, call_id, dialect.name(), deployment, session);
         let now = Instant::now();
+        let sessions = Sessions::new(sessions, agent.name.clone());
         let mut task = Conduct {
             core: Call::new(agent.policy(dialect.capabilities()), now.into_std()),
             legs: Legs::free(caller, leg.socket),
@@ -107,7 +108,7 @@ impl ConductedCall {
             ledger,
             formats: None,
             configured,
-            sessions: Sessions::new(sessions),
+            sessions,
             parameters: Arc::default(),
             n_commands: 0,
             configured_at: None,
@@ -357,6 +358,9 @@ impl Conduct {
         }
         self.parameters = Arc::new(info.parameters.clone());
         self.formats = self.formats_at(&self.place);
+        if let Some(formats) = self.formats {
+            self.place.asks_for(formats);
+        }
         tracing::info!(
             provider_call_id = info.provider_call_id,
             input = %info.input,
@@ -453,6 +457,7 @@ impl Conduct {
         } = &event
         {
             self.sessions.succeeded();
+            self.place.went_well();
         }
         if let ModelEvent::Error(error) = &event {
             tracing::warn!(

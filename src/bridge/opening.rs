@@ -17,6 +17,10 @@ pub struct SessionSource {
     pub dialer: Arc<Dialer>,
     /// At one of these deployments.
     pub pool: Arc<Pool>,
+    /// Whose call it is.
+    pub tenant: String,
+    /// Where it comes from.
+    pub caller: String,
 }
 
 impl SessionSource {
@@ -26,7 +30,12 @@ impl SessionSource {
     ///
     /// If no deployment gives one.
     pub async fn open(&self, request: &SessionRequest) -> Result<Session, DialError> {
-        self.dialer.open_in(&self.pool, request).await
+        let request = SessionRequest {
+            tenant: Some(self.tenant.clone()),
+            caller: Some(self.caller.clone()),
+            ..request.clone()
+        };
+        self.dialer.open_in(&self.pool, &request).await
     }
 }
 

@@ -123,6 +123,7 @@ impl Carry {
         let request = SessionRequest {
             transcription: self.transcribes,
             avoid: self.avoid.clone(),
+            ..SessionRequest::default()
         };
         let settings = [Shape::Ga, Shape::Preview].map(|shape| self.mirror.update(shape));
         let n_failures = self.n_failures.saturating_sub(1);

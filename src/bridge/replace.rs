@@ -30,6 +30,8 @@ type Opening = Pin<Box<dyn Future<Output = Result<Session, DialError>> + Send>>;
 /// Where the call's sessions come from and go to.
 pub(super) struct Sessions {
     source: SessionSource,
+    /// Whose sessions they are.
+    agent: String,
     /// Dropped with the call: nobody would want what it yields.
     opening: Option<Opening>,
     /// Opened, and not used yet.
@@ -45,9 +47,10 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(source: SessionSource) -> Self {
+    pub(super) fn new(source: SessionSource, agent: String) -> Self {
         Self {
             source,
+            agent,
             opening: None,
             next: None,
             avoid: Vec::new(),
@@ -72,6 +75,7 @@ impl Sessions {
         let source = self.source.clone();
         let request = SessionRequest {
             avoid: self.avoid.clone(),
+            agent: Some(self.agent.clone()),
             ..SessionRequest::default()
         };
         self.opening = Some(Box::pin(async move { source.open(&request).await }));

@@ -84,6 +84,8 @@ impl Process {
         let gateway = Arc::clone(&self.gateway);
         self.tasks.spawn(gateway.watch_load(self.stop.clone()));
         let gateway = Arc::clone(&self.gateway);
+        self.tasks.spawn(gateway.keep_standby(self.stop.clone()));
+        let gateway = Arc::clone(&self.gateway);
         self.tasks
             .spawn(admin::serve(gateway, operators, token, self.stop.clone()));
     }

@@ -24,6 +24,7 @@ impl Config {
         self.warn_of_the_listener(&mut found);
         self.warn_of_limits(&mut found);
         self.warn_of_secrets(&mut found, path);
+        self.warn_of_pools(&mut found);
         self.warn_of_operators(&mut found);
         found.found
     }
@@ -242,6 +243,36 @@ impl Config {
             all.push(Secret::new(path(), "second_auth_token", value, file));
         }
         all
+    }
+
+    fn warn_of_pools(&self, found: &mut Mistakes<'_>) {
+        for (name, pool) in &self.pools {
+            let path = ["pools", name.as_str(), "deployments"];
+            let members = pool.deployments.iter();
+            let members: Vec<_> = members
+                .filter_map(|member| self.deployments.get(&member.0.name))
+                .collect();
+            let Some((first, others)) = members.split_first() else {
+                continue;
+            };
+            if others.is_empty() {
+                found.warn(&path, "with one deployment, there is none to fall back on");
+            } else if first.region.is_some() && others.iter().all(|it| it.region == first.region) {
+                found.warn(
+                    &path,
+                    "all are in one region, and its trouble is that of all",
+                );
+            }
+            if others
+                .iter()
+                .any(|it| it.model != first.model && first.kind == it.kind)
+            {
+                found.warn(
+                    &path,
+                    "their models have different names: callers should not notice which one they get",
+                );
+            }
+        }
     }
 
     fn warn_of_operators(&self, found: &mut Mistakes<'_>) {
@@ -494,6 +525,32 @@ model = "gpt-realtime"
         more(
             "[process]\ndumpable = true",
             &["line 8: process.dumpable: "],
+        );
+    }
+
+    #[test]
+    fn pools_that_help_little() {
+        let west = "[deployments.west]\nurl = 'ws://127.0.0.1:2'\nmodel = 'gpt-realtime'\n";
+        let pool = |fields: &str, expected: &[&str]| {
+            let pool = "[pools.all]\ndeployments = ['east', 'west']";
+            more(&format!("{west}{fields}\n{pool}"), expected);
+        };
+        pool("region = 'r'", &[]);
+        pool("", &[]);
+        let other = west.replace("gpt-realtime", "other");
+        more(
+            &format!("{other}[pools.all]\ndeployments = ['east', 'west']"),
+            &["line 11: pools.all.deployments: their models"],
+        );
+        more(
+            "region = 'r'\n[pools.all]\ndeployments = ['east']",
+            &["line 9: pools.all.deployments: with one deployment"],
+        );
+        more(
+            &format!(
+                "region = 'r'\n{west}region = 'r'\n[pools.all]\ndeployments = ['east', 'west']"
+            ),
+            &["line 13: pools.all.deployments: all are in one region"],
         );
     }
 

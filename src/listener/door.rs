@@ -270,6 +270,11 @@ pub(super) enum Unheard {
 }
 
 impl Peer {
+    /// Where it comes from: an address, or a network where callers have one each.
+    pub(super) fn source(&self) -> String {
+        self.source.0.to_string()
+    }
+
     /// The certificate that was verified in the handshake. That of a trusted proxy is not its callers'.
     pub(super) fn certificate(&self) -> Option<&ClientCertificate> {
         self.connection.source?;

@@ -41,7 +41,7 @@ use crate::ingress::upgrade::{self, Upgrade};
 use crate::ingress::{Dialect, ErrorStyle, FrontDoor, MintRoute, Refusal};
 use crate::quota::{InProcess, Quota};
 use crate::telemetry::Metrics;
-use crate::upstream::{DialError, Dialer, Pool};
+use crate::upstream::{DialError, Dialer, Pool, StandbyLine, keep_standby};
 
 use answer::{Answer, last, name, refuse, refuse_upgrade, text};
 use door::{Connection, Door, Peer, TooFast, Unheard};
@@ -79,6 +79,8 @@ pub struct Gateway {
     connections: TaskTracker,
     /// Cancelled when connections are to end that are no call.
     closing: CancellationToken,
+    /// Cancelled when no session is to stand by any more.
+    standing_down: CancellationToken,
 }
 
 impl Gateway {
@@ -123,6 +125,7 @@ impl Gateway {
             draining: AtomicBool::new(false),
             connections: TaskTracker::new(),
             closing: CancellationToken::new(),
+            standing_down: CancellationToken::new(),
         })
     }
 
@@ -133,10 +136,46 @@ impl Gateway {
     }
 
     /// Sessions of that pool, for one call.
-    fn sessions(&self, pool: Arc<Pool>) -> SessionSource {
+    fn sessions(&self, pool: Arc<Pool>, identity: &Identity, peer: &Peer) -> SessionSource {
         SessionSource {
             dialer: Arc::clone(&self.dialer),
             pool,
+            tenant: identity.tenant.clone(),
+            caller: peer.source(),
+        }
+    }
+
+    /// Keeps sessions ready at the pools that are configured for it, until the gateway drains or is told to stop.
+    pub async fn keep_standby(self: Arc<Self>, stop: CancellationToken) {
+        let pools: Vec<_> = self.routes.pools.values().cloned().collect();
+        let lines = self.routes.agents.values().filter_map(|agent| {
+            let pool = Arc::clone(self.routes.pools.get(agent.pool())?);
+            let name = agent.name.clone();
+            let agent = Arc::clone(agent);
+            Some(StandbyLine {
+                pool,
+                agent: name,
+                configure: Arc::new(move |deployment, formats| {
+                    agent.configuration(deployment, formats)
+                }),
+            })
+        });
+        let until = self.standing_down.child_token();
+        let keep = keep_standby(
+            Arc::clone(&self.dialer),
+            pools,
+            lines.collect(),
+            until.clone(),
+        );
+        let stop = async {
+            stop.cancelled().await;
+            until.cancel();
+            std::future::pending::<()>().await;
+        };
+        // The keeper closes its sessions before it returns.
+        tokio::select! {
+            () = keep => {}
+            () = stop => {}
         }
     }
 
@@ -161,6 +200,7 @@ impl Gateway {
     /// Refuses new calls, lets the live ones finish for at most `grace`, ends what is left.
     pub async fn drain(&self, grace: Duration) {
         self.draining.store(true, Ordering::Relaxed);
+        self.standing_down.cancel();
         self.metrics.draining();
         tracing::info!(
             calls = self.calls.active(),

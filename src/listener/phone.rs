@@ -117,8 +117,12 @@ impl Gateway {
         let admission = self.admit_announced(&identity, &agent.name, ticket, &pool);
         let (permit, lease) = admission.await?;
         self.use_up(name, &identity).await?;
-        let sessions = self.sessions(Arc::clone(&pool));
-        let session = sessions.open(&SessionRequest::default()).await;
+        let sessions = self.sessions(Arc::clone(&pool), &identity, peer);
+        let request = SessionRequest {
+            agent: Some(agent.name.clone()),
+            ..SessionRequest::default()
+        };
+        let session = sessions.open(&request).await;
         let session = session.map_err(|error| {
             tracing::warn!(%error, call_id, "no session for a call");
             self.note_refusal(&pool, &error);
@@ -197,6 +201,7 @@ impl Gateway {
             }
         };
         let stream = self.stream_url(&head.headers, tenant, &agent)?;
+        pool.expect_call(&agent);
         self.keep_place(tenant, &agent, &stream, lease);
         let from = webhook.from.as_deref().unwrap_or_default();
         let to = webhook.to.as_deref().unwrap_or_default();

@@ -108,7 +108,7 @@ impl Gateway {
         let shape = self.routes.caller_shape(tenant, asked.shape);
         let (model, transcription) = opened(&identity, asked)?;
         let pool = self.routes.for_model(tenant, model)?;
-        let sessions = self.sessions(Arc::clone(&pool));
+        let sessions = self.sessions(Arc::clone(&pool), &identity, peer);
         let kind = CallKind::Model(model.unwrap_or(pool.name()));
         let admission = self.admit_to(&identity, kind, &pool).await?;
         self.use_up(REALTIME, &identity).await?;

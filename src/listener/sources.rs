@@ -10,7 +10,7 @@ use super::rate::{Bucket, Rate};
 /// Where a caller comes from, as far as sources are told apart: an IPv4 address, or the /64 of an IPv6 address,
 /// because whoever has one IPv6 address usually has all of its /64 (RFC 6177).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Source(IpAddr);
+pub(super) struct Source(pub(super) IpAddr);
 
 impl From<IpAddr> for Source {
     fn from(address: IpAddr) -> Self {

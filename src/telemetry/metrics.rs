@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use super::door::DoorMetrics;
+use super::routing::RoutingMetrics;
 use super::store::StoreMetrics;
 use super::usage::UsageMetrics;
 
@@ -202,6 +203,7 @@ pub struct Metrics {
     panics: IntCounter,
     draining: IntGauge,
     door: DoorMetrics,
+    routing: RoutingMetrics,
     usage: UsageMetrics,
     store: StoreMetrics,
     handles: Mutex<BTreeMap<(String, String), Arc<CallMetrics>>>,
@@ -505,6 +507,7 @@ impl Metrics {
                 )),
             ),
             door: DoorMetrics::new(r),
+            routing: RoutingMetrics::new(r),
             usage: UsageMetrics::new(r),
             store: StoreMetrics::new(r),
             handles: Mutex::default(),
@@ -539,6 +542,12 @@ impl Metrics {
     #[must_use]
     pub fn door(&self) -> &DoorMetrics {
         &self.door
+    }
+
+    /// What is counted about deployments and pools.
+    #[must_use]
+    pub fn routing(&self) -> &RoutingMetrics {
+        &self.routing
     }
 
     /// What is counted of usage and quota.

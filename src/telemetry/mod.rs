@@ -5,10 +5,12 @@
 
 mod door;
 mod metrics;
+mod routing;
 mod store;
 mod usage;
 
 pub use door::DoorMetrics;
 pub use metrics::{CallMetrics, Direction, FrameDrop, Metrics, Modality, SetupPhase};
+pub use routing::RoutingMetrics;
 pub use store::StoreMetrics;
 pub use usage::UsageMetrics;

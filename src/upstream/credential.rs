@@ -62,6 +62,24 @@ impl Credential {
         })
     }
 
+    /// Counts what there was to show: another number, another key or token.
+    pub(super) fn version(&self) -> u64 {
+        match self {
+            Self::None | Self::Key(_) => 0,
+            Self::KeyFile(file) => file.lock().version,
+            Self::Token(keeper) => keeper.version(),
+        }
+    }
+
+    /// Counts only what the operator changed: a key that another one replaced may be taken back, and a token that was
+    /// refreshed is not.
+    pub(super) fn rotation(&self) -> u64 {
+        match self {
+            Self::None | Self::Key(_) | Self::Token(_) => 0,
+            Self::KeyFile(file) => file.lock().version,
+        }
+    }
+
     /// Something newer than what was shown and refused, if there is any: the file is read again, or a token fetched.
     pub(super) async fn renew(
         &self,

@@ -21,6 +21,7 @@ use crate::secret::{Given, Source};
 use super::credential::{Credential, KeyFile, Shown, can_be_sent};
 use super::entra::Identities;
 use super::entra_config::EntraConfig;
+use super::state::DeploymentState;
 
 /// One `[deployments.NAME]` table.
 #[derive(Clone, Debug, Deserialize)]
@@ -59,6 +60,8 @@ pub struct DeploymentConfig {
     /// Format of the audio of phone calls.
     #[serde(default)]
     pub audio: ModelAudio,
+    /// Where it is, in any words; pools may prefer a region.
+    pub region: Option<String>,
     /// How long to wait for it.
     #[serde(default)]
     pub timeouts: DialTimeouts,
@@ -139,6 +142,7 @@ pub struct Deployment {
     pub(super) port: u16,
     pub(super) tls: bool,
     pub(super) timeouts: DialTimeouts,
+    pub(super) state: DeploymentState,
     config: DeploymentConfig,
     credential: Credential,
     authorities: Authorities,
@@ -214,6 +218,7 @@ impl Deployment {
             port,
             tls,
             timeouts: config.timeouts,
+            state: DeploymentState::default(),
             credential: credential(name, &config, identities)?,
             authorities,
             config,
@@ -236,6 +241,18 @@ impl Deployment {
     #[must_use]
     pub fn audio(&self) -> ModelAudio {
         self.config.audio
+    }
+
+    /// Where it is, if the operator says so.
+    #[must_use]
+    pub fn region(&self) -> Option<&str> {
+        self.config.region.as_deref()
+    }
+
+    /// The model, on Azure the deployment's name there.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.config.model
     }
 
     pub(super) fn credential(&self) -> &Credential {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::call::ModelEvent;
 use crate::realtime::ErrorBody;
+use crate::routing::Load;
 use crate::telemetry::{Metrics, SetupPhase};
 use crate::transport::{
     FrameLimits, FrameMeter, Metered, Peer, Rate, Transport, UNACKNOWLEDGED, system_roots, tune,
@@ -30,6 +32,8 @@ use crate::transport::{
 use super::credential::{NoToken, Shown};
 use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
+use super::resolve::{Addresses, PATIENCE, Resolve, System};
+use super::state::{Verdict, now};
 
 /// The model leg's read buffer: the tungstenite default of 128 KiB costs 7 us a message (costs reference 7).
 const READ_BUFFER: usize = 16 * 1024;
@@ -145,6 +149,30 @@ pub enum DialError {
         /// Its limit.
         limit: Duration,
     },
+    /// No deployment of a pool is left to ask.
+    #[error("no deployment of pool {pool} can be asked{}", after(.last.as_deref()))]
+    NoneLeft {
+        /// The pool's name.
+        pool: String,
+        /// When the first of them can be asked again.
+        retry_after: Duration,
+        /// All that keeps them is that too much was asked of them.
+        is_rate_limited: bool,
+        /// What the last one said that was asked.
+        last: Option<Box<DialError>>,
+    },
+    /// No deployment of a pool gave a session in time.
+    #[error("no deployment of pool {pool} gave a session within {limit:?}")]
+    Late {
+        /// The pool's name.
+        pool: String,
+        /// The limit.
+        limit: Duration,
+    },
+}
+
+fn after(last: Option<&DialError>) -> String {
+    last.map_or_else(String::new, |last| format!("; the last one said: {last}"))
 }
 
 impl DialError {
@@ -167,7 +195,8 @@ impl DialError {
             } => "rejected",
             Self::Closed { .. } => "closed",
             Self::Handshake { .. } => "handshake",
-            Self::Timeout { .. } => "timeout",
+            Self::Timeout { .. } | Self::Late { .. } => "timeout",
+            Self::NoneLeft { .. } => "none_left",
         }
     }
 
@@ -189,7 +218,12 @@ impl DialError {
                 ..
             } => (503, Some(retry_after.unwrap_or(Duration::from_secs(1)))),
             Self::NoToken { .. } | Self::Connect { .. } => (503, Some(Duration::from_secs(1))),
-            Self::Timeout { .. } => (504, None),
+            Self::NoneLeft {
+                retry_after,
+                is_rate_limited,
+                ..
+            } => (if *is_rate_limited { 429 } else { 503 }, Some(*retry_after)),
+            Self::Timeout { .. } | Self::Late { .. } => (504, None),
             Self::Tls { .. }
             | Self::Refused { .. }
             | Self::Rejected { .. }
@@ -215,6 +249,43 @@ impl DialError {
     }
 }
 
+impl DialError {
+    /// Nobody can be asked, for a reason of the gateway's own.
+    pub(super) fn none_left(pool: &str) -> Self {
+        Self::NoneLeft {
+            pool: pool.to_owned(),
+            retry_after: Duration::from_secs(1),
+            is_rate_limited: false,
+            last: None,
+        }
+    }
+
+    /// What it says of the deployment.
+    pub(super) fn verdict(&self) -> Verdict {
+        match self {
+            Self::NoToken { .. } | Self::Refused { status: 403, .. } => Verdict::Unauthorized,
+            _ if self.is_unauthorized() => Verdict::Unauthorized,
+            Self::Refused {
+                status: 429,
+                retry_after,
+                ..
+            } => Verdict::RateLimited(*retry_after),
+            Self::Refused { retry_after, .. } => Verdict::Failed(*retry_after),
+            Self::Rejected { code, .. } if code == "rate_limit_exceeded" => {
+                Verdict::RateLimited(None)
+            }
+            Self::Connect { .. }
+            | Self::Tls { .. }
+            | Self::Rejected { .. }
+            | Self::Closed { .. }
+            | Self::Handshake { .. }
+            | Self::Timeout { .. }
+            | Self::NoneLeft { .. }
+            | Self::Late { .. } => Verdict::Failed(None),
+        }
+    }
+}
+
 /// A detail of a log message, if it is known.
 fn detail(name: &str, value: Option<&str>) -> String {
     value.map_or_else(String::new, |value| format!(", {name} {value}"))
@@ -226,6 +297,9 @@ pub struct Dialer {
     roots: RootCertStore,
     pub(super) metrics: Arc<Metrics>,
     in_memory: HashMap<String, mpsc::Sender<DuplexStream>>,
+    resolver: Arc<dyn Resolve>,
+    addresses: Addresses,
+    pub(super) load: Option<Arc<dyn Load>>,
 }
 
 impl fmt::Debug for Dialer {
@@ -249,7 +323,24 @@ impl Dialer {
             roots,
             metrics,
             in_memory: HashMap::new(),
+            resolver: Arc::new(System),
+            addresses: Addresses::default(),
+            load: None,
         }
+    }
+
+    /// Looks names up in this way.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Arc<dyn Resolve>) -> Self {
+        self.resolver = resolver;
+        self
+    }
+
+    /// Compares deployments by what this says that they carry, and asks it before each dial. Without it, sessions count.
+    #[must_use]
+    pub fn with_load(mut self, load: Arc<dyn Load>) -> Self {
+        self.load = Some(load);
+        self
     }
 
     /// Reaches the deployment of that name through memory instead of the network.
@@ -347,7 +438,8 @@ impl Dialer {
             return Ok(Transport::Memory(ours));
         }
         let connect = async {
-            let stream = TcpStream::connect((deployment.host.as_str(), deployment.port)).await?;
+            let addresses = self.addresses_of(deployment).await?;
+            let stream = TcpStream::connect(&addresses[..]).await?;
             tune(&stream, UNACKNOWLEDGED)?;
             Ok(stream)
         };
@@ -374,6 +466,41 @@ impl Dialer {
         };
         let stream = clock.time(SetupPhase::Tls, limits.tls, handshake).await?;
         Ok(Transport::Tls(Box::new(stream)))
+    }
+}
+
+impl Dialer {
+    /// The addresses of a deployment; those of before if the resolver fails or is silent.
+    async fn addresses_of(&self, deployment: &Deployment) -> io::Result<Vec<SocketAddr>> {
+        let (host, port) = (deployment.host.as_str(), deployment.port);
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        let now = now();
+        let last_good = self.addresses.last_good(host, port, now);
+        let fall_back = |addresses| {
+            self.metrics.routing().dns_fell_back(deployment.name());
+            addresses
+        };
+        let looked_up = match last_good {
+            Some((addresses, true)) => return Ok(fall_back(addresses)),
+            Some((addresses, false)) => {
+                match timeout(PATIENCE, self.resolver.resolve(host, port)).await {
+                    Ok(Ok(found)) if !found.is_empty() => found,
+                    Ok(_) => return Ok(fall_back(addresses)),
+                    Err(_) => {
+                        self.addresses.silent(host, port, now);
+                        return Ok(fall_back(addresses));
+                    }
+                }
+            }
+            None => self.resolver.resolve(host, port).await?,
+        };
+        if looked_up.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "no address"));
+        }
+        self.addresses.found(host, port, &looked_up, now);
+        Ok(looked_up)
     }
 }
 

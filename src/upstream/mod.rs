@@ -11,7 +11,12 @@ mod dial;
 mod encode;
 mod entra;
 mod entra_config;
+mod open;
 mod pool;
+mod resolve;
+mod standby;
+mod state;
+mod stock;
 mod token_http;
 mod token_keeper;
 mod token_schedule;
@@ -25,4 +30,9 @@ pub use dial::{DialError, Dialer, ModelLeg};
 pub use encode::{SessionContext, encode};
 pub use entra::Identities;
 pub use entra_config::{EntraConfig, EntraKind};
-pub use pool::{Place, Pool, PoolConfig, Session, SessionFormats, SessionRequest, Trouble};
+pub use pool::{
+    MemberConfig, MemberTable, Place, Pool, PoolConfig, Session, SessionFormats, SessionRequest,
+    StandbyConfig, Sticky, Trouble,
+};
+pub use resolve::Resolve;
+pub use standby::{Configure, StandbyLine, keep_standby};

@@ -139,6 +139,11 @@ impl TokenKeeper {
         }
     }
 
+    /// Counts the tokens.
+    pub(super) fn version(&self) -> u64 {
+        self.lock().schedule.version()
+    }
+
     /// The token and its version; waits for the first one, or the next one after an outage, for `limit` at most.
     pub(super) async fn token(&self, limit: Duration) -> Option<(SecretString, u64)> {
         let mut settled = self.settled.subscribe();

@@ -7,6 +7,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::routing::Backoff;
+
 /// Least time between two fetches, whatever the life of the tokens.
 const MIN_GAP: Duration = Duration::from_secs(1);
 
@@ -148,9 +150,12 @@ impl Schedule {
         let longest = self.left(now).map_or(MAX_PAUSE_WITHOUT, |left| {
             (left / 4).clamp(FIRST_PAUSE, MAX_PAUSE)
         });
-        let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10));
+        let backoff = Backoff {
+            first: FIRST_PAUSE,
+            longest,
+        };
+        let pause = backoff.pause(self.failures, chance);
         self.failures = self.failures.saturating_add(1);
-        let pause = doubled.min(longest).mul_f64(0.5 + chance / 2.0);
         self.not_before = Some(now.at + pause);
         self.sent_away_until = retry_after.map(|wait| now.at + wait.min(MAX_RETRY_AFTER));
     }

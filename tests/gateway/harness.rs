@@ -137,6 +137,7 @@ impl World {
         let tools = ToolRunner::new(Outbound::new());
         let auth = routes.auth.clone();
         let gateway = Gateway::new(parsed.listener, routes, dialer, tools, metrics);
+        tasks.spawn(Arc::clone(&gateway).keep_standby(CancellationToken::new()));
         tasks.spawn(gateway.quota().clone().keep(CancellationToken::new()));
         let world = Self {
             auth,

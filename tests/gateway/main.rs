@@ -33,6 +33,8 @@ mod refusals;
 mod relay;
 mod relay_failover;
 mod rfc6455;
+mod routing;
 mod speech;
+mod standby;
 mod tls;
 mod wire;

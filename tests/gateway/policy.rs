@@ -465,6 +465,8 @@ async fn check_preset(
     let sessions = SessionSource {
         dialer: Arc::new(dialer),
         pool: Arc::new(Pool::new("east", vec![Arc::new(deployment)])),
+        tenant: String::new(),
+        caller: String::new(),
     };
     let opening = OpenedSession::open(&sessions, false, policy, Some(preset));
     let expected = match expected {

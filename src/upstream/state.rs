@@ -1,0 +1,279 @@
+//! What a process knows of one deployment, shared by all pools that it is in: health, dial times, sessions.
+//!
+//! A thin shell: it holds the pure cores of `routing`, reads the clock, and turns errors into their words.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use crate::routing::{
+    Condition, DialTimes, Failed, Grant, Health, Refused, Stage, Standing, Window,
+};
+use crate::telemetry::Metrics;
+
+use super::deployment::Deployment;
+use super::dial::DialError;
+use super::pool::Trouble;
+
+/// A deployment that does not say how long it wants to be left alone is left alone for so long.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The same inside a session: what is used up there is tokens, which come back by the minute.
+const SESSION_PAUSE: Duration = Duration::from_secs(5);
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct DeploymentState {
+    inner: Mutex<Inner>,
+    /// Sessions that are used, stand by or are being opened.
+    held: AtomicU32,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    health: Health,
+    window: Window,
+    times: DialTimes,
+    /// The version of the credential that was refused.
+    refused: Option<u64>,
+}
+
+impl DeploymentState {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no panic while held")
+    }
+}
+
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl Deployment {
+    /// What may be done with it now.
+    pub(super) fn standing(&self) -> Standing {
+        let mut inner = self.state.lock();
+        let now = now();
+        if inner
+            .refused
+            .is_some_and(|refused| refused != self.credential().version())
+        {
+            inner.refused = None;
+            inner.health.credential_changed(now);
+        }
+        inner.health.standing(now)
+    }
+
+    /// Sessions there that are used, stand by or are being opened.
+    #[must_use]
+    pub fn held(&self) -> u32 {
+        self.state.held.load(Ordering::Relaxed)
+    }
+
+    /// After how long another deployment is dialled besides this one.
+    pub(super) fn hedge_after(&self) -> Duration {
+        self.state.lock().times.hedge_after()
+    }
+
+    /// Good and bad outcomes of late.
+    pub(super) fn outcomes(&self) -> (u32, u32) {
+        self.state.lock().window.counts(now())
+    }
+
+    pub(super) fn forget_outcomes(&self) {
+        self.state.lock().window = Window::default();
+    }
+
+    /// A session that had been opened failed.
+    pub(super) fn session_failed(&self, trouble: Trouble, metrics: &Metrics) {
+        let now = now();
+        {
+            let mut inner = self.state.lock();
+            match trouble {
+                Trouble::RateLimited(wait) => {
+                    let wait = wait.unwrap_or(SESSION_PAUSE);
+                    inner.health.rate_limited(None, wait, now);
+                }
+                Trouble::Unauthorized => {
+                    let deployment = self.name();
+                    tracing::error!(deployment, "out of use: it does not know what it was shown");
+                    inner.refused = Some(self.credential().version());
+                    inner.health.unauthorized(now, fastrand::f64());
+                }
+                Trouble::Stalled
+                | Trouble::Closed
+                | Trouble::Gone
+                | Trouble::Protocol
+                | Trouble::ServerError => {
+                    inner.window.add(false, now);
+                    let of = Failed::At(Stage::Session);
+                    if inner.health.failed(of, now, fastrand::f64()) {
+                        tracing::warn!(
+                            deployment = self.name(),
+                            ?trouble,
+                            "its sessions fail: it is left alone for a while"
+                        );
+                    }
+                }
+            }
+        }
+        self.show(metrics);
+    }
+
+    /// A session there did what it should, for the first time or again. Shares are of sessions, not of what each did.
+    pub(super) fn session_went_well(&self, is_first: bool) {
+        let mut inner = self.state.lock();
+        if is_first {
+            inner.window.add(true, now());
+        }
+        inner.health.session_went_well();
+    }
+
+    fn show(&self, metrics: &Metrics) {
+        let condition = self.state.lock().health.condition(now());
+        metrics.routing().condition(
+            self.name(),
+            &Condition::ALL.map(Condition::name),
+            condition.name(),
+        );
+    }
+}
+
+/// A place among the sessions of a deployment, for comparing it with others.
+#[derive(Debug)]
+pub(super) struct Held(pub(super) Arc<Deployment>);
+
+impl Held {
+    fn new(deployment: &Arc<Deployment>) -> Self {
+        deployment.state.held.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(deployment))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.state.held.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A dial under way. Dropped before its outcome is told, it counts as given up.
+#[derive(Debug)]
+pub(super) struct Dialling {
+    held: Option<Held>,
+    deployment: Arc<Deployment>,
+    metrics: Arc<Metrics>,
+    grant: Grant,
+}
+
+impl Dialling {
+    /// Asks to dial a deployment.
+    pub(super) fn begin(
+        deployment: &Arc<Deployment>,
+        metrics: &Arc<Metrics>,
+        is_last_resort: bool,
+    ) -> Result<Self, Refused> {
+        let mut inner = deployment.state.lock();
+        let grant = inner.health.ask(now(), is_last_resort)?;
+        drop(inner);
+        if grant.is_probe {
+            deployment.show(metrics);
+        }
+        Ok(Self {
+            held: Some(Held::new(deployment)),
+            deployment: Arc::clone(deployment),
+            metrics: Arc::clone(metrics),
+            grant,
+        })
+    }
+
+    pub(super) fn grant(&self) -> Grant {
+        self.grant
+    }
+
+    pub(super) fn deployment(&self) -> &Arc<Deployment> {
+        &self.deployment
+    }
+
+    /// It brought a session.
+    ///
+    /// # Panics
+    ///
+    /// Never: the outcome of a dial is told once.
+    pub(super) fn succeeded(mut self) -> Held {
+        let now = now();
+        let mut inner = self.deployment.state.lock();
+        inner.health.dialled(self.grant, now);
+        inner
+            .times
+            .add(now.saturating_duration_since(self.grant.at));
+        inner.refused = None;
+        drop(inner);
+        self.deployment.show(&self.metrics);
+        self.held.take().expect("not told yet")
+    }
+
+    /// It failed.
+    pub(super) fn failed(mut self, error: &DialError) {
+        self.held = None;
+        let now = now();
+        let chance = fastrand::f64();
+        let name = self.deployment.name();
+        let mut inner = self.deployment.state.lock();
+        match error.verdict() {
+            Verdict::RateLimited(wait) => {
+                let wait = wait.unwrap_or(PAUSE);
+                inner.health.rate_limited(Some(self.grant), wait, now);
+            }
+            Verdict::Unauthorized => {
+                inner.refused = Some(self.deployment.credential().version());
+                inner.health.unauthorized(now, chance);
+                tracing::error!(
+                    deployment = name,
+                    "out of use: it does not know what it is shown"
+                );
+            }
+            Verdict::Failed(wait) => {
+                inner.window.add(false, now);
+                if inner.health.failed(Failed::dial(self.grant), now, chance) {
+                    tracing::warn!(deployment = name, "it is left alone for a while");
+                }
+                if let Some(wait) = wait {
+                    inner.health.sent_away(wait, now);
+                }
+            }
+        }
+        drop(inner);
+        self.deployment.show(&self.metrics);
+    }
+
+    /// It took so long that nobody waits for it any more.
+    pub(super) fn too_slow(mut self) {
+        self.held = None;
+        let now = now();
+        let mut inner = self.deployment.state.lock();
+        inner.window.add(false, now);
+        let of = Failed::dial(self.grant);
+        inner.health.failed(of, now, fastrand::f64());
+        drop(inner);
+        self.deployment.show(&self.metrics);
+    }
+}
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        if self.held.is_some() {
+            let mut inner = self.deployment.state.lock();
+            inner.health.abandoned(self.grant, now());
+        }
+    }
+}
+
+/// What a failed dial says of its deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is well and has too much to do: when it wants to be asked again.
+    RateLimited(Option<Duration>),
+    /// It does not know what it was shown, or there is nothing to show.
+    Unauthorized,
+    /// It is in trouble, and may say for how long.
+    Failed(Option<Duration>),
+}
