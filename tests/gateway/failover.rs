@@ -28,7 +28,7 @@ model = "west"
 api_key = "sim-key"
 
 [pools.both]
-deployments = ["east", "west"]
+deployments = ["east", { name = "west", priority = 1 }]
 
 [agents.ga]
 deployment = "both"

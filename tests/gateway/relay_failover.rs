@@ -21,7 +21,7 @@ fn config(first: &str, second: &str) -> String {
         )
     };
     format!(
-        "[auth]\nmode = 'none'\n{}{}[pools.p]\ndeployments = ['a', 'b']\n",
+        "[auth]\nmode = 'none'\n{}{}[pools.p]\ndeployments = ['a', {{ name = 'b', priority = 1 }}]\n",
         deployment("a", first),
         deployment("b", second)
     )

@@ -35,7 +35,7 @@ fn config(pool: &str) -> String {
     };
     let all: String = ["east", "west", "north"].map(deployment).concat();
     format!(
-        "[auth]\nmode = 'none'\n{all}[pools.main]\n{pool}\n[agents.desk]\ndeployment = 'main'\n"
+        "[auth]\nmode = 'none'\n[quota]\nadmission = 'off'\n{all}[pools.main]\n{pool}\n[agents.desk]\ndeployment = 'main'\n"
     )
 }
 

@@ -102,7 +102,10 @@ def gateway_config(simulators: dict[str, str], more: str = "") -> str:
             models = {alias: "gpt-realtime"}
             if name == "frail":
                 models = {f"{alias}-1": "breaks", f"{alias}-2": "gpt-realtime"}
-                parts.append(f"[pools.{alias}]\ndeployments = {json.dumps(list(models))}")
+                members = ", ".join(
+                    f'{{ name = "{member}", priority = {priority} }}' for priority, member in enumerate(models)
+                )
+                parts.append(f"[pools.{alias}]\ndeployments = [{members}]")
             for deployment, model in models.items():
                 parts.append(
                     f'[deployments.{deployment}]\nurl = "ws://{address}"\nkind = "{kind}"\nshape = "{shape}"\n'
