@@ -9,7 +9,7 @@ SUBJECTS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz siege
+.PHONY: help demo test fuzz siege soak
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,3 +30,7 @@ fuzz: ## Fuzz every parser that meets the network, SECONDS=60 each; not part of 
 siege: ## Attack a gateway on this machine for two minutes and say how late its calls' frames left
 	@tests/tools/setup.sh build
 	@$(CARGO) test --release --test siege -- --ignored --nocapture
+
+soak: ## Let ten times 200 calls go on while their deployments fail in every way, in simulated time
+	@tests/tools/setup.sh build
+	@$(CARGO) test --release --test gateway calls_survive -- --include-ignored --nocapture --test-threads 1

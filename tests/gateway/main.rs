@@ -11,6 +11,7 @@ mod attacks;
 mod bad_input;
 mod barge_in;
 mod caller_tls;
+mod chaos;
 mod client;
 mod credentials;
 mod descriptors;

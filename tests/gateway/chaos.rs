@@ -1,0 +1,495 @@
+//! Calls of speech go on while their deployments are cut off, refuse, fall silent, reach their caps, change their keys
+//! and run out of quota. In simulated time; one seed gives one run.
+//!
+//! The far end knows the words that callers say, so that nothing needs to be believed: the last session of each call must
+//! hold every word of its caller, once and in order, and every tool must have been asked once.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
+use tokio_util::task::TaskTracker;
+use trunkline::simulator::phone_dialect::Dialect;
+use trunkline::simulator::words::{UNKNOWN, WORDS, Word, speak};
+use trunkline::simulator::{Act, Blow, CallReport, ItemRecord, Mood, SessionRecord, SoftPhone};
+
+use crate::harness::World;
+
+const DEPLOYMENTS: [&str; 4] = ["a", "b", "c", "d"];
+
+/// One run.
+struct Plan {
+    seed: u64,
+    n_calls: usize,
+    n_turns: usize,
+    /// Calls begin within so long.
+    arrivals: Duration,
+    standby: bool,
+}
+
+/// What came of it.
+struct Outcome {
+    callers: Vec<Caller>,
+    sessions: Vec<SessionRecord>,
+    /// How often the tool was asked, by the gateway's id of the call.
+    lookups: BTreeMap<String, usize>,
+    /// What was done to the deployments, and how often.
+    blows: BTreeMap<&'static str, u32>,
+    gaps: Gaps,
+}
+
+/// Somebody who called.
+struct Caller {
+    words: Vec<&'static str>,
+    n_lookups: usize,
+    report: CallReport,
+}
+
+fn config(keys: &std::path::Path, port: u16, standby: bool) -> String {
+    let mut config =
+        "[auth]\nmode = \"none\"\n\n[listener.limits]\ncalls_per_second = 0\n".to_owned();
+    for name in DEPLOYMENTS {
+        config += &format!(
+            "\n[deployments.{name}]\nurl = \"ws://127.0.0.1:1\"\nmodel = \"{name}\"\napi_key_file = \"{}\"\n",
+            keys.display()
+        );
+    }
+    config += "\n[pools.all]\ndeployments = [\"a\", \"b\", \"c\", \"d\"]\n";
+    if standby {
+        config += "\n[pools.all.standby]\nmax = 40\n";
+    }
+    config
+        + &format!(
+            r#"
+[agents.desk]
+deployment = "all"
+
+[agents.desk.session]
+transcription = {{ model = "gpt-4o-mini-transcribe" }}
+
+[[agents.desk.session.tools]]
+name = "lookup"
+description = "Looks something up."
+parameters = {{ type = "object", properties = {{}} }}
+
+[agents.desk.webhooks.lookup]
+url = "http://127.0.0.1:{port}/lookup"
+timeout = "5s"
+"#
+        )
+}
+
+/// Four deployments that say back what they hear. The last one has little quota.
+const SIMULATOR: &str = r#"
+api_keys = ["key-0"]
+azure_session_cap = "75s"
+retained_audio = "20s"
+
+[transcription]
+recognise = true
+
+[deployments.a]
+[deployments.b]
+[deployments.c]
+[deployments.d.quota]
+tokens_per_minute = 40000
+enforce = "both"
+"#;
+
+impl Plan {
+    async fn run(&self) -> Outcome {
+        let tasks = TaskTracker::new();
+        let lookups = Lookups::default();
+        let port = webhook(&tasks, &lookups).await;
+        let keys = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!(
+            "chaos-key-{}-{}",
+            self.seed,
+            std::process::id()
+        ));
+        std::fs::write(&keys, "key-0").expect("a temporary file");
+        let config = config(&keys, port, self.standby);
+        let world = Arc::new(World::with_config(&config, SIMULATOR));
+        let mut rng = fastrand::Rng::with_seed(self.seed);
+        let chaos = Chaos {
+            rng: rng.fork(),
+            keys: keys.clone(),
+            blows: Arc::default(),
+        };
+        let blows = Arc::clone(&chaos.blows);
+        let mut calls = Vec::new();
+        for n in 0..self.n_calls {
+            let said = Said::new(&mut rng, self.n_turns);
+            let after = self.arrivals.mul_f64(rng.f64());
+            let world = Arc::clone(&world);
+            calls.push(tasks.spawn(async move {
+                sleep(after).await;
+                said.call(&world, n).await
+            }));
+        }
+        let chaos = tasks.spawn(chaos.reign(Arc::clone(&world)));
+        let mut callers = Vec::new();
+        for call in calls {
+            callers.push(call.await.expect("no panic"));
+        }
+        chaos.abort();
+        let _ = chaos.await;
+        for name in DEPLOYMENTS {
+            world.simulator.set_mood(name, Mood::Well);
+        }
+        let gaps = Gaps::read(&world);
+        // Sessions that never end would show after this.
+        sleep(Duration::from_secs(120)).await;
+        let _ = std::fs::remove_file(keys);
+        let lookups = lookups.lock().expect("no panic while held").clone();
+        let blows = blows.lock().expect("no panic while held").clone();
+        Outcome {
+            callers,
+            sessions: world.simulator.sessions(),
+            lookups,
+            blows,
+            gaps,
+        }
+    }
+}
+
+/// What one caller says.
+struct Said(Vec<Vec<&'static Word>>);
+
+impl Said {
+    fn new(rng: &mut fastrand::Rng, n_turns: usize) -> Self {
+        let (lookup, digits) = WORDS.split_last().expect("there are words");
+        let mut turn = || {
+            let mut words: Vec<_> = (0..3).map(|_| &digits[rng.usize(..digits.len())]).collect();
+            if rng.u32(..5) == 0 {
+                words.push(lookup);
+            }
+            words
+        };
+        Self((0..n_turns).map(|_| turn()).collect())
+    }
+
+    async fn call(self, world: &World, n: usize) -> Caller {
+        let (url, dialect) = match n % 2 {
+            0 => ("ws://gateway/twilio/media/desk", Dialect::Twilio),
+            _ => ("ws://gateway/v1/audio/desk", Dialect::Audio),
+        };
+        let mut acts = vec![Act::Silence(Duration::from_millis(300))];
+        for words in &self.0 {
+            acts.push(Act::Say(speak(words.iter().copied())));
+            acts.push(Act::WaitForReply {
+                min_audio: Duration::from_millis(300),
+                until_end: true,
+                timeout: Duration::from_secs(30),
+            });
+        }
+        acts.push(Act::HangUp);
+        let phone = SoftPhone::new(url, dialect)
+            .expect("a good address")
+            .seed(n as u64)
+            .script(acts);
+        let report = phone.call(world.connect()).await;
+        let words: Vec<_> = self.0.iter().flatten().map(|word| word.text).collect();
+        Caller {
+            n_lookups: words.iter().filter(|word| **word == "call lookup").count(),
+            words,
+            report,
+        }
+    }
+}
+
+/// What happens to the deployments.
+struct Chaos {
+    rng: fastrand::Rng,
+    keys: PathBuf,
+    blows: Arc<Mutex<BTreeMap<&'static str, u32>>>,
+}
+
+impl Chaos {
+    /// Does something to one deployment every other second. Two of the four are always well.
+    async fn reign(mut self, world: Arc<World>) {
+        let mut ill: BTreeMap<&str, Instant> = BTreeMap::new();
+        let mut n_keys = 0;
+        loop {
+            sleep(Duration::from_millis(self.rng.u64(1_000..3_000))).await;
+            let now = Instant::now();
+            ill.retain(|name, until| {
+                if *until <= now {
+                    world.simulator.set_mood(name, Mood::Well);
+                }
+                *until > now
+            });
+            let name = DEPLOYMENTS[self.rng.usize(..DEPLOYMENTS.len())];
+            let may_fall_ill = ill.len() < 2 && !ill.contains_key(name);
+            let blow = match self.rng.u32(..8) {
+                0 | 1 => {
+                    world.simulator.strike(name, Blow::Cut);
+                    "cut"
+                }
+                2 => {
+                    world.simulator.strike(name, Blow::Close(1011));
+                    "closed 1011"
+                }
+                3 => {
+                    world.simulator.strike(name, Blow::Close(1013));
+                    "closed 1013"
+                }
+                4 | 5 if may_fall_ill => {
+                    let status = *self.rng.choice(&[429, 500, 503]).expect("some");
+                    world.simulator.set_mood(name, Mood::Refusing(status));
+                    ill.insert(name, now + Duration::from_secs(self.rng.u64(3..8)));
+                    "refusing"
+                }
+                6 if may_fall_ill => {
+                    world.simulator.set_mood(name, Mood::Silent);
+                    ill.insert(name, now + Duration::from_secs(15));
+                    "silent"
+                }
+                7 => {
+                    n_keys += 1;
+                    let key = format!("key-{n_keys}");
+                    std::fs::write(&self.keys, &key).expect("a temporary file");
+                    world.simulator.set_api_keys(vec![key]);
+                    "new key"
+                }
+                _ => continue,
+            };
+            *self
+                .blows
+                .lock()
+                .expect("no panic while held")
+                .entry(blow)
+                .or_default() += 1;
+        }
+    }
+}
+
+/// How often each function call was run, by the gateway's id of the call.
+type Lookups = Arc<Mutex<BTreeMap<String, usize>>>;
+
+/// A web server with the tool on it, and its port.
+async fn webhook(tasks: &TaskTracker, lookups: &Lookups) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let lookups = Arc::clone(lookups);
+    let connections = tasks.clone();
+    tasks.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let lookups = Arc::clone(&lookups);
+            let service = service_fn(move |request| lookup(request, Arc::clone(&lookups)));
+            connections.spawn(async move {
+                let server = hyper::server::conn::http1::Builder::new();
+                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    port
+}
+
+async fn lookup(
+    request: http::Request<Incoming>,
+    lookups: Lookups,
+) -> Result<http::Response<Full<Bytes>>, Infallible> {
+    let body = request.into_body().collect().await.expect("a body");
+    let asked: serde_json::Value = serde_json::from_slice(&body.to_bytes()).expect("JSON");
+    let call = asked["call_id"].as_str().expect("the call's id").to_owned();
+    *lookups
+        .lock()
+        .expect("no panic while held")
+        .entry(call)
+        .or_default() += 1;
+    let answer = Bytes::from_static(b"it is there");
+    Ok(http::Response::new(Full::new(answer)))
+}
+
+/// Silence that callers heard because a session was replaced, as the gateway counts it.
+struct Gaps {
+    n: f64,
+    p99_s: f64,
+}
+
+impl Gaps {
+    fn read(world: &World) -> Self {
+        let text = world.gateway.metrics().render().expect("metrics");
+        let mut buckets: BTreeMap<u64, f64> = BTreeMap::new();
+        for line in text.lines() {
+            let Some(rest) = line.strip_prefix("trunkline_session_gap_seconds_bucket{") else {
+                continue;
+            };
+            let (labels, n) = rest.split_once("} ").expect("labels");
+            let bound = labels.split("le=\"").nth(1).expect("a bound");
+            let bound = bound
+                .trim_end_matches('"')
+                .parse::<f64>()
+                .unwrap_or(f64::INFINITY);
+            *buckets.entry((bound.min(1e6) * 1e3) as u64).or_default() +=
+                n.parse::<f64>().expect("a count");
+        }
+        let n = buckets.values().last().copied().unwrap_or_default();
+        let p99 = buckets.iter().find(|(_, below)| **below >= 0.99 * n);
+        Self {
+            n,
+            p99_s: p99.map_or(0.0, |(bound, _)| *bound as f64 / 1e3),
+        }
+    }
+}
+
+/// The user's words in a conversation, however they came there.
+fn user_words(conversation: &[ItemRecord]) -> Vec<&'static str> {
+    let known = || WORDS.iter().map(|word| word.text).chain([UNKNOWN]);
+    let mut words = Vec::new();
+    for item in conversation.iter().filter(|item| item.kind == "user") {
+        let mut rest = item.text.as_str();
+        while !rest.is_empty() {
+            match known().find(|word| rest.starts_with(word)) {
+                Some(word) => {
+                    words.push(word);
+                    rest = &rest[word.len()..];
+                }
+                None => rest = &rest[rest.chars().next().map_or(0, char::len_utf8)..],
+            }
+        }
+    }
+    words
+}
+
+impl Outcome {
+    /// Every call went to its end, with every word and every tool.
+    fn check(&self) {
+        let mut dropped = Vec::new();
+        let mut incomplete = Vec::new();
+        let mut told: Vec<Vec<&str>> = self
+            .sessions
+            .iter()
+            .map(|session| user_words(&session.conversation))
+            .collect();
+        for (n, caller) in self.callers.iter().enumerate() {
+            let report = &caller.report;
+            let went_well = report.script_done
+                && report.failure.is_none()
+                && report.refusal.is_none()
+                && report.script_failures.is_empty()
+                && report.violations.is_empty();
+            if !went_well {
+                dropped.push(format!("call {n}: {report}"));
+                continue;
+            }
+            match told.iter().position(|words| *words == caller.words) {
+                Some(found) => drop(told.swap_remove(found)),
+                None => {
+                    let alike = |words: &&Vec<&str>| {
+                        words
+                            .iter()
+                            .zip(&caller.words)
+                            .filter(|(a, b)| a == b)
+                            .count()
+                    };
+                    let nearest = told.iter().max_by_key(alike);
+                    incomplete.push(format!(
+                        "call {n} {:?}\n  said {:?}\n  nearest {nearest:?}",
+                        report.call_id, caller.words
+                    ));
+                }
+            }
+        }
+        let asked: usize = self.lookups.values().sum();
+        let said: usize = self.callers.iter().map(|caller| caller.n_lookups).sum();
+        let n_words: usize = self.callers.iter().map(|caller| caller.words.len()).sum();
+        println!(
+            "chaos: {} calls, {n_words} words, {said} lookups, {} sessions, blows {:?}\n\
+             chaos: {} dropped, {} with words lost, {asked} lookups run, {} gaps, p99 at most {} s; turns {}",
+            self.callers.len(),
+            self.sessions.len(),
+            self.blows,
+            dropped.len(),
+            incomplete.len(),
+            self.gaps.n,
+            self.gaps.p99_s,
+            self.latencies(),
+        );
+        assert!(dropped.is_empty(), "dropped: {}", dropped.join("\n"));
+        assert!(
+            incomplete.is_empty(),
+            "words lost: {}",
+            incomplete.join("\n")
+        );
+        assert_eq!(asked, said, "every tool is asked once");
+        for (call, n) in &self.lookups {
+            let caller = self
+                .callers
+                .iter()
+                .find(|caller| caller.report.call_id.as_ref() == Some(call));
+            if let Some(caller) = caller {
+                assert_eq!(*n, caller.n_lookups, "{call}");
+            }
+        }
+    }
+
+    /// How long callers waited for answers.
+    fn latencies(&self) -> String {
+        let turns = self.callers.iter().flat_map(|caller| &caller.report.turns);
+        let mut latencies: Vec<f64> = turns.filter_map(|turn| turn.latency_ms).collect();
+        latencies.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let n = (latencies.len() as f64 * share) as usize;
+            latencies
+                .get(n.min(latencies.len().saturating_sub(1)))
+                .copied()
+                .unwrap_or_default()
+        };
+        format!(
+            "p50 {:.0} ms, p99 {:.0} ms, longest {:.0} ms",
+            at(0.5),
+            at(0.99),
+            at(1.0)
+        )
+    }
+}
+
+async fn short(standby: bool) {
+    let plan = Plan {
+        seed: 4,
+        n_calls: 200,
+        n_turns: 5,
+        arrivals: Duration::from_secs(40),
+        standby,
+    };
+    plan.run().await.check();
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "a measurement, with a real web server beside simulated time: make soak"]
+async fn calls_survive_their_deployments() {
+    short(false).await;
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "a measurement, with a real web server beside simulated time: make soak"]
+async fn calls_survive_their_deployments_with_sessions_that_stand_by() {
+    short(true).await;
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "a long run: make soak"]
+async fn calls_survive_their_deployments_for_long() {
+    for seed in 0..5 {
+        for standby in [false, true] {
+            let plan = Plan {
+                seed,
+                n_calls: 200,
+                n_turns: 12,
+                arrivals: Duration::from_secs(60),
+                standby,
+            };
+            plan.run().await.check();
+        }
+    }
+}
