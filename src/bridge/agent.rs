@@ -200,6 +200,18 @@ impl Agent {
         encode(&ModelCommand::Configure, &context, "configure-standby")
     }
 
+    /// Where turns are put into words, those that are not yet are few, and kept as long as all other audio.
+    fn carry(&self) -> CarryPolicy {
+        let carry = self.config.carry;
+        match self.config.session.transcription {
+            Some(_) => CarryPolicy {
+                answered: carry.audio,
+                ..carry
+            },
+            None => carry,
+        }
+    }
+
     pub(super) fn policy(&self, capabilities: &Capabilities) -> CallPolicy {
         CallPolicy {
             lead: self.config.playout.lead,
@@ -210,7 +222,7 @@ impl Agent {
             dtmf: self.config.dtmf,
             turns: self.turns,
             gap: self.config.gap,
-            carry: self.config.carry,
+            carry: self.carry(),
             timeouts: self.config.timeouts,
         }
     }
