@@ -420,7 +420,7 @@ impl Relay {
         let metrics = self.ledger.metrics.at(deployment);
         metrics.session_replaced(cause, "replaced");
         self.ledger.moved(metrics, deployment, session_id);
-        let old_leg = self.legs.replace_model(leg.socket);
+        let old_leg = self.legs.replace_model(Leg::new(leg.socket));
         let old_place = std::mem::replace(&mut self.place, place);
         carry.leave(old_leg, Some(old_place));
         let update = carry.mirror.update(shape);

@@ -72,6 +72,8 @@ pub struct ModelLeg {
     pub session_created: Utf8Bytes,
     /// When the vendor will end the session, if it said so and that is to come.
     pub ends_at: Option<Instant>,
+    /// The version of the credential that it was opened with.
+    pub(super) shown: u64,
 }
 
 /// Why a session could not be opened.
@@ -433,6 +435,7 @@ impl Dialer {
         Ok(ModelLeg {
             socket,
             session_created: first,
+            shown: shown.version(),
             ends_at: expires_at.and_then(|at| self.instant(at)),
         })
     }

@@ -57,9 +57,10 @@ impl Dialer {
         }
         let (member, leg, held) = Opening::new(self, pool, request).run().await?;
         tracing::debug!(deployment = pool.members()[member].name(), "session opened");
+        let shown = leg.shown;
         Ok(Session {
             leg,
-            place: Place::new(held, pool, request.agent.clone(), &self.metrics),
+            place: Place::new(held, shown, pool, request.agent.clone(), &self.metrics),
             configured: None,
         })
     }
@@ -182,7 +183,9 @@ impl<'a> Opening<'a> {
         let mut under_way = FuturesUnordered::new();
         let mut second_at: Option<Instant> = None;
         let mut dialled_at = began;
-        self.pool.state().budget.dialled(began);
+        if !self.is_ahead {
+            self.pool.state().budget.dialled(began);
+        }
         loop {
             if under_way.is_empty() {
                 match self.next() {
@@ -276,6 +279,11 @@ impl<'a> Opening<'a> {
         for member in ranked.into_iter().filter(is_new) {
             let deployment = &self.pool.members()[member];
             if let Ok(dialling) = Dialling::begin(deployment, metrics, false) {
+                if self.round > 0 && !self.pool.state().budget.take(now()) {
+                    let routing = metrics.routing();
+                    routing.budget_exhausted(self.pool.name());
+                    return Next::Nobody;
+                }
                 let reason = self.reason(member, &dialling);
                 return Next::Dial(member, dialling, reason);
             }
@@ -367,11 +375,6 @@ impl<'a> Opening<'a> {
             && self.round + 1 < ROUNDS
             && !self.dialer.ranked(self.pool, self.request).is_empty();
         if !may_come {
-            return None;
-        }
-        if !self.pool.state().budget.take(now()) {
-            let routing = self.dialer.metrics.routing();
-            routing.budget_exhausted(self.pool.name());
             return None;
         }
         let pause = BETWEEN_ROUNDS.pause(self.round, fastrand::f64());

@@ -26,7 +26,7 @@ use super::state::now;
 use super::stock::{Line, SDK, SDK_AGE, Stock, Waiting};
 
 /// How often a waiting session is pinged; without an answer until the next time it is dead (faults reference, 9).
-const PING: Duration = Duration::from_secs(10);
+const PING: Duration = Duration::from_secs(5);
 
 /// A ping or close that cannot be written out for so long will not be.
 const WRITE: Duration = Duration::from_secs(1);
@@ -143,9 +143,9 @@ impl Dialer {
             metrics.standby(pool.name(), "hit");
             metrics.chosen(pool.name(), waiting.held.0.name(), "standby");
             return Some(Session {
-                leg,
-                place: Place::new(waiting.held, pool, request.agent.clone(), &self.metrics),
+                place: Place::new(waiting.held, leg.shown, pool, request.agent.clone(), &self.metrics),
                 configured: waiting.formats,
+                leg,
             });
         }
         metrics.standby(pool.name(), outcome);

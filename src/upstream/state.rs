@@ -84,19 +84,21 @@ impl Deployment {
     }
 
     /// A session that had been opened failed.
-    pub(super) fn session_failed(&self, trouble: Trouble, metrics: &Metrics) {
+    /// `shown` is the version of the credential that it was opened with.
+    pub(super) fn session_failed(&self, trouble: Trouble, shown: u64, metrics: &Metrics) {
         let now = now();
         {
             let mut inner = self.state.lock();
             match trouble {
                 Trouble::RateLimited(wait) => {
-                    let wait = wait.unwrap_or(SESSION_PAUSE);
-                    inner.health.rate_limited(None, wait, now);
+                    inner.health.rate_limited(None, wait, SESSION_PAUSE, now);
                 }
+                // It was opened with a key that is not used any more.
+                Trouble::Unauthorized if shown != self.credential().version() => {}
                 Trouble::Unauthorized => {
                     let deployment = self.name();
                     tracing::error!(deployment, "out of use: it does not know what it was shown");
-                    inner.refused = Some(self.credential().version());
+                    inner.refused = Some(shown);
                     inner.health.unauthorized(now, fastrand::f64());
                 }
                 Trouble::Stalled
@@ -220,8 +222,8 @@ impl Dialling {
         let mut inner = self.deployment.state.lock();
         match error.verdict() {
             Verdict::RateLimited(wait) => {
-                let wait = wait.unwrap_or(PAUSE);
-                inner.health.rate_limited(Some(self.grant), wait, now);
+                let grant = Some(self.grant);
+                inner.health.rate_limited(grant, wait, PAUSE, now);
             }
             Verdict::Unauthorized => {
                 inner.refused = Some(self.deployment.credential().version());
@@ -250,6 +252,9 @@ impl Dialling {
         self.held = None;
         let now = now();
         let mut inner = self.deployment.state.lock();
+        // How long it would have taken is not known. One that has merely become slower is given time before it has
+        // lost so often in a row that it seems broken.
+        inner.times.add(DialTimes::SLOW);
         inner.window.add(false, now);
         let of = Failed::dial(self.grant);
         inner.health.failed(of, now, fastrand::f64());
