@@ -319,7 +319,8 @@ async fn calls_go_where_their_tokens_will_fit() {
         assert!(rush.n_admitted > 40, "{rush:?}");
         assert!(admission == "forecast" || rush.n_admitted == 80, "{rush:?}");
         assert_eq!(rush.n_rate_limited, 0);
-        assert!((0.22..0.28).contains(&share), "{share}");
+        // A quarter by the grants, half by sessions. Ties are broken by chance.
+        assert!((0.18..0.33).contains(&share), "{share}");
     }
 }
 
