@@ -450,7 +450,7 @@ impl Conduct {
             }
         };
         let event = decoded.event();
-        self.ledger.model_event(&event);
+        self.ledger.model_event(&decoded);
         if let ModelEvent::ResponseDone {
             status: ResponseStatus::Completed,
             ..

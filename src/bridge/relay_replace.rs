@@ -262,7 +262,7 @@ async fn set(
 }
 
 /// What the deployment is told to have done; an old session's cap is no trouble.
-fn trouble(loss: Loss) -> Option<Trouble> {
+fn trouble(loss: Loss, retry_after: Option<Duration>) -> Option<Trouble> {
     match loss {
         Loss::Closed => Some(Trouble::Closed),
         Loss::Gone => Some(Trouble::Gone),
@@ -270,7 +270,7 @@ fn trouble(loss: Loss) -> Option<Trouble> {
         Loss::Stalled => Some(Trouble::Stalled),
         Loss::Unauthorized => Some(Trouble::Unauthorized),
         Loss::ServerError => Some(Trouble::ServerError),
-        Loss::RateLimited => Some(Trouble::RateLimited(None)),
+        Loss::RateLimited => Some(Trouble::RateLimited(retry_after)),
         Loss::Expired => None,
     }
 }
@@ -298,7 +298,7 @@ impl Relay {
         if now.duration_since(carry.up_since) >= HELD {
             carry.succeeded();
         }
-        if let Some(trouble) = trouble(loss) {
+        if let Some(trouble) = trouble(loss, self.ledger.retry_after) {
             self.place.report(trouble);
             if !carry.avoid.contains(&deployment) {
                 carry.avoid.push(deployment);

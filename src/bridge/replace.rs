@@ -130,7 +130,7 @@ impl Sessions {
 }
 
 /// What the deployment is told to have done; an old session's cap is no trouble.
-fn trouble(loss: Loss) -> Option<Trouble> {
+fn trouble(loss: Loss, retry_after: Option<Duration>) -> Option<Trouble> {
     match loss {
         Loss::Closed => Some(Trouble::Closed),
         Loss::Gone => Some(Trouble::Gone),
@@ -138,7 +138,7 @@ fn trouble(loss: Loss) -> Option<Trouble> {
         Loss::Stalled => Some(Trouble::Stalled),
         Loss::Unauthorized => Some(Trouble::Unauthorized),
         Loss::ServerError => Some(Trouble::ServerError),
-        Loss::RateLimited => Some(Trouble::RateLimited(None)),
+        Loss::RateLimited => Some(Trouble::RateLimited(retry_after)),
         Loss::Expired => None,
     }
 }
@@ -164,7 +164,7 @@ impl Conduct {
             cause = loss.name(),
             "the session is lost, the call goes on"
         );
-        if let Some(trouble) = trouble(loss) {
+        if let Some(trouble) = trouble(loss, self.ledger.retry_after) {
             self.place.report(trouble);
         }
         if !self.sessions.avoid.contains(&deployment) {

@@ -10,6 +10,7 @@ mod config;
 mod door;
 mod echo;
 mod limits;
+mod load;
 mod mint;
 mod one_time;
 mod phone;
@@ -45,6 +46,7 @@ use crate::upstream::{DialError, Dialer, Pool, StandbyLine, keep_standby};
 
 use answer::{Answer, last, name, refuse, refuse_upgrade, text};
 use door::{Connection, Door, Peer, TooFast, Unheard};
+use load::QuotaLoad;
 use shed::Shedder;
 
 pub(crate) use answer::secure;
@@ -98,7 +100,7 @@ impl Gateway {
         Self::with_quota(config, routes, quota, dialer, tools, metrics)
     }
 
-    /// A gateway that shares its quota with others.
+    /// A gateway that shares its quota with others. Its dialler goes by that quota.
     #[must_use]
     pub fn with_quota(
         config: ListenerConfig,
@@ -108,6 +110,7 @@ impl Gateway {
         tools: ToolRunner,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
+        let dialer = dialer.with_load(Arc::new(QuotaLoad(quota.clone())));
         Arc::new(Self {
             quota,
             calls: Calls::new(config.max_calls),
@@ -135,13 +138,13 @@ impl Gateway {
         &self.calls
     }
 
-    /// Sessions of that pool, for one call.
-    fn sessions(&self, pool: Arc<Pool>, identity: &Identity, peer: &Peer) -> SessionSource {
+    /// Sessions of that pool, for one call of that caller.
+    fn sessions(&self, pool: Arc<Pool>, identity: &Identity, caller: String) -> SessionSource {
         SessionSource {
             dialer: Arc::clone(&self.dialer),
             pool,
             tenant: identity.tenant.clone(),
-            caller: peer.source(),
+            caller,
         }
     }
 

@@ -173,6 +173,7 @@ impl Account {
     pub fn refused(&mut self, retry_after: Option<Duration>, now: Instant) {
         match (retry_after, &mut self.provisioned) {
             (Some(wait), provisioned) => {
+                let wait = wait.min(LONGEST_PAUSE);
                 let until = now + wait;
                 self.paused_until = Some(self.paused_until.map_or(until, |at| at.max(until)));
                 if let Some(utilisation) = provisioned {
@@ -233,6 +234,9 @@ impl Account {
         self.requests.left(now)
     }
 }
+
+/// A deployment is left alone for no longer, whatever it says: as long as routing does.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// For how long a provisioned deployment is left alone that refused without saying for how long.
 const UNTOLD: Duration = Duration::from_secs(5);

@@ -12,6 +12,7 @@ use crate::call::Usage;
 use crate::telemetry::{Direction, Metrics, Modality};
 
 use super::account::{Account, DEFAULT_OUTPUT};
+use super::book::DemandBook;
 use super::forecast::{CallForecast, Kind};
 use super::lease::{CallLease, Held};
 use super::provisioned::Weights;
@@ -131,19 +132,37 @@ pub struct Busy {
 
 /// The account of one deployment, shared by all who use it.
 #[derive(Clone, Debug)]
-pub struct AccountHandle(Arc<(Arc<str>, Mutex<Account>)>);
+pub struct AccountHandle(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    name: Arc<str>,
+    account: Mutex<Account>,
+    /// The live calls whose sessions are there.
+    calls: Mutex<DemandBook>,
+}
 
 impl AccountHandle {
     fn new(name: Arc<str>, account: Account) -> Self {
-        Self(Arc::new((name, Mutex::new(account))))
+        Self(Arc::new(Shared {
+            name,
+            account: Mutex::new(account),
+            calls: Mutex::default(),
+        }))
     }
 
     pub(super) fn name(&self) -> &Arc<str> {
-        &self.0.0
+        &self.0.name
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Account> {
-        self.0.1.lock().unwrap_or_else(PoisonError::into_inner)
+        let account = &self.0.account;
+        account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held for itself only, or after the lock of the lease that is entered.
+    pub(super) fn calls(&self) -> MutexGuard<'_, DemandBook> {
+        self.0.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a response that takes so many tokens, its largest output included, could begin now.
@@ -224,7 +243,7 @@ impl Quota {
             return account.clone();
         }
         let config = self.0.plan.deployments.get(deployment);
-        let config = config.map(|(config, _)| *config).unwrap_or_default();
+        let config = config.and_then(|(config, _)| *config).unwrap_or_default();
         let name: Arc<str> = deployment.into();
         let account = AccountHandle::new(Arc::clone(&name), Account::new(&config, now()));
         state.accounts.insert(name, account.clone());

@@ -90,7 +90,7 @@ impl<'de> Deserialize<'de> for MemberConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sticky {
-    /// The same caller: the address that it calls from.
+    /// The same caller: its number where a webhook told it, else the address that it calls from.
     Caller,
     /// The same tenant.
     Tenant,

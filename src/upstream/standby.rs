@@ -22,7 +22,7 @@ use crate::routing::{Backoff, Standing};
 use super::deployment::Deployment;
 use super::dial::{DialError, Dialer, ModelLeg};
 use super::pool::{Place, Pool, Session, SessionFormats, SessionRequest};
-use super::state::now;
+use super::state::{StandsBy, now};
 use super::stock::{Line, SDK, SDK_AGE, Stock, Waiting};
 
 /// How often a waiting session is pinged; without an answer until the next time it is dead (faults reference, 9).
@@ -120,7 +120,7 @@ impl Dialer {
         stock.changed.notify_one();
         let metrics = self.metrics.routing();
         // Where a call would be dialled to: a session at a deployment of a lower tier is no gain.
-        let ranked = self.ranked(pool, request);
+        let ranked = self.with_room(pool, self.ranked(pool, request));
         let mut outcome = "empty";
         loop {
             let waiting = match pick(stock, agent, pool, request, &ranked) {
@@ -404,6 +404,7 @@ impl Fill {
             formats,
             rotation: rotations[member],
             began,
+            _stands_by: StandsBy::new(&held.0),
             held,
             ask,
         };

@@ -16,7 +16,7 @@ use super::dial::DialError;
 use super::pool::Trouble;
 
 /// A deployment that does not say how long it wants to be left alone is left alone for so long.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// The same inside a session: what is used up there is tokens, which come back by the minute.
 const SESSION_PAUSE: Duration = Duration::from_secs(5);
@@ -27,6 +27,8 @@ pub(super) struct DeploymentState {
     inner: Mutex<Inner>,
     /// Sessions that are used, stand by or are being opened.
     held: AtomicU32,
+    /// Of these, those that stand by.
+    waiting: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +69,12 @@ impl Deployment {
     #[must_use]
     pub fn held(&self) -> u32 {
         self.state.held.load(Ordering::Relaxed)
+    }
+
+    /// Of these, those that have a call or are opened for one.
+    pub(super) fn calls(&self) -> u32 {
+        let waiting = self.state.waiting.load(Ordering::Relaxed);
+        self.held().saturating_sub(waiting)
     }
 
     /// After how long another deployment is dialled besides this one.
@@ -154,6 +162,23 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.0.state.held.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A session that stands by, as long as it does.
+#[derive(Debug)]
+pub(super) struct StandsBy(Arc<Deployment>);
+
+impl StandsBy {
+    pub(super) fn new(deployment: &Arc<Deployment>) -> Self {
+        deployment.state.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(deployment))
+    }
+}
+
+impl Drop for StandsBy {
+    fn drop(&mut self) {
+        self.0.state.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
