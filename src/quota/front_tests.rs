@@ -429,3 +429,32 @@ async fn announced_calls_find_their_place_until_it_is_given_back() {
     );
     drop(first);
 }
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_a_deployment_are_counted_by_all_replicas_together() {
+    let plan = || {
+        let mut plan = QuotaPlan::default();
+        let quota = toml::from_str("requests_per_minute = 60").unwrap();
+        let deployment = (quota, "gpt-realtime".to_owned());
+        plan.deployments.insert("east".to_owned(), deployment);
+        plan
+    };
+    let store = Flaky::new();
+    let benches = [(); 2].map(|()| Bench::of(plan(), Arc::clone(&store)));
+    let mut leases = Vec::new();
+    for n in 0..56 {
+        leases.push(benches[n % 2].admit("acme").await.unwrap());
+    }
+    // Its first session was counted when the call was let in; another one and two responses were not.
+    let lease = &leases[0];
+    lease.opened("east", now());
+    lease.opened("east", now());
+    lease.used("east", &usage(1), now());
+    lease.used("east", &usage(1), now());
+    sleep(Duration::from_millis(1_001)).await;
+    leases.push(benches[1].admit("acme").await.unwrap());
+    leases.push(benches[0].admit("acme").await.unwrap());
+    // One has drained meanwhile.
+    let wait = benches[1].is_busy("acme", "capacity_exceeded").await;
+    assert!(wait.is_some_and(|wait| wait <= Duration::from_secs(1)));
+}

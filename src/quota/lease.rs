@@ -160,8 +160,11 @@ impl Held {
 impl CallLease {
     /// A session for the call was opened at that deployment.
     pub fn opened(&self, deployment: &str, now: Instant) {
-        self.held.state().is_begun = true;
+        let was_begun = std::mem::replace(&mut self.held.state().is_begun, true);
         self.quota.account(deployment).opened_at(now);
+        if was_begun {
+            self.quota.requested(&self.held);
+        }
     }
 
     /// The most that its responses write, if the session says so.
@@ -199,6 +202,7 @@ impl CallLease {
         let minute = state.minute;
         drop(state);
         self.quota.meter(&self.held, deployment, usage, minute);
+        self.quota.requested(&self.held);
     }
 
     /// The deployment said what is left.
