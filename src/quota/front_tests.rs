@@ -65,6 +65,19 @@ impl Store for Flaky {
     fn use_once(&self, id: Arc<str>, life: Duration) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.ask(|store| store.use_once(id, life))
     }
+
+    fn put(
+        &self,
+        name: Arc<str>,
+        text: Arc<str>,
+        life: Duration,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ask(|store| store.put(name, text, life))
+    }
+
+    fn get(&self, name: Arc<str>) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
+        self.ask(|store| store.get(name))
+    }
 }
 
 /// Quota with a keeper, as a process has it.

@@ -1,11 +1,10 @@
 """Two gateway processes and one Redis: limits that both keep together, and what happens when one of them is killed."""
 
 import asyncio
-import json
 import urllib.error
 
 import pytest
-from replicas import Replicas, Try, eventually, hang_up, key, turn, until
+from replicas import Replicas, Try, eventually, hang_up, turn, until
 from stack import targets
 from websockets.exceptions import ConnectionClosedError
 
@@ -185,7 +184,7 @@ def test_redis_is_killed_and_comes_back_under_both():
         redis = replicas.redis
         calls = [[await replicas.call(0, "acme") for _ in range(3)], [await replicas.call(1, "acme") for _ in range(4)]]
         talkers = Talkers(calls[0] + calls[1])
-        ticket = new_ticket(replicas, 0)
+        ticket, made = new_ticket(replicas, 0, "bolt"), new_key(replicas, 0, "bolt")
         redis.kill()
         for number in (0, 1):
             room = share - len(calls[number])
@@ -194,8 +193,14 @@ def test_redis_is_killed_and_comes_back_under_both():
             check_refusals(tries, "tenant_calls_exceeded")
             calls[number] += tries[:room]
             # Whether it was used, nobody can say now.
-            doubtful = await replicas.call(number, "acme", shown=ticket)
-            assert doubtful.status in (429, 503)
+            assert (await replicas.call(number, "bolt", shown=ticket)).status == 503
+            with pytest.raises(urllib.error.HTTPError) as unkept:
+                new_key(replicas, number, "bolt")
+            assert unkept.value.code == 503
+        # A key is known where it was made. That of another is neither good nor bad.
+        of_key = await replicas.call(0, "bolt", shown=made)
+        assert of_key.is_in
+        assert (await replicas.call(1, "bolt", shown=made)).status == 503
         await talkers.each_has_another(1)
 
         redis.start()
@@ -210,14 +215,14 @@ def test_redis_is_killed_and_comes_back_under_both():
         assert not (await replicas.call(0, "acme")).is_in
         await talkers.each_has_another(1)
         await talkers.stop()
-        await hang_up(calls[0] + calls[1] + [newcomer])
+        await hang_up(calls[0] + calls[1] + [newcomer, of_key])
 
-    with Replicas({"acme": f"max_calls = {limit}"}, redis="fallback_share = 0.5") as replicas:
+    with Replicas({"acme": f"max_calls = {limit}", "bolt": ""}, redis="fallback_share = 0.5") as replicas:
         asyncio.run(conversation())
 
 
-def new_ticket(replicas: Replicas, number: int) -> str:
-    made = replicas.post(number, "/v1/tickets", "acme", {"agent": "east", "dialect": "realtime"})
+def new_ticket(replicas: Replicas, number: int, tenant: str = "acme") -> str:
+    made = replicas.post(number, "/v1/tickets", tenant, {"agent": "east", "dialect": "realtime"})
     return made["ticket"]
 
 
@@ -237,4 +242,37 @@ def test_a_ticket_made_at_one_gateway_opens_one_call_at_any():
         await hang_up([first])
 
     with Replicas({"acme": ""}) as replicas:
+        asyncio.run(conversation())
+
+
+INSTRUCTIONS = "Be brief, and say nothing of the weather."
+
+
+def new_key(replicas: Replicas, number: int, tenant: str = "acme") -> str:
+    session = {"type": "realtime", "model": "east", "instructions": INSTRUCTIONS}
+    return replicas.post(number, "/v1/realtime/client_secrets", tenant, {"session": session})["value"]
+
+
+def test_an_ephemeral_key_made_at_one_gateway_opens_sessions_at_any():
+    async def conversation():
+        made = new_key(replicas, 0)
+        for number in (0, 1, 1):
+            call = await replicas.call(number, "acme", shown=made)
+            assert call.is_in
+            session = (await until(call.socket, "session.created"))["session"]
+            assert session["instructions"] == INSTRUCTIONS
+            await turn(call.socket)
+            await hang_up([call])
+            elsewhere = await replicas.call(number, "acme", model="west", shown=made)
+            assert elsewhere.status == 403
+        changed = made[:-1] + ("B" if made.endswith("A") else "A")
+        assert (await replicas.call(1, "acme", shown=changed)).status == 401
+        # It outlives who made it, and Redis sees neither it nor what it is for.
+        replicas.gateways[0].kill()
+        assert (await replicas.call(1, "acme", shown=made)).is_in
+        [name] = replicas.redis.command("KEYS", "*:text:*")
+        kept = name + replicas.redis.command("GET", name)
+        assert made not in kept and INSTRUCTIONS not in kept and "acme" not in kept
+
+    with Replicas({"acme": ""}, {"east": "", "west": ""}) as replicas:
         asyncio.run(conversation())
