@@ -126,7 +126,7 @@ impl ConductedCall {
             end_now: Box::pin(cancelled(calls.end_now())),
             began: now,
         };
-        task.note_cap(&leg.session_created, now);
+        task.note_cap(leg.ends_at, now);
         let summary = task.run().await;
         calls.remember(summary);
         drop(permit);

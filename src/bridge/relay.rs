@@ -96,7 +96,9 @@ impl RelayedCall {
             if policy.is_some() {
                 mirror = mirror.holding_voice();
             }
-            Carry::new(self.sessions, transcribes, mirror, &session, now)
+            let mut carry = Carry::new(self.sessions, transcribes, mirror, &session, now);
+            carry.began(leg.ends_at, now);
+            carry
         });
         let ledger = Ledger::new(
             self.metrics,

@@ -3,17 +3,17 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::call::{EndReason, Input, Loss, ModelEvent, Span};
+use crate::call::{EndReason, Input, Loss, Span};
 use crate::media::{MediaError, Replay};
 use crate::realtime::{append_bytes_into, create_user_audio};
 use crate::upstream::{
-    Decoded, Decoder, DialError, Place, Session, SessionFormats, SessionRequest, Trouble,
+    Decoder, DialError, Place, Session, SessionFormats, SessionRequest, Trouble,
 };
 
 use super::conduct::{Conduct, Current};
@@ -42,8 +42,6 @@ pub(super) struct Sessions {
     closing: JoinSet<()>,
     /// Caller audio, in case the session fails.
     pub(super) kept: Replay,
-    /// The time of day when the call began: the only clock that a session's cap is told in.
-    began: (Instant, SystemTime),
 }
 
 impl Sessions {
@@ -56,7 +54,6 @@ impl Sessions {
             avoid: Vec::new(),
             closing: JoinSet::new(),
             kept: Replay::default(),
-            began: (Instant::now(), SystemTime::now()),
         }
     }
 
@@ -104,20 +101,6 @@ impl Sessions {
         }
         while self.closing.join_next().await.is_some() {}
     }
-
-    /// How long the vendor will let a session live that began with this event.
-    fn life(&self, session_created: &str) -> Option<Duration> {
-        let mut decoder = Decoder::new();
-        let decoded = decoder.decode(session_created).ok()?;
-        let ModelEvent::SessionCreated { expires_at, .. } = Decoded::event(&decoded) else {
-            return None;
-        };
-        // Zero means that no session exists yet.
-        let expires_at = expires_at.filter(|at| *at > 0)?;
-        let (began, wall) = self.began;
-        let now = (wall + began.elapsed()).duration_since(SystemTime::UNIX_EPOCH);
-        Duration::from_secs(expires_at).checked_sub(now.ok()?)
-    }
 }
 
 /// What the deployment is told to have done; an old session's cap is no trouble.
@@ -140,9 +123,9 @@ impl Conduct {
     }
 
     /// Tells the core when the session ends by itself.
-    pub(super) fn note_cap(&mut self, session_created: &str, now: Instant) {
-        if let Some(life) = self.sessions.life(session_created) {
-            let expires = Input::SessionExpires(life);
+    pub(super) fn note_cap(&mut self, ends_at: Option<Instant>, now: Instant) {
+        if let Some(ends_at) = ends_at {
+            let expires = Input::SessionExpires(ends_at.saturating_duration_since(now));
             self.core.handle_input(expires, now.into_std());
         }
     }
@@ -207,8 +190,7 @@ impl Conduct {
         else {
             return;
         };
-        let created = leg.session_created;
-        let session_id = super::session_id(&created);
+        let session_id = super::session_id(&leg.session_created);
         let from = self.place.deployment().name().to_owned();
         let deployment = place.deployment().name();
         tracing::info!(
@@ -233,7 +215,7 @@ impl Conduct {
             tracing::error!(%error, "the caller's codec is there no more");
             self.ended = Some(EndReason::Internal.into());
         }
-        self.note_cap(&created, now);
+        self.note_cap(leg.ends_at, now);
     }
 
     /// Sends caller audio again, faster than it was spoken.

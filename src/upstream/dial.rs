@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use rustls::pki_types::ServerName;
@@ -60,6 +60,9 @@ const FRAMES: FrameLimits = FrameLimits {
     message_timeout: Duration::from_secs(30),
 };
 
+/// Sessions end after an hour at most (protocol reference 1.6). A deployment that promises more is not believed.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
+
 /// An open session.
 #[derive(Debug)]
 pub struct ModelLeg {
@@ -67,6 +70,8 @@ pub struct ModelLeg {
     pub socket: WebSocketStream<Metered>,
     /// That event, `session.created` as the deployment sent it.
     pub session_created: Utf8Bytes,
+    /// When the vendor will end the session, if it said so and that is to come.
+    pub ends_at: Option<Instant>,
 }
 
 /// Why a session could not be opened.
@@ -300,6 +305,7 @@ pub struct Dialer {
     resolver: Arc<dyn Resolve>,
     addresses: Addresses,
     pub(super) load: Option<Arc<dyn Load>>,
+    wall: Arc<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
 impl fmt::Debug for Dialer {
@@ -326,6 +332,7 @@ impl Dialer {
             resolver: Arc::new(System),
             addresses: Addresses::default(),
             load: None,
+            wall: Arc::new(SystemTime::now),
         }
     }
 
@@ -340,6 +347,16 @@ impl Dialer {
     #[must_use]
     pub fn with_load(mut self, load: Arc<dyn Load>) -> Self {
         self.load = Some(load);
+        self
+    }
+
+    /// Reads the time of day there. Only the ends of sessions are told in it.
+    #[must_use]
+    pub fn with_wall_clock(
+        mut self,
+        wall: impl Fn() -> SystemTime + Send + Sync + 'static,
+    ) -> Self {
+        self.wall = Arc::new(wall);
         self
     }
 
@@ -406,7 +423,7 @@ impl Dialer {
         let mut socket = clock
             .time(SetupPhase::Upgrade, limits.upgrade, upgrade)
             .await?;
-        let first = clock
+        let (first, expires_at) = clock
             .time(
                 SetupPhase::SessionCreated,
                 limits.session,
@@ -416,7 +433,15 @@ impl Dialer {
         Ok(ModelLeg {
             socket,
             session_created: first,
+            ends_at: expires_at.and_then(|at| self.instant(at)),
         })
+    }
+
+    /// The moment that is so many seconds after 1970 by the wall clock, if that is to come.
+    fn instant(&self, unix_seconds: u64) -> Option<Instant> {
+        let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(unix_seconds))?;
+        let left = at.duration_since((self.wall)()).ok()?;
+        Some(Instant::now() + left.min(LONGEST_LIFE))
     }
 
     async fn connect(
@@ -660,10 +685,11 @@ pub(super) fn closed(deployment: &Deployment, frame: Option<&CloseFrame>) -> Dia
     }
 }
 
+/// The session's first event, and when it will end by the vendor's clock.
 async fn session_created(
     deployment: &Deployment,
     socket: &mut WebSocketStream<Metered>,
-) -> Result<Utf8Bytes, DialError> {
+) -> Result<(Utf8Bytes, Option<u64>), DialError> {
     loop {
         let message = match socket.next().await {
             Some(Ok(message)) => message,
@@ -679,7 +705,11 @@ async fn session_created(
         };
         let decoded = Decoder::new().decode(&text);
         match decoded.as_ref().map(Decoded::event) {
-            Ok(ModelEvent::SessionCreated { .. }) => return Ok(text),
+            Ok(ModelEvent::SessionCreated { expires_at, .. }) => {
+                // Zero means that no session exists yet.
+                let expires_at = expires_at.filter(|at| *at > 0);
+                return Ok((text, expires_at));
+            }
             Ok(ModelEvent::Error(error)) => {
                 return Err(DialError::Rejected {
                     deployment: deployment.name.clone(),

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -17,10 +17,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::call::ModelEvent;
 use crate::routing::{Backoff, Standing};
 
-use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
 use super::dial::{DialError, Dialer, ModelLeg};
 use super::pool::{Place, Pool, Session, SessionFormats, SessionRequest};
@@ -382,7 +380,10 @@ impl Fill {
             _ => SDK_AGE,
         };
         let life = max_age.mul_f64(0.8 + 0.2 * fastrand::f64());
-        let retire_at = began + life.min(cap(&leg.session_created));
+        let retire_at = leg.ends_at.map_or(began + life, |ends_at| {
+            let left = ends_at.into_std().saturating_duration_since(began);
+            began + life.min(left.saturating_sub(BEFORE_CAP).max(left / 2))
+        });
         let formats = match (&self.configure, stock) {
             (Some(configure), Some(stock)) => {
                 let deployment = &held.0;
@@ -413,24 +414,6 @@ impl Fill {
         };
         Ok((waiting, task))
     }
-}
-
-/// How long a session may stand by before the deployment's cap comes near.
-fn cap(session_created: &str) -> Duration {
-    let mut decoder = Decoder::new();
-    let expires_at = match decoder.decode(session_created).as_ref().map(Decoded::event) {
-        Ok(ModelEvent::SessionCreated { expires_at, .. }) => expires_at.filter(|at| *at > 0),
-        _ => None,
-    };
-    let Some(expires_at) = expires_at else {
-        return Duration::MAX;
-    };
-    let expires_at = SystemTime::UNIX_EPOCH + Duration::from_secs(expires_at);
-    // A clock that is wrong must not retire every session at once.
-    let left = expires_at.duration_since(SystemTime::now());
-    left.map_or(Duration::from_secs(60), |left| {
-        left.saturating_sub(BEFORE_CAP).max(left / 2)
-    })
 }
 
 /// A waiting session, with whom it waits.
