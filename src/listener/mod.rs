@@ -21,6 +21,7 @@ mod rate;
 mod routes;
 mod sample;
 mod sdk;
+mod shared_keys;
 mod shed;
 mod socket;
 mod sources;
@@ -57,6 +58,7 @@ pub use echo::echo_connection;
 pub use limits::LimitsConfig;
 pub use one_time::StoredIds;
 pub use routes::Routes;
+pub use shared_keys::StoredKeys;
 pub use shed::{Overload, ShedConfig, Signals};
 pub use tls::{ClientAuth, Tls, TlsConfig, TlsError};
 
@@ -468,6 +470,7 @@ impl Gateway {
                     code: "signing_keys_unavailable",
                     ..Refusal::unavailable(jittered())
                 },
+                Denied::StoreUnavailable => Refusal::unavailable(jittered()),
                 _ => Refusal::unauthorized(),
             }
         })?;

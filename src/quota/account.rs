@@ -213,6 +213,12 @@ impl Account {
         }
     }
 
+    /// Requests a minute that it grants; a provisioned one counts none.
+    #[must_use]
+    pub fn requests_per_minute(&self) -> Option<f64> {
+        self.provisioned.is_none().then_some(self.requests.limit)
+    }
+
     /// What tokens count for, if it is provisioned, and how many weighted ones it carries a minute.
     #[must_use]
     pub fn weighted_per_minute(&self) -> Option<(Weights, f64)> {

@@ -65,6 +65,19 @@ impl Store for Flaky {
     fn use_once(&self, id: Arc<str>, life: Duration) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.ask(|store| store.use_once(id, life))
     }
+
+    fn put(
+        &self,
+        name: Arc<str>,
+        text: Arc<str>,
+        life: Duration,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ask(|store| store.put(name, text, life))
+    }
+
+    fn get(&self, name: Arc<str>) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
+        self.ask(|store| store.get(name))
+    }
 }
 
 /// Quota with a keeper, as a process has it.
@@ -499,4 +512,33 @@ async fn who_is_full_says_until_when() {
     let off = granted(Admission::Off);
     assert_eq!(off.quota.may_take("east", 9_999), Ok(()));
     assert_eq!(off.quota.forecast_share("east", 9), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_a_deployment_are_counted_by_all_replicas_together() {
+    let plan = || {
+        let mut plan = QuotaPlan::default();
+        let quota = toml::from_str("requests_per_minute = 60").unwrap();
+        let deployment = (Some(quota), "gpt-realtime".to_owned());
+        plan.deployments.insert("east".to_owned(), deployment);
+        plan
+    };
+    let store = Flaky::new();
+    let benches = [(); 2].map(|()| Bench::of(plan(), Arc::clone(&store)));
+    let mut leases = Vec::new();
+    for n in 0..56 {
+        leases.push(benches[n % 2].admit("acme").await.unwrap());
+    }
+    // Its first session was counted when the call was let in; another one and two responses were not.
+    let lease = &leases[0];
+    lease.opened("east", now());
+    lease.opened("east", now());
+    lease.used("east", &usage(1), now());
+    lease.used("east", &usage(1), now());
+    sleep(Duration::from_millis(1_001)).await;
+    leases.push(benches[1].admit("acme").await.unwrap());
+    leases.push(benches[0].admit("acme").await.unwrap());
+    // One has drained meanwhile.
+    let wait = benches[1].is_busy("acme", "capacity_exceeded").await;
+    assert!(wait.is_some_and(|wait| wait <= Duration::from_secs(1)));
 }

@@ -192,9 +192,12 @@ impl Held {
 impl CallLease {
     /// A session for the call was opened at that deployment.
     pub fn opened(&self, deployment: &str, now: Instant) {
+        let was_begun = std::mem::replace(&mut self.held.state().is_begun, true);
         let account = self.quota.account(deployment);
         account.opened_at(now);
-        self.held.state().is_begun = true;
+        if was_begun {
+            self.quota.requested(&self.held);
+        }
         self.held.move_to(Some(account));
         self.reckon(now);
     }
@@ -234,6 +237,7 @@ impl CallLease {
         let minute = state.minute;
         drop(state);
         self.quota.meter(&self.held, deployment, usage, minute);
+        self.quota.requested(&self.held);
         self.reckon(now);
     }
 
