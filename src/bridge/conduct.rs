@@ -182,7 +182,7 @@ pub(super) struct Conduct {
 enum Wake {
     Heard(Heard),
     Tool(ToolResult),
-    Session(Box<Came>),
+    Session(Came),
     Timer,
     Notice(Notice),
     EndNow,
@@ -204,7 +204,7 @@ impl Conduct {
             match wake {
                 Wake::Heard(heard) => self.heard(heard, now),
                 Wake::Tool(result) => self.tool_result(result, now),
-                Wake::Session(came) => self.session_came(*came, now),
+                Wake::Session(came) => self.session_came(came, now),
                 Wake::Timer => self.timeout(now),
                 Wake::Notice(told) => self.input(notice::input(told), Current::Other, now),
                 Wake::EndNow => self.input(Input::End(EndReason::Drained), Current::Other, now),
@@ -231,7 +231,7 @@ impl Conduct {
             return Poll::Ready(Wake::Timer);
         }
         if let Poll::Ready(came) = self.sessions.poll(cx) {
-            return Poll::Ready(Wake::Session(Box::new(came)));
+            return Poll::Ready(Wake::Session(came));
         }
         while let Poll::Ready(Some(finished)) = self.running_tools.poll_join_next(cx) {
             if let Ok(result) = finished {

@@ -39,7 +39,7 @@ struct Next {
 /// What became of a session that was asked for.
 pub(super) enum Came {
     /// It stands, or none does.
-    Opened(Result<Session, DialError>),
+    Opened(Box<Result<Session, DialError>>),
     /// It stood, and ended before it was used.
     Lost,
 }
@@ -92,7 +92,7 @@ impl Sessions {
         };
         let opened = std::task::ready!(opening.as_mut().poll(cx));
         self.opening = None;
-        Poll::Ready(Came::Opened(opened))
+        Poll::Ready(Came::Opened(Box::new(opened)))
     }
 
     fn open(&mut self) {
@@ -180,8 +180,12 @@ impl Conduct {
     }
 
     pub(super) fn session_came(&mut self, came: Came, now: Instant) {
-        let input = match came {
-            Came::Opened(Ok(session)) => {
+        let opened = match came {
+            Came::Opened(opened) => *opened,
+            Came::Lost => return self.input(Input::SpareLost, Current::Other, now),
+        };
+        let input = match opened {
+            Ok(session) => {
                 let configured = self
                     .formats_at(&session.place)
                     .is_some_and(|formats| session.configured == Some(formats));
@@ -194,8 +198,7 @@ impl Conduct {
                 });
                 Input::SessionOpened { configured }
             }
-            Came::Lost => Input::SpareLost,
-            Came::Opened(Err(error)) => {
+            Err(error) => {
                 tracing::warn!(%error, "no deployment gave another session");
                 Input::NoSession
             }

@@ -37,6 +37,9 @@ pub struct CallSummary {
     pub n_turns: u64,
     /// How often the caller interrupted.
     pub n_barge_ins: u64,
+    /// For how long the caller heard nothing because a session was lost, the model's own time to answer left out: the
+    /// last [`MAX_TURNS`] of them.
+    pub gaps: Vec<Duration>,
     /// The gateway's own work on a frame towards the model: mean and longest.
     pub to_model: Share,
     /// The gateway's own work on a frame towards the caller: mean and longest.
@@ -124,6 +127,7 @@ impl Ledger {
                 first_audio: None,
                 turns: Vec::new(),
                 n_turns: 0,
+                gaps: Vec::new(),
                 n_barge_ins: 0,
                 to_model: Share::default(),
                 to_caller: Share::default(),
@@ -179,12 +183,20 @@ impl Ledger {
             Observation::SessionReplaced(loss) => self.replaced(loss.name(), "replaced"),
             Observation::SessionNotReplaced(loss) => self.not_replaced(loss),
             Observation::SessionRotated => self.replaced("rotation", "replaced"),
-            Observation::SessionGap(gap) => self.metrics.session_gap(gap),
+            Observation::SessionGap(gap) => self.gap(gap),
             Observation::CarriedAudioDropped(duration) => {
                 self.metrics.dropped(FrameDrop::CarryFull, duration);
             }
             Observation::HistoryDropped(n) => self.metrics.history_dropped(n),
         }
+    }
+
+    fn gap(&mut self, gap: Duration) {
+        self.metrics.session_gap(gap);
+        if self.summary.gaps.len() == MAX_TURNS {
+            self.summary.gaps.remove(0);
+        }
+        self.summary.gaps.push(gap);
     }
 
     fn replaced(&self, cause: &'static str, outcome: &'static str) {

@@ -745,6 +745,7 @@ impl Call {
             return;
         }
         if let Some(wanted) = self.wanted.take() {
+            self.sessions.asked(now);
             self.tell_model(if wanted.continues {
                 ModelCommand::ContinueResponse {
                     said: self.history.tail().to_owned(),

@@ -205,8 +205,7 @@ fn a_turn_that_is_not_an_item_yet_is_sent_again_and_answered_by_that() {
         50   opened          => replaced gone; use; configure; replay 0..2000
         60   updated         =>
         70   speech 300      =>
-        80   lost gone       => lose gone
-        330  timer           => open
+        80   lost gone       => lose gone; open
         331  opened configured => replaced gone; use; replay 0..2000
         340  speech 300      =>
         350  stopped 1900    =>
@@ -286,8 +285,7 @@ fn an_answer_goes_on_where_it_broke_off() {
         400  created r2        =>
         450  saying r2 b from nine =>
         500  delta r2 b 2000   => queue; gap 0
-        700  lost closed       => lose closed
-        950  timer             => open
+        700  lost closed       => lose closed; open
         1000 opened            => replaced closed; use; configure; said#2 \"We are open\"; said#3 \"from nine\"; replay 0..0
         1050 updated           => continue \"from nine\"
         ",
@@ -305,8 +303,7 @@ fn an_answer_of_which_nothing_came_is_asked_for_anew() {
         30  opened      => replaced closed; use; configure; replay 0..0
         40  updated     => create "Say hello."
         50  created r1  =>
-        60  lost closed => lose closed
-        310 timer       => open
+        60  lost closed => lose closed; open
         320 opened configured => replaced closed; use; replay 0..0; create "Say hello."
         "#,
     );
@@ -425,12 +422,13 @@ fn who_cannot_be_helped_hears_an_apology() {
         100   created r1      =>
         200   delta r1 a 3000 => queue
         1000  lost closed     => lose closed; open
-        1100  none            =>
-        1350  timer           => open
-        1400  none            =>
-        1900  timer           => open
-        2000  none            =>
-        3000  timer           => open
+        1100  none            => open
+        1150  none            =>
+        1400  timer           => open
+        1500  none            =>
+        2000  timer           => open
+        2100  none            =>
+        3100  timer           => open
         11000 timer           => unavailable closed; apologise
         11100 speech          =>
         11200 opened          =>
@@ -464,17 +462,25 @@ fn sessions_that_fail_one_after_the_other_are_not_opened_for_ever() {
         "
         0    lost gone         => lose gone; open
         1    opened configured => replaced gone; use; replay 0..0
-        2    lost gone         => lose gone
-        252  timer             => open
-        253  opened configured => replaced gone; use; replay 0..0
-        254  lost gone         => lose gone
-        754  timer             => open
-        755  opened configured => replaced gone; use; replay 0..0
-        756  lost gone         => lose gone
-        1756 timer             => open
-        1757 opened configured => replaced gone; use; replay 0..0
-        1758 lost gone         => lose gone; unavailable gone; apologise
-        2758 timer             => end model_unavailable
+        2    lost gone         => lose gone; open
+        3    opened configured => replaced gone; use; replay 0..0
+        4    lost gone         => lose gone
+        254  timer             => open
+        255  opened configured => replaced gone; use; replay 0..0
+        256  lost gone         => lose gone
+        756  timer             => open
+        757  opened configured => replaced gone; use; replay 0..0
+        758  lost gone         => lose gone
+        1758 timer             => open
+        1759 opened configured => replaced gone; use; replay 0..0
+        1760 lost gone         => lose gone
+        3760 timer             => open
+        3761 opened configured => replaced gone; use; replay 0..0
+        3762 lost gone         => lose gone
+        5762 timer             => open
+        5763 opened configured => replaced gone; use; replay 0..0
+        5764 lost gone         => lose gone; unavailable gone; apologise
+        6764 timer             => end model_unavailable
         ",
     );
     // A good response, or half a minute, makes the next failure a first one.

@@ -99,7 +99,7 @@ pub enum Observation {
     SessionNotReplaced(Loss),
     /// Another session took the place of one whose cap was near.
     SessionRotated,
-    /// An answer was due, and nothing was played for so long, because another session had to be found.
+    /// An answer was due, and nothing was played for so long, because a session had to be found that could be asked for it.
     SessionGap(Duration),
     /// Caller audio that no session has turned into an item was given up.
     CarriedAudioDropped(Duration),

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 /// Sessions that may fail in a row, without one good response between them.
-const MAX_FAILURES: u32 = 5;
+const MAX_FAILURES: u32 = 8;
 
 /// A session that held for so long did not fail because the one before it did.
 const HELD: Duration = Duration::from_secs(30);
 
-/// Waits before the next attempt, by how many failed in a row; the last one repeats.
-const BACKOFF_MS: [u64; 5] = [0, 250, 500, 1_000, 2_000];
+/// Waits before the next attempt, by how many failed in a row; the last one repeats. The second is made at once too: it
+/// goes elsewhere, where there is somebody else.
+const BACKOFF_MS: [u64; 6] = [0, 0, 250, 500, 1_000, 2_000];
 
 /// Why a session is of no more use to its call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,6 +78,8 @@ pub(super) struct Sessions {
     up_since: Instant,
     /// What was left to be played ran out then, and an answer is due.
     silent_from: Option<Instant>,
+    /// When the session in use was asked for that answer.
+    asked_at: Option<Instant>,
 }
 
 impl Sessions {
@@ -90,6 +93,7 @@ impl Sessions {
             n_refused: 0,
             up_since: now,
             silent_from: None,
+            asked_at: None,
         }
     }
 
@@ -136,16 +140,25 @@ impl Sessions {
     /// An answer is due, and nothing is left to be played from then on.
     pub(super) fn silent_from(&mut self, at: Instant) {
         self.silent_from.get_or_insert(at);
+        self.asked_at = None;
+    }
+
+    /// The session in use is asked for an answer. What it takes from here on is the model's own time, and that of the
+    /// tools that it calls.
+    pub(super) fn asked(&mut self, now: Instant) {
+        self.asked_at.get_or_insert(now);
     }
 
     /// Nobody waits for that answer any more.
     pub(super) fn no_answer_due(&mut self) {
         self.silent_from = None;
+        self.asked_at = None;
     }
 
-    /// The answer is heard: how long the caller heard nothing.
+    /// The answer is heard: how long the caller heard nothing, beyond the model's own time to answer.
     pub(super) fn answered(&mut self, now: Instant) -> Option<Duration> {
         let from = self.silent_from.take()?;
-        Some(now.saturating_duration_since(from))
+        let until = self.asked_at.take().unwrap_or(now);
+        Some(until.saturating_duration_since(from))
     }
 }

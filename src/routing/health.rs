@@ -46,6 +46,9 @@ const RAMP: Duration = Duration::from_secs(10);
 /// A longer wait than this is taken for a mistake.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
+/// Sessions that end within so long of the first of them ended at once: a front end restarted, or was lost.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
 /// What a failure was seen by. Each has its own count of failures in a row: dials may well succeed at a deployment
 /// whose sessions all stall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +158,8 @@ pub struct Health {
     /// Failures in a row, of dials and of sessions.
     dial_failures: u32,
     session_failures: u32,
+    /// When a session last ended of itself.
+    ended_at: Option<Instant>,
     /// How often it was opened since it was last well.
     openings: u32,
     /// Until when it is dialled slowly, and when the next dial is due.
@@ -220,6 +225,17 @@ impl Health {
             Standing::Open(until) | Standing::Out(until) => Err(refused(until)),
             Standing::Paused(paused) => Err(paused),
         }
+    }
+
+    /// A session ended before its time, which says as much as all that end with it: whatever they were connected to
+    /// went away, and the next may well hold. Whether it is the first of them, which is to be told by
+    /// [`Health::failed`].
+    pub fn ended(&mut self, now: Instant) -> bool {
+        let is_first = self.ended_at.is_none_or(|at| now >= at + AT_ONCE);
+        if is_first {
+            self.ended_at = Some(now);
+        }
+        is_first
     }
 
     /// A granted dial brought a session.
@@ -353,6 +369,12 @@ impl Health {
         }
     }
 
+    /// Whether it came back of late, and is dialled slowly.
+    #[must_use]
+    pub fn is_returning(&self, now: Instant) -> bool {
+        self.ramp.is_some_and(|(end, _)| now < end)
+    }
+
     fn slot(&self, now: Instant) -> Option<Instant> {
         let (end, next) = self.ramp?;
         (now < end).then_some(next)
@@ -469,6 +491,20 @@ mod tests {
         health.dialled(probe, now + SECOND);
         assert!(!health.failed(SESSION, now + SECOND, 1.0));
         assert_eq!(health.condition(now + SECOND), Condition::Well);
+    }
+
+    #[test]
+    fn sessions_that_end_at_once_count_as_one() {
+        let mut now = Instant::now();
+        let mut health = Health::default();
+        for _ in 0..6 {
+            let firsts = (0..50).filter(|_| health.ended(now)).count();
+            assert_eq!(firsts, 1);
+            assert!(!health.ended(now + 999 * MS));
+            assert!(!health.failed(SESSION, now, 0.5));
+            now += SECOND;
+        }
+        assert!(health.ended(now) && health.failed(SESSION, now, 0.5));
     }
 
     #[test]

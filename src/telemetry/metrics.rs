@@ -471,7 +471,7 @@ impl Metrics {
             session_gap: histograms(
                 r,
                 "trunkline_session_gap_seconds",
-                "Silence beyond what was left to be played, from the loss of a session to the answer that it owed.",
+                "Silence beyond what was left to be played, from the loss of a session until another one was asked for the answer that it owed.",
                 &["dialect"],
                 LATENCY_BUCKETS,
             ),

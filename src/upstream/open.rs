@@ -25,6 +25,12 @@ const WORTH_WAITING: Duration = Duration::from_secs(2);
 /// How often a call looks whether a probe has come to something.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How often a call whose dial is slow looks for somebody else.
+const SLOW_LOOK: Duration = Duration::from_millis(500);
+
+/// A caller whose session was lost waits for the next one: a second deployment is dialled after so long at most.
+const LIVE_HEDGE: Duration = Duration::from_millis(250);
+
 /// All deployments are asked so often at most.
 const ROUNDS: u32 = 3;
 
@@ -258,8 +264,13 @@ impl<'a> Opening<'a> {
                     } else if let Some((member, dialling)) = self.second(dialled_at) {
                         self.hedge = Some(self.dials.len());
                         under_way.push(self.dial(member, dialling, "hedge"));
+                        second_at = Some(now() + DialTimes::SLOW);
                     } else if now() < dialled_at + DialTimes::SLOW {
                         second_at = Some(dialled_at + DialTimes::SLOW);
+                    } else {
+                        // Whoever failed or was left out before may be well by now.
+                        self.ask_others_again();
+                        second_at = Some(now() + SLOW_LOOK);
                     }
                 }
             }
@@ -295,7 +306,7 @@ impl<'a> Opening<'a> {
         for member in ranked.into_iter().filter(is_new) {
             let deployment = &self.pool.members()[member];
             let is_full = self.dialer.full(self.pool, member).is_some();
-            if is_full && self.is_ahead {
+            if self.is_ahead && (is_full || deployment.is_returning()) {
                 continue;
             }
             if let Ok(dialling) = Dialling::begin(deployment, metrics, false) {
@@ -360,17 +371,34 @@ impl<'a> Opening<'a> {
     /// place.
     fn second_at(&self, deployment: &Deployment, at: Instant) -> Option<Instant> {
         let config = self.pool.config();
-        let after = if config.hedge {
-            deployment.hedge_after()
-        } else {
-            config.timeout / 2
+        let after = match (config.hedge, self.is_live()) {
+            (true, true) => deployment.hedge_after().min(LIVE_HEDGE),
+            (true, false) => deployment.hedge_after(),
+            (false, _) => config.timeout / 2,
         };
-        let has_others = self.tried.iter().filter(|tried| !**tried).count() > 1;
+        let has_others = self.tried.len() > 1;
         (has_others && !self.is_ahead).then(|| at + after)
     }
 
+    /// Whether it is for a call that lost its session.
+    fn is_live(&self) -> bool {
+        !self.request.avoid.is_empty()
+    }
+
+    /// All may be asked once more but those that are being dialled.
+    fn ask_others_again(&mut self) {
+        let members = self.pool.members();
+        let dials = &self.dials;
+        let is_dialled = |member: &Arc<Deployment>| {
+            let mut under_way = dials.iter().flatten();
+            under_way.any(|dialling| Arc::ptr_eq(dialling.deployment(), member))
+        };
+        self.tried = members.iter().map(is_dialled).collect();
+    }
+
     /// Another deployment to dial beside the one that was dialled then. It is taken from the budget where the first is
-    /// merely slower than usual; who is slow by any measure has failed, and the next one is asked.
+    /// merely slower than usual and nobody is on the line; who is slow by any measure has failed, and the next one is
+    /// asked.
     fn second(&self, dialled_at: Instant) -> Option<(usize, Dialling)> {
         let ranked = self.dialer.ranked(self.pool, self.request);
         let is_slow = now() >= dialled_at + DialTimes::SLOW;
@@ -380,7 +408,7 @@ impl<'a> Opening<'a> {
         };
         let mut others = ranked.into_iter().filter(is_wanted).peekable();
         others.peek()?;
-        if !is_slow && !self.pool.state().budget.take(now()) {
+        if !is_slow && !self.is_live() && !self.pool.state().budget.take(now()) {
             let routing = self.dialer.metrics.routing();
             routing.budget_exhausted(self.pool.name());
             return None;

@@ -143,7 +143,13 @@ impl Dialer {
             metrics.standby(pool.name(), "hit");
             metrics.chosen(pool.name(), waiting.held.0.name(), "standby");
             return Some(Session {
-                place: Place::new(waiting.held, leg.shown, pool, request.agent.clone(), &self.metrics),
+                place: Place::new(
+                    waiting.held,
+                    leg.shown,
+                    pool,
+                    request.agent.clone(),
+                    &self.metrics,
+                ),
                 configured: waiting.formats,
                 leg,
             });

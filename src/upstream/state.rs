@@ -65,6 +65,11 @@ impl Deployment {
         inner.health.standing(now)
     }
 
+    /// Whether it came back of late. Its dials are few then, and for those that wait.
+    pub(super) fn is_returning(&self) -> bool {
+        self.state.lock().health.is_returning(now())
+    }
+
     /// Sessions there that are used, stand by or are being opened.
     #[must_use]
     pub fn held(&self) -> u32 {
@@ -109,6 +114,7 @@ impl Deployment {
                     inner.refused = Some(shown);
                     inner.health.unauthorized(now, fastrand::f64());
                 }
+                Trouble::Closed | Trouble::Gone if !inner.health.ended(now) => {}
                 Trouble::Stalled
                 | Trouble::Closed
                 | Trouble::Gone
@@ -277,9 +283,10 @@ impl Dialling {
         self.held = None;
         let now = now();
         let mut inner = self.deployment.state.lock();
-        // How long it would have taken is not known. One that has merely become slower is given time before it has
-        // lost so often in a row that it seems broken.
-        inner.times.add(DialTimes::SLOW);
+        // How long it would have taken is not known. One that has merely become slower is given more time before it
+        // has lost so often in a row that it seems broken.
+        let took = now.saturating_duration_since(self.grant.at);
+        inner.times.add(took * 3);
         inner.window.add(false, now);
         let of = Failed::dial(self.grant);
         inner.health.failed(of, now, fastrand::f64());
