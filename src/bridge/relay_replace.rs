@@ -240,20 +240,7 @@ async fn set(
         Shape::Ga => settings[0].clone(),
         Shape::Preview => settings[1].clone(),
     };
-    let early = match &settings {
-        Some(update) => {
-            let dialer = &source.dialer;
-            let set = dialer.configure(deployment, &mut session.leg, update.clone());
-            match set.await {
-                Ok(early) => early,
-                Err(error) => {
-                    session.place.report(Trouble::Protocol);
-                    return Err(error);
-                }
-            }
-        }
-        None => Vec::new(),
-    };
+    let early = source.set(&mut session, settings.clone()).await?;
     Ok(Opened {
         session,
         early,
@@ -261,7 +248,8 @@ async fn set(
     })
 }
 
-/// What the deployment is told to have done; an old session's cap is no trouble.
+/// What the deployment is told to have done; an old session's cap is no trouble, nor is it that the deployment does not
+/// take what a client had set elsewhere.
 fn trouble(loss: Loss) -> Option<Trouble> {
     match loss {
         Loss::Closed => Some(Trouble::Closed),
@@ -271,7 +259,7 @@ fn trouble(loss: Loss) -> Option<Trouble> {
         Loss::Unauthorized => Some(Trouble::Unauthorized),
         Loss::ServerError => Some(Trouble::ServerError),
         Loss::RateLimited => Some(Trouble::RateLimited(None)),
-        Loss::Expired => None,
+        Loss::Expired | Loss::Rejected => None,
     }
 }
 

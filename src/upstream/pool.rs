@@ -14,7 +14,7 @@ use crate::routing::{Ejections, Policy, RetryBudget};
 use crate::telemetry::Metrics;
 
 use super::deployment::Deployment;
-use super::dial::ModelLeg;
+use super::dial::{DialError, ModelLeg};
 use super::state::{Held, now};
 use super::stock::Stock;
 
@@ -206,6 +206,12 @@ impl Pool {
         &self.0.name
     }
 
+    /// How long a caller waits for a session in all.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.0.config.timeout
+    }
+
     /// Its deployments.
     #[must_use]
     pub fn members(&self) -> &[Arc<Deployment>] {
@@ -339,6 +345,18 @@ impl Place {
     pub fn went_well(&self) {
         let is_first = !self.is_told.swap(true, Ordering::Relaxed);
         self.deployment().session_went_well(is_first);
+    }
+
+    /// The session could not be configured.
+    pub fn not_configured(&self, error: &DialError) {
+        if let Some(trouble) = error.trouble_of_settings() {
+            self.report(trouble);
+        }
+    }
+
+    /// Whether it says nothing of the deployment to drop this place without a word, good or bad.
+    pub fn set_unproven(&self, is_unproven: bool) {
+        self.is_told.store(is_unproven, Ordering::Relaxed);
     }
 
     /// The call's audio has these formats: sessions that stand by for others of its kind will have them too.
