@@ -7,13 +7,14 @@
 
 use std::collections::VecDeque;
 
+use super::base64::{decode_audio, encode_audio};
 use super::format::WireFormat;
 use super::json::{Object, quoted};
 use super::mirror_asked::{AllUnanswered, Asked, Unanswered};
 use super::mirror_items::{Body, Items, cut, set_words};
 use super::mirror_response::InProgress;
 use super::policy_fields::{Field, Settings};
-use super::scan::event_type;
+use super::scan::{append_audio, event_type};
 use super::server::{ErrorBody, Item, ServerEvent, Session, Speech};
 use super::shape::Shape;
 use super::translate_session::SessionKind;
@@ -385,10 +386,17 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
             }) => {
                 self.answer_due |= self.turns.answers;
                 let end_us = end_us.unwrap_or(self.clock_us);
-                self.take_audio(|audio| audio.at_us < end_us)
+                let mut audio: Vec<T> = self
+                    .take_audio(|audio| audio.end_us <= end_us)
                     .filter(|audio| audio.end_us > begin_us)
                     .map(|audio| audio.text)
-                    .collect()
+                    .collect();
+                // The next turn may have begun in the same append.
+                let shared = self.audio.front().filter(|next| next.at_us < end_us);
+                audio.extend(shared.and_then(|shared| {
+                    beginning(shared.text.as_ref(), end_us - shared.at_us, self.input)
+                }));
+                audio
             }
             None => {
                 let commit = self.answered(Asked::Commit, None);
@@ -516,4 +524,17 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
 /// How long audio in base64 lasts, in microseconds, padding left out of account.
 pub(super) fn base64_us(base64: &str, format: WireFormat) -> u64 {
     base64.len() as u64 * 3 / 4 * 1_000 / format.bytes_per_ms() as u64
+}
+
+/// An append of the first so many microseconds of another one's audio.
+fn beginning<T: From<String>>(text: &str, us: u64, format: WireFormat) -> Option<T> {
+    let mut bytes = Vec::new();
+    decode_audio(&append_audio(text)?, &mut bytes);
+    let n = us.saturating_mul(format.bytes_per_ms() as u64) / 1_000;
+    // No format has samples of more than two bytes.
+    bytes.truncate(usize::try_from(n).unwrap_or(usize::MAX) & !1);
+    let mut base64 = Vec::new();
+    encode_audio(&bytes, &mut base64);
+    let base64 = String::from_utf8(base64).ok()?;
+    Some(format!(r#"{{"type":"input_audio_buffer.append","audio":"{base64}"}}"#).into())
 }

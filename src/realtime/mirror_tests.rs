@@ -560,6 +560,37 @@ fn a_refusal_that_names_no_event_is_that_of_the_oldest_it_can_mean() {
 }
 
 #[test]
+fn audio_in_which_one_turn_ends_may_hold_the_beginning_of_the_next() {
+    let mut mirror = mirror(Shape::Ga);
+    for n in 1..=5 {
+        append(&mut mirror, n, 100);
+    }
+    let speech = |kind: &str, at: &str, ms: u64| json!({"type": format!("input_audio_buffer.{kind}"), "item_id": "s1", at: ms});
+    down(&mut mirror, speech("speech_started", "audio_start_ms", 120));
+    down(&mut mirror, speech("speech_stopped", "audio_end_ms", 350));
+    down(
+        &mut mirror,
+        json!({"type": "input_audio_buffer.committed", "item_id": "s1"}),
+    );
+    mirror.lose();
+    let replay = mirror.replay(Shape::Ga);
+    let item = &parsed(&replay.items)[0]["item"]["content"][0]["audio"];
+    let said = [(2, 4_800), (3, 4_800), (4, 2_400)].map(|(n, bytes)| vec![n; bytes]);
+    let said = said.concat();
+    let mut expected = Vec::new();
+    encode_audio(&said, &mut expected);
+    assert_eq!(item.as_str().unwrap().as_bytes(), expected);
+    let left: Vec<_> = parsed(replay.events)
+        .into_iter()
+        .filter(|event| event["type"] == "input_audio_buffer.append")
+        .map(|event| event["audio"].clone())
+        .collect();
+    assert_eq!(left, [base64(4, 100), base64(5, 100)]);
+    assert_eq!(replay.clock_ms, 300);
+    assert_eq!(replay.audio_us, 450_000);
+}
+
+#[test]
 fn no_number_of_a_deployment_is_too_large() {
     let mut mirror = mirror(Shape::Ga);
     append(&mut mirror, 1, 20);
