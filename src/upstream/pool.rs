@@ -303,6 +303,8 @@ pub struct Place {
     agent: Option<String>,
     metrics: Arc<Metrics>,
     is_told: AtomicBool,
+    /// It failed since it last did well: what else goes wrong until then is not counted again.
+    has_failed: AtomicBool,
 }
 
 impl Place {
@@ -319,6 +321,7 @@ impl Place {
             agent,
             metrics: Arc::clone(metrics),
             is_told: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
         }
     }
 
@@ -328,9 +331,14 @@ impl Place {
         &self.held.0
     }
 
-    /// The deployment failed the call in this way.
+    /// The deployment failed the call in this way. Failures are of sessions: one that fails again and again counts once,
+    /// until it does well again.
     pub fn report(&self, trouble: Trouble) {
         self.is_told.store(true, Ordering::Relaxed);
+        let is_counted = !matches!(trouble, Trouble::RateLimited(_) | Trouble::Unauthorized);
+        if is_counted && self.has_failed.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let deployment = self.deployment();
         tracing::debug!(
             deployment = deployment.name(),
@@ -343,6 +351,7 @@ impl Place {
 
     /// The deployment did what it should, a response for instance.
     pub fn went_well(&self) {
+        self.has_failed.store(false, Ordering::Relaxed);
         let is_first = !self.is_told.swap(true, Ordering::Relaxed);
         self.deployment().session_went_well(is_first);
     }

@@ -33,6 +33,7 @@ mod quota;
 mod refusals;
 mod relay;
 mod relay_failover;
+mod relay_trouble;
 mod rfc6455;
 mod routing;
 mod speech;
