@@ -12,6 +12,7 @@ mod bad_input;
 mod barge_in;
 mod caller_tls;
 mod chaos;
+mod chaos_sdk;
 mod client;
 mod credentials;
 mod descriptors;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::DuplexStream;
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::{Instant, sleep};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -54,10 +54,12 @@ fn world(names: &[&str], more: &str, takes: Takes) -> World {
 
 async fn serve(mut accepted: Receiver<DuplexStream>, name: String, takes: Takes) {
     for n in 0.. {
-        if accepted.is_closed() && accepted.is_empty() {
+        let Some(stream) = accepted.recv().await else {
             return;
-        }
-        let mut session = Deployment::accept(&mut accepted, &session_created()).await;
+        };
+        let (give, mut given) = channel(1);
+        give.send(stream).await.expect("taken at once");
+        let mut session = Deployment::accept(&mut given, &session_created()).await;
         let name = format!("{name}{n}");
         tokio::spawn(async move {
             let mut n_events = 0;
