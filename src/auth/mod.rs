@@ -18,6 +18,7 @@ mod jwt_tests;
 mod keys;
 mod one_time;
 mod provider;
+mod shared_keys;
 mod ticket;
 mod twilio_signature;
 
@@ -33,5 +34,6 @@ pub use issuer_config::IssuerConfig;
 pub use keys::{KeyConfig, hash_key};
 pub use one_time::{OneTimeIds, UseError};
 pub use provider::{ProviderScheme, SignedRequest, TwilioAccountConfig, TwilioAccounts};
+pub use shared_keys::{KeyStore, NoStore};
 pub use ticket::OneTimeId;
 pub use twilio_signature::Signed;

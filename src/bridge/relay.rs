@@ -25,7 +25,7 @@ use crate::realtime::{
 };
 use crate::telemetry::{CallMetrics, Direction};
 use crate::transport::Metered;
-use crate::upstream::{Decoder, Place, Session, Trouble};
+use crate::upstream::{Decoded, Decoder, Place, Session, Trouble};
 
 use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress, loss_of};
@@ -447,7 +447,7 @@ impl Relay {
                         return self.model_lost(loss, end.into(), now);
                     }
                 };
-                self.measure(&decoded.event(), now);
+                self.measure(&decoded, now);
                 self.judge(decoded.server_event());
                 let event = Some(decoded.server_event());
                 match shown {
@@ -513,8 +513,9 @@ impl Relay {
         }
     }
 
-    fn measure(&mut self, event: &ModelEvent<'_>, now: Instant) {
-        self.ledger.model_event(event);
+    fn measure(&mut self, decoded: &Decoded<'_>, now: Instant) {
+        let event = &decoded.event();
+        self.ledger.model_event(decoded);
         let audio = match event {
             ModelEvent::AudioDelta { audio, .. } => duration_of(audio, self.formats.1),
             _ => Duration::ZERO,
@@ -548,7 +549,7 @@ impl Relay {
         if matches!(event, ServerEvent::ResponseDone(response) if &*response.status == "completed")
         {
             self.place.went_well();
-        } else if let Some(trouble) = trouble_of(event) {
+        } else if let Some(trouble) = trouble_of(event, self.ledger.retry_after) {
             self.response_failed(trouble);
         }
     }
@@ -583,8 +584,8 @@ impl Relay {
 }
 
 /// What an event that does not end the session says of the deployment: only what a client cannot bring about by what it
-/// asks (protocol reference 3.4).
-fn trouble_of(event: &ServerEvent<'_>) -> Option<Trouble> {
+/// asks (protocol reference 3.4). `retry_after` is what it said of when to come again.
+fn trouble_of(event: &ServerEvent<'_>, retry_after: Option<Duration>) -> Option<Trouble> {
     let error = match event {
         ServerEvent::ResponseDone(response) => response.status_details.as_ref()?.error.as_ref()?,
         ServerEvent::Error(error) => error,
@@ -593,7 +594,7 @@ fn trouble_of(event: &ServerEvent<'_>) -> Option<Trouble> {
     let code = error.code.as_deref().unwrap_or_default();
     // Rate limits come with the type of a bad request.
     if code.contains("rate_limit") {
-        Some(Trouble::RateLimited(None))
+        Some(Trouble::RateLimited(retry_after))
     } else if &*error.kind == "server_error" || code == "server_error" {
         Some(Trouble::ServerError)
     } else {
@@ -638,9 +639,10 @@ mod tests {
 
     #[test]
     fn only_what_a_client_cannot_bring_about_is_trouble() {
+        let after = Some(Duration::from_secs(3));
         let check = |event: &str, expected: Option<Trouble>| {
             let event = ServerEvent::parse(event).unwrap();
-            assert_eq!(trouble_of(&event), expected, "{event:?}");
+            assert_eq!(trouble_of(&event, after), expected, "{event:?}");
         };
         let check = |error: &str, expected: Option<Trouble>| {
             check(&format!(r#"{{"type":"error","error":{error}}}"#), expected);
@@ -649,7 +651,7 @@ mod tests {
             );
             check(&done, expected);
         };
-        let limited = Some(Trouble::RateLimited(None));
+        let limited = Some(Trouble::RateLimited(after));
         for (error, expected) in [
             (
                 r#"{"type":"server_error","code":null}"#,
@@ -680,6 +682,6 @@ mod tests {
         }
         let filtered = r#"{"type":"response.done","response":{"id":"r","status":"incomplete","status_details":{"type":"incomplete","reason":"content_filter"}}}"#;
         let filtered = ServerEvent::parse(filtered).unwrap();
-        assert_eq!(trouble_of(&filtered), None);
+        assert_eq!(trouble_of(&filtered, after), None);
     }
 }

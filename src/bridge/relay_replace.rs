@@ -316,7 +316,7 @@ async fn set(
 
 /// What the deployment is told to have done; an old session's cap is no trouble, nor is it that the deployment does not
 /// take what a client had set elsewhere.
-fn trouble(loss: Loss) -> Option<Trouble> {
+fn trouble(loss: Loss, retry_after: Option<Duration>) -> Option<Trouble> {
     match loss {
         Loss::Closed => Some(Trouble::Closed),
         Loss::Gone => Some(Trouble::Gone),
@@ -324,7 +324,7 @@ fn trouble(loss: Loss) -> Option<Trouble> {
         Loss::Stalled => Some(Trouble::Stalled),
         Loss::Unauthorized => Some(Trouble::Unauthorized),
         Loss::ServerError => Some(Trouble::ServerError),
-        Loss::RateLimited => Some(Trouble::RateLimited(None)),
+        Loss::RateLimited => Some(Trouble::RateLimited(retry_after)),
         Loss::Expired | Loss::Rejected => None,
     }
 }
@@ -352,7 +352,7 @@ impl Relay {
         if now.duration_since(carry.up_since) >= HELD {
             carry.succeeded();
         }
-        if let Some(trouble) = trouble(loss) {
+        if let Some(trouble) = trouble(loss, self.ledger.retry_after) {
             self.place.report(trouble);
         }
         if loss != Loss::Expired {
@@ -532,7 +532,7 @@ impl Relay {
         let metrics = self.ledger.metrics.at(deployment);
         metrics.session_replaced(cause, "replaced");
         self.ledger.moved(metrics, deployment, session_id);
-        let old_leg = self.legs.replace_model(leg.socket);
+        let old_leg = self.legs.replace_model(Leg::new(leg.socket));
         let old_place = std::mem::replace(&mut self.place, place);
         carry.leave(old_leg, Some(old_place));
         let update = carry.mirror.update(shape);

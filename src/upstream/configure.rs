@@ -6,7 +6,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 use crate::realtime::{ServerEvent, created_as_updated};
 use crate::telemetry::SetupPhase;
 
-use super::decode::Decoder;
+use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
 use super::dial::{DialError, Dialer, ModelLeg, PhaseClock, closed, handshake_error, label};
 use super::pool::Trouble;
@@ -72,6 +72,7 @@ async fn exchange(
                 return Err(DialError::Rejected {
                     deployment: deployment.name.clone(),
                     code: label(code).unwrap_or_default(),
+                    retry_after: decoded.as_ref().ok().and_then(Decoded::retry_after),
                 });
             }
             Ok(_) | Err(_) if early.len() < MAX_EARLY => early.push(text),
@@ -85,8 +86,10 @@ impl DialError {
     /// to blame, which are a tenant's or an agent's and would be refused elsewhere too.
     pub(super) fn trouble_of_settings(&self) -> Option<Trouble> {
         match self {
-            Self::Rejected { code, .. } => match code.as_str() {
-                "rate_limit_exceeded" => Some(Trouble::RateLimited(None)),
+            Self::Rejected {
+                code, retry_after, ..
+            } => match code.as_str() {
+                "rate_limit_exceeded" => Some(Trouble::RateLimited(*retry_after)),
                 "invalid_api_key" => Some(Trouble::Unauthorized),
                 "server_error" => Some(Trouble::ServerError),
                 _ => None,

@@ -72,6 +72,8 @@ pub struct ModelLeg {
     pub session_created: Utf8Bytes,
     /// When the vendor will end the session, if it said so and that is to come.
     pub ends_at: Option<Instant>,
+    /// The version of the credential that it was opened with.
+    pub(super) shown: u64,
 }
 
 /// Why a session could not be opened.
@@ -124,6 +126,8 @@ pub enum DialError {
         deployment: String,
         /// The error's code.
         code: String,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
     },
     /// It took the connection and closed it before there was a session. Bad keys come as 3000 and dialects that
     /// are no longer spoken as 4000, both with `TYPE.CODE` for a reason (protocol reference 1.6).
@@ -276,9 +280,9 @@ impl DialError {
                 ..
             } => Verdict::RateLimited(*retry_after),
             Self::Refused { retry_after, .. } => Verdict::Failed(*retry_after),
-            Self::Rejected { code, .. } if code == "rate_limit_exceeded" => {
-                Verdict::RateLimited(None)
-            }
+            Self::Rejected {
+                code, retry_after, ..
+            } if code == "rate_limit_exceeded" => Verdict::RateLimited(*retry_after),
             Self::Connect { .. }
             | Self::Tls { .. }
             | Self::Rejected { .. }
@@ -343,7 +347,8 @@ impl Dialer {
         self
     }
 
-    /// Compares deployments by what this says that they carry, and asks it before each dial. Without it, sessions count.
+    /// Compares deployments by what this says that they carry, asks those last that are full by it, and tells it of
+    /// refusals. Without it, sessions count.
     #[must_use]
     pub fn with_load(mut self, load: Arc<dyn Load>) -> Self {
         self.load = Some(load);
@@ -433,6 +438,7 @@ impl Dialer {
         Ok(ModelLeg {
             socket,
             session_created: first,
+            shown: shown.version(),
             ends_at: expires_at.and_then(|at| self.instant(at)),
         })
     }
@@ -704,6 +710,7 @@ async fn session_created(
             }
         };
         let decoded = Decoder::new().decode(&text);
+        let retry_after = decoded.as_ref().ok().and_then(Decoded::retry_after);
         match decoded.as_ref().map(Decoded::event) {
             Ok(ModelEvent::SessionCreated { expires_at, .. }) => {
                 // Zero means that no session exists yet.
@@ -714,6 +721,7 @@ async fn session_created(
                 return Err(DialError::Rejected {
                     deployment: deployment.name.clone(),
                     code: label(error.code.unwrap_or(error.kind)).unwrap_or_default(),
+                    retry_after,
                 });
             }
             Ok(_) | Err(_) => {}

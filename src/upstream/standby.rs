@@ -22,11 +22,11 @@ use crate::routing::{Backoff, Standing};
 use super::deployment::Deployment;
 use super::dial::{DialError, Dialer, ModelLeg};
 use super::pool::{Place, Pool, Session, SessionFormats, SessionRequest};
-use super::state::now;
+use super::state::{StandsBy, now};
 use super::stock::{Line, SDK, SDK_AGE, Stock, Waiting};
 
 /// How often a waiting session is pinged; without an answer until the next time it is dead (faults reference, 9).
-const PING: Duration = Duration::from_secs(10);
+const PING: Duration = Duration::from_secs(5);
 
 /// A ping or close that cannot be written out for so long will not be.
 const WRITE: Duration = Duration::from_secs(1);
@@ -120,7 +120,7 @@ impl Dialer {
         stock.changed.notify_one();
         let metrics = self.metrics.routing();
         // Where a call would be dialled to: a session at a deployment of a lower tier is no gain.
-        let ranked = self.ranked(pool, request);
+        let ranked = self.with_room(pool, self.ranked(pool, request));
         let mut outcome = "empty";
         loop {
             let waiting = match pick(stock, agent, pool, request, &ranked) {
@@ -143,9 +143,15 @@ impl Dialer {
             metrics.standby(pool.name(), "hit");
             metrics.chosen(pool.name(), waiting.held.0.name(), "standby");
             return Some(Session {
-                leg,
-                place: Place::new(waiting.held, pool, request.agent.clone(), &self.metrics),
+                place: Place::new(
+                    waiting.held,
+                    leg.shown,
+                    pool,
+                    request.agent.clone(),
+                    &self.metrics,
+                ),
                 configured: waiting.formats,
+                leg,
             });
         }
         metrics.standby(pool.name(), outcome);
@@ -395,7 +401,7 @@ impl Fill {
                 let update = configure(deployment, formats);
                 if let Err(error) = self.dialer.configure(deployment, &mut leg, update).await {
                     if let Some(trouble) = error.trouble_of_settings() {
-                        deployment.session_failed(trouble, &self.dialer.metrics);
+                        deployment.session_failed(trouble, leg.shown, &self.dialer.metrics);
                         self.pool.judge(&self.dialer.metrics);
                     }
                     return Err(error);
@@ -410,6 +416,7 @@ impl Fill {
             formats,
             rotation: rotations[member],
             began,
+            _stands_by: StandsBy::new(&held.0),
             held,
             ask,
         };
