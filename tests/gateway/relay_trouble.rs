@@ -8,6 +8,7 @@ use tokio::io::DuplexStream;
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::{Instant, sleep};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_util::task::TaskTracker;
 
 use crate::harness::World;
 use crate::wire::{Deployment, Wire, session_created};
@@ -47,12 +48,13 @@ fn world(names: &[&str], more: &str, takes: Takes) -> World {
     let (world, accepted) = World::scripted(&config(names, more), "", names);
     for (accepted, name) in accepted.into_iter().zip(names) {
         let takes = if *name == "a" { takes } else { Takes::All };
-        tokio::spawn(serve(accepted, (*name).to_owned(), takes));
+        TaskTracker::new().spawn(serve(accepted, (*name).to_owned(), takes));
     }
     world
 }
 
 async fn serve(mut accepted: Receiver<DuplexStream>, name: String, takes: Takes) {
+    let tasks = TaskTracker::new();
     for n in 0.. {
         let Some(stream) = accepted.recv().await else {
             return;
@@ -61,7 +63,7 @@ async fn serve(mut accepted: Receiver<DuplexStream>, name: String, takes: Takes)
         give.send(stream).await.expect("taken at once");
         let mut session = Deployment::accept(&mut given, &session_created()).await;
         let name = format!("{name}{n}");
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             let mut n_events = 0;
             while let Some(Ok(message)) = session.socket.next().await {
                 let Message::Text(text) = message else {
@@ -211,7 +213,7 @@ async fn a_session_stays_where_no_other_deployment_is_left() {
     let (world, mut accepted) = World::scripted(&config(&["a", "b"], ""), "", &["a", "b"]);
     drop(accepted.pop());
     let a = accepted.pop().expect("two");
-    tokio::spawn(serve(a, "a".to_owned(), Takes::All));
+    TaskTracker::new().spawn(serve(a, "a".to_owned(), Takes::All));
     let mut caller = Caller::open(&world).await;
     for how in [
         "server_error",
@@ -260,7 +262,7 @@ async fn configuring_has_one_time_limit_in_all() {
     let names = ["a", "b", "c"];
     let (world, accepted) = World::scripted(&config(&names, &more), "", &names);
     for (accepted, name) in accepted.into_iter().zip(names) {
-        tokio::spawn(serve(accepted, name.to_owned(), Takes::Nothing));
+        TaskTracker::new().spawn(serve(accepted, name.to_owned(), Takes::Nothing));
     }
     let began = Instant::now();
     let refused = Wire::try_open(&world, TARGET)
