@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::realtime::{PresetRefused, SessionPolicy, SessionPreset, opening_update};
-use crate::upstream::{DialError, Dialer, Pool, Session, SessionRequest};
+use crate::realtime::{PresetRefused, SessionPolicy, SessionPreset, Shape, opening_update};
+use crate::upstream::{DialError, Dialer, Pool, Session, SessionRequest, Trouble};
 
 /// Names the gateway's own event in a deployment's answer.
 const EVENT_ID: &str = "event_trunkline_opening";
@@ -36,6 +37,35 @@ impl SessionSource {
             ..request.clone()
         };
         self.dialer.open_in(&self.pool, &request).await
+    }
+
+    /// Sets a session that was opened, if there is anything to be set. Returns what the deployment said before it took
+    /// the settings.
+    ///
+    /// # Errors
+    ///
+    /// If the deployment does not take them, which it is told to have done where that is its fault.
+    pub(super) async fn set(
+        &self,
+        session: &mut Session,
+        update: Option<String>,
+    ) -> Result<Vec<Utf8Bytes>, DialError> {
+        let Some(update) = update else {
+            return Ok(Vec::new());
+        };
+        let Session { leg, place, .. } = session;
+        // Whoever goes away meanwhile has seen nothing of the deployment.
+        place.set_unproven(true);
+        match self.dialer.configure(place.deployment(), leg, update).await {
+            Ok(early) => {
+                place.set_unproven(false);
+                Ok(early)
+            }
+            Err(error) => {
+                place.not_configured(&error);
+                Err(error)
+            }
+        }
     }
 }
 
@@ -94,27 +124,61 @@ impl OpenedSession {
             rules.check_preset(preset)?;
         }
         let transcribes = transcribes || preset.is_some_and(SessionPreset::transcribes);
-        let request = SessionRequest {
-            transcription: transcribes,
-            ..SessionRequest::default()
-        };
-        let mut session = sessions.open(&request).await?;
-        let deployment = session.place.deployment();
-        let update = opening_update(rules, preset, deployment.shape(), transcribes, EVENT_ID);
-        let early = match update {
-            Some(update) => {
-                let dialer = &sessions.dialer;
-                dialer
-                    .configure(deployment, &mut session.leg, update)
-                    .await?
-            }
-            None => Vec::new(),
-        };
+        let update = |shape| opening_update(rules, preset, shape, transcribes, EVENT_ID);
+        let (session, early) = opened(sessions, transcribes, update).await?;
         Ok(Self {
             session,
             early,
             transcribes,
             policy,
         })
+    }
+}
+
+/// A session that has taken the settings of its shape, within the pool's time limit. Every deployment is asked once.
+async fn opened(
+    sessions: &SessionSource,
+    transcription: bool,
+    update: impl Fn(Shape) -> Option<String>,
+) -> Result<(Session, Vec<Utf8Bytes>), DialError> {
+    let limit = sessions.pool.timeout();
+    let deadline = Instant::now() + limit;
+    let late = || DialError::Late {
+        pool: sessions.pool.name().to_owned(),
+        limit,
+    };
+    let mut request = SessionRequest {
+        transcription,
+        ..SessionRequest::default()
+    };
+    let mut last = None;
+    loop {
+        let mut session = match timeout_at(deadline, sessions.open(&request)).await {
+            Ok(Ok(session)) => session,
+            Ok(Err(error)) => return Err(last.unwrap_or(error)),
+            Err(_) => return Err(last.unwrap_or_else(late)),
+        };
+        let deployment = session.place.deployment();
+        let name = deployment.name().to_owned();
+        let update = update(deployment.shape());
+        // Who failed is given again only where nobody else is left.
+        if let Some(error) = last.take_if(|_| request.avoid.contains(&name)) {
+            session.place.set_unproven(true);
+            return Err(error);
+        }
+        let error = match timeout_at(deadline, sessions.set(&mut session, update)).await {
+            Ok(Ok(early)) => return Ok((session, early)),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                session.place.report(Trouble::Stalled);
+                return Err(late());
+            }
+        };
+        tracing::debug!(%error, "the session cannot be set");
+        request.avoid.push(name);
+        if request.avoid.len() >= sessions.pool.members().len() {
+            return Err(error);
+        }
+        last = Some(error);
     }
 }

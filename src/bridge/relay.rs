@@ -448,6 +448,7 @@ impl Relay {
                     }
                 };
                 self.measure(&decoded, now);
+                self.judge(decoded.server_event());
                 let event = Some(decoded.server_event());
                 match shown {
                     Shown::Unchanged => self.show(text, event),
@@ -515,16 +516,19 @@ impl Relay {
     fn measure(&mut self, decoded: &Decoded<'_>, now: Instant) {
         let event = &decoded.event();
         self.ledger.model_event(decoded);
-        self.report(event);
+        let audio = match event {
+            ModelEvent::AudioDelta { audio, .. } => duration_of(audio, self.formats.1),
+            _ => Duration::ZERO,
+        };
+        self.note_playout(event, audio, now);
         match event {
             ModelEvent::SpeechStarted { .. } => {
                 self.turn.speech_stopped = None;
                 self.turn.first_audio = None;
             }
             ModelEvent::SpeechStopped { .. } => self.turn.speech_stopped = Some(now),
-            ModelEvent::AudioDelta { audio, .. } => {
-                let duration = duration_of(audio, self.formats.1);
-                self.ledger.metrics.audio(Direction::ToCaller, duration);
+            ModelEvent::AudioDelta { .. } => {
+                self.ledger.metrics.audio(Direction::ToCaller, audio);
                 self.turn.first_audio.get_or_insert(now);
                 self.legs.to_caller.get_or_insert(now);
             }
@@ -540,20 +544,14 @@ impl Relay {
         }
     }
 
-    /// Tells the deployment's place of failures that do not end the session.
-    fn report(&self, event: &ModelEvent<'_>) {
-        let code = match event {
-            ModelEvent::ResponseDone {
-                error_code: Some(code),
-                ..
-            } => code,
-            ModelEvent::Error(error) if error.kind == "server_error" => "server_error",
-            _ => return,
-        };
-        self.place.report(match code.contains("rate_limit") {
-            true => Trouble::RateLimited(self.ledger.retry_after),
-            false => Trouble::ServerError,
-        });
+    /// Tells the deployment's place how its responses fare.
+    fn judge(&mut self, event: &ServerEvent<'_>) {
+        if matches!(event, ServerEvent::ResponseDone(response) if &*response.status == "completed")
+        {
+            self.place.went_well();
+        } else if let Some(trouble) = trouble_of(event, self.ledger.retry_after) {
+            self.response_failed(trouble);
+        }
     }
 
     /// Reply audio was written to the caller.
@@ -582,6 +580,25 @@ impl Relay {
         };
         tokio::join!(self.legs.close(end), carry);
         summary
+    }
+}
+
+/// What an event that does not end the session says of the deployment: only what a client cannot bring about by what it
+/// asks (protocol reference 3.4). `retry_after` is what it said of when to come again.
+fn trouble_of(event: &ServerEvent<'_>, retry_after: Option<Duration>) -> Option<Trouble> {
+    let error = match event {
+        ServerEvent::ResponseDone(response) => response.status_details.as_ref()?.error.as_ref()?,
+        ServerEvent::Error(error) => error,
+        _ => return None,
+    };
+    let code = error.code.as_deref().unwrap_or_default();
+    // Rate limits come with the type of a bad request.
+    if code.contains("rate_limit") {
+        Some(Trouble::RateLimited(retry_after))
+    } else if &*error.kind == "server_error" || code == "server_error" {
+        Some(Trouble::ServerError)
+    } else {
+        None
     }
 }
 
@@ -614,4 +631,57 @@ fn check_event(text: &str) -> Result<Cow<'_, str>, (&'static str, u16)> {
 /// Whether an endpoint may send that close code (RFC 6455, 7.4).
 fn is_sendable(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_client_cannot_bring_about_is_trouble() {
+        let after = Some(Duration::from_secs(3));
+        let check = |event: &str, expected: Option<Trouble>| {
+            let event = ServerEvent::parse(event).unwrap();
+            assert_eq!(trouble_of(&event, after), expected, "{event:?}");
+        };
+        let check = |error: &str, expected: Option<Trouble>| {
+            check(&format!(r#"{{"type":"error","error":{error}}}"#), expected);
+            let done = format!(
+                r#"{{"type":"response.done","response":{{"id":"r","status":"failed","status_details":{{"type":"failed","error":{error}}}}}}}"#
+            );
+            check(&done, expected);
+        };
+        let limited = Some(Trouble::RateLimited(after));
+        for (error, expected) in [
+            (
+                r#"{"type":"server_error","code":null}"#,
+                Some(Trouble::ServerError),
+            ),
+            (
+                r#"{"type":"server_error","code":"x"}"#,
+                Some(Trouble::ServerError),
+            ),
+            (r#"{"code":"server_error"}"#, Some(Trouble::ServerError)),
+            (
+                r#"{"type":"invalid_request_error","code":"rate_limit_exceeded"}"#,
+                limited,
+            ),
+            (r#"{"type":"tokens","code":"rate_limit_exceeded"}"#, limited),
+            (
+                r#"{"type":"invalid_request_error","code":"invalid_value"}"#,
+                None,
+            ),
+            (r#"{"type":"invalid_request_error","code":null}"#, None),
+            (
+                r#"{"type":"invalid_request_error","code":"content_filter"}"#,
+                None,
+            ),
+            ("{}", None),
+        ] {
+            check(error, expected);
+        }
+        let filtered = r#"{"type":"response.done","response":{"id":"r","status":"incomplete","status_details":{"type":"incomplete","reason":"content_filter"}}}"#;
+        let filtered = ServerEvent::parse(filtered).unwrap();
+        assert_eq!(trouble_of(&filtered, after), None);
+    }
 }

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::call::{EndReason, Loss};
+use crate::call::{EndReason, Loss, ModelEvent};
 use crate::realtime::{Mirror, Seam, ServerEvent, Shape, Shown, error_event};
 use crate::upstream::{Decoder, DialError, Place, Session, SessionRequest, Trouble};
 
@@ -26,6 +26,9 @@ const GIVE_UP: Duration = Duration::from_secs(10);
 
 /// Sessions that may fail in a row, without a response between them.
 const MAX_FAILURES: u32 = 5;
+
+/// Responses that a deployment may fail to give in a row before it is left.
+const MAX_FAULTS: u32 = 2;
 
 /// A session that held for so long did not fail because the one before it did.
 const HELD: Duration = Duration::from_secs(30);
@@ -54,6 +57,12 @@ struct Opened {
     settings: Option<String>,
 }
 
+impl Opened {
+    fn is_at(&self, deployment: &str) -> bool {
+        self.session.place.deployment().name() == deployment
+    }
+}
+
 /// What it takes to go on at another session.
 pub(super) struct Carry {
     source: SessionSource,
@@ -75,6 +84,14 @@ pub(super) struct Carry {
     rotate: Option<(Instant, Instant)>,
     heard_at: Instant,
     due_since: Option<Instant>,
+    /// Responses in a row that the present session's deployment could not give.
+    n_faults: u32,
+    /// Its deployment gives no answers: another session takes over as soon as nothing is disturbed.
+    leaves_for: Option<Loss>,
+    /// Until when the audio that the caller was sent lasts, if it is played as it comes.
+    played_until: Instant,
+    /// From when on the caller hears nothing and an answer is due that a lost session owed.
+    silent_from: Option<Instant>,
 }
 
 impl Carry {
@@ -100,6 +117,10 @@ impl Carry {
             rotate: None,
             heard_at: now,
             due_since: None,
+            n_faults: 0,
+            leaves_for: None,
+            played_until: now,
+            silent_from: None,
         }
     }
 
@@ -123,6 +144,12 @@ impl Carry {
         let settings = [Shape::Ga, Shape::Preview].map(|shape| self.mirror.update(shape));
         let n_failures = self.n_failures.saturating_sub(1);
         self.opening = Some(Box::pin(open(source, request, settings, n_failures)));
+    }
+
+    fn avoid(&mut self, deployment: String) {
+        if !self.avoid.contains(&deployment) {
+            self.avoid.push(deployment);
+        }
     }
 
     fn leave(&mut self, leg: Option<Leg>, place: Option<Place>) {
@@ -184,7 +211,46 @@ impl Carry {
     /// Whatever failed before may be asked again.
     fn succeeded(&mut self) {
         self.n_failures = 0;
+        self.n_faults = 0;
         self.avoid.clear();
+    }
+
+    /// The deployment could not give a response. After one refused for want of quota, and after two in a row that failed,
+    /// the next turn is another deployment's (faults reference 12), if there is one.
+    fn failed(&mut self, trouble: Trouble, deployment: &str) {
+        self.n_faults += 1;
+        let loss = match trouble {
+            Trouble::RateLimited(_) => Loss::RateLimited,
+            Trouble::ServerError if self.n_faults >= MAX_FAULTS => Loss::ServerError,
+            _ => return,
+        };
+        if self.lost.is_some() || self.source.pool.members().len() < 2 {
+            return;
+        }
+        self.avoid(deployment.to_owned());
+        self.leaves_for = Some(loss);
+        self.next = self.next.take().filter(|next| !next.is_at(deployment));
+        if self.next.is_none() && self.opening.is_none() {
+            self.open();
+        }
+    }
+
+    /// A session was opened to leave a deployment, and is at that very deployment: there is no other one.
+    fn is_no_way_out(&self, opened: &Opened, deployment: &str, now: Instant) -> bool {
+        let is_capped = self.rotate.is_some_and(|(open, _)| open <= now);
+        self.leaves_for.is_some() && !is_capped && opened.is_at(deployment)
+    }
+
+    /// The caller is sent so much audio.
+    fn plays(&mut self, audio: Duration, now: Instant) -> Option<Duration> {
+        self.played_until = self.played_until.max(now) + audio;
+        let from = self.silent_from.take()?;
+        Some(now.saturating_duration_since(from))
+    }
+
+    /// The caller plays no more of what it was sent.
+    fn stops_playing(&mut self, now: Instant) {
+        self.played_until = self.played_until.min(now);
     }
 
     /// Says good-bye to all that is still there.
@@ -240,20 +306,7 @@ async fn set(
         Shape::Ga => settings[0].clone(),
         Shape::Preview => settings[1].clone(),
     };
-    let early = match &settings {
-        Some(update) => {
-            let dialer = &source.dialer;
-            let set = dialer.configure(deployment, &mut session.leg, update.clone());
-            match set.await {
-                Ok(early) => early,
-                Err(error) => {
-                    session.place.report(Trouble::Protocol);
-                    return Err(error);
-                }
-            }
-        }
-        None => Vec::new(),
-    };
+    let early = source.set(&mut session, settings.clone()).await?;
     Ok(Opened {
         session,
         early,
@@ -261,17 +314,18 @@ async fn set(
     })
 }
 
-/// What the deployment is told to have done; an old session's cap is no trouble.
+/// What the deployment is told to have done; an old session's cap is no trouble, nor is it that the deployment does not
+/// take what a client had set elsewhere.
 fn trouble(loss: Loss, retry_after: Option<Duration>) -> Option<Trouble> {
     match loss {
         Loss::Closed => Some(Trouble::Closed),
         Loss::Gone => Some(Trouble::Gone),
-        Loss::Protocol | Loss::Rejected => Some(Trouble::Protocol),
+        Loss::Protocol => Some(Trouble::Protocol),
         Loss::Stalled => Some(Trouble::Stalled),
         Loss::Unauthorized => Some(Trouble::Unauthorized),
         Loss::ServerError => Some(Trouble::ServerError),
         Loss::RateLimited => Some(Trouble::RateLimited(retry_after)),
-        Loss::Expired => None,
+        Loss::Expired | Loss::Rejected => None,
     }
 }
 
@@ -300,9 +354,9 @@ impl Relay {
         }
         if let Some(trouble) = trouble(loss, self.ledger.retry_after) {
             self.place.report(trouble);
-            if !carry.avoid.contains(&deployment) {
-                carry.avoid.push(deployment);
-            }
+        }
+        if loss != Loss::Expired {
+            carry.avoid(deployment);
         }
         let leg = self.legs.model.take();
         carry.leave(leg, None);
@@ -310,8 +364,7 @@ impl Relay {
         carry.due_since = None;
         carry.lost = Some((now, loss, end));
         let is_hopeless = carry.n_failures > MAX_FAILURES;
-        let events = carry.mirror.lose();
-        self.show_own(events);
+        self.lose_mirror(now);
         if is_hopeless {
             return self.give_up();
         }
@@ -322,6 +375,38 @@ impl Relay {
             Some(next) => self.use_session(next, now),
             None if carry.opening.is_none() => carry.open(),
             None => {}
+        }
+    }
+
+    /// What the session left open is brought to its end, or is wanted of the next one.
+    fn lose_mirror(&mut self, now: Instant) {
+        let Some(carry) = &mut self.carry else {
+            return;
+        };
+        let events = carry.mirror.lose();
+        if carry.mirror.is_due() {
+            let from = now.max(carry.played_until);
+            carry.silent_from.get_or_insert(from);
+        }
+        self.show_own(events);
+    }
+
+    /// Notes what the caller hears.
+    pub(super) fn note_playout(&mut self, event: &ModelEvent<'_>, audio: Duration, now: Instant) {
+        let Some(carry) = &mut self.carry else {
+            return;
+        };
+        match event {
+            ModelEvent::AudioDelta { .. } => {
+                if let Some(gap) = carry.plays(audio, now) {
+                    self.ledger.metrics.session_gap(gap);
+                }
+            }
+            // Clients stop what they play.
+            ModelEvent::SpeechStarted { .. } => carry.stops_playing(now),
+            // It was not spoken, or it failed.
+            ModelEvent::ResponseDone { .. } => carry.silent_from = None,
+            _ => {}
         }
     }
 
@@ -356,8 +441,7 @@ impl Relay {
         let is_late = carry.rotate.is_some_and(|(_, latest)| latest <= now);
         let is_time = is_late || carry.mirror.is_quiet();
         if let Some(next) = carry.next.take_if(|_| is_time) {
-            let events = carry.mirror.lose();
-            self.show_own(events);
+            self.lose_mirror(now);
             self.use_session(next, now);
         }
     }
@@ -375,19 +459,45 @@ impl Relay {
         };
         match *opened {
             Ok(opened) if carry.lost.is_some() => self.use_session(opened, now),
+            Ok(opened) if carry.is_no_way_out(&opened, self.place.deployment().name(), now) => {
+                let Session { leg, place, .. } = opened.session;
+                carry.leave(Some(Leg::new(leg.socket)), Some(place));
+                self.stays();
+            }
             Ok(opened) => carry.next = Some(opened),
             Err(error) => {
                 tracing::warn!(%error, "no deployment gave another session");
                 if carry.lost.is_some() {
                     return self.give_up();
                 }
-                self.ledger
-                    .metrics
-                    .session_replaced(ROTATION, "unavailable");
-                if let Some((open, _)) = &mut carry.rotate {
+                if let Some((open, _)) = &mut carry.rotate
+                    && *open <= now
+                {
                     *open = now + ROTATE_AGAIN;
+                    self.ledger
+                        .metrics
+                        .session_replaced(ROTATION, "unavailable");
                 }
+                self.stays();
             }
+        }
+    }
+
+    /// There is no better deployment than the one that fails. The next response that does will have another one looked
+    /// for.
+    fn stays(&mut self) {
+        let loss = self.carry.as_mut().and_then(|it| it.leaves_for.take());
+        if let Some(loss) = loss {
+            let metrics = &self.ledger.metrics;
+            metrics.session_replaced(loss.name(), "unavailable");
+        }
+    }
+
+    /// The deployment could not give a response; the session goes on.
+    pub(super) fn response_failed(&mut self, trouble: Trouble) {
+        self.place.report(trouble);
+        if let Some(carry) = &mut self.carry {
+            carry.failed(trouble, self.place.deployment().name());
         }
     }
 
@@ -401,10 +511,12 @@ impl Relay {
             early,
             settings,
         } = opened;
+        let leaves_for = carry.leaves_for.take();
         let cause = match carry.lost.take() {
             Some((_, loss, _)) => loss.name(),
-            None => ROTATION,
+            None => leaves_for.map_or(ROTATION, Loss::name),
         };
+        carry.n_faults = 0;
         let created = leg.session_created;
         let session_id = super::session_id(&created);
         let from = self.place.deployment().name().to_owned();
@@ -426,6 +538,9 @@ impl Relay {
         let update = carry.mirror.update(shape);
         let update = update.filter(|update| settings.as_ref() != Some(update));
         let mut replay = carry.mirror.replay(shape);
+        self.ledger
+            .metrics
+            .replayed(Duration::from_micros(replay.audio_us));
         carry
             .seam
             .begin(shape, &mut replay, u32::from(update.is_some()));

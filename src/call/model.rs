@@ -192,7 +192,11 @@ impl Usage {
     /// All tokens, as the vendor's rate limit counts them.
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.input_text + self.input_audio + self.input_image + self.output_text + self.output_audio
+        self.input_text
+            .saturating_add(self.input_audio)
+            .saturating_add(self.input_image)
+            .saturating_add(self.output_text)
+            .saturating_add(self.output_audio)
     }
 
     /// Adds another response's tokens.
@@ -310,5 +314,24 @@ impl ModelCommand {
             Self::AddSystemText { .. } => "system",
             Self::AddFunctionOutput { .. } => "output",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_count_is_too_large_to_be_added_up() {
+        let usage = Usage {
+            input_text: u64::MAX,
+            input_audio: u64::MAX,
+            cached_text: u64::MAX,
+            cached_audio: 1,
+            output_text: 1,
+            output_audio: u64::MAX,
+            ..Usage::default()
+        };
+        assert_eq!(usage.total(), u64::MAX);
     }
 }

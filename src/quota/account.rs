@@ -139,7 +139,7 @@ impl Account {
     }
 
     fn correct(&mut self, reservation: Reservation, usage: &Usage, now: Instant) {
-        let tokens = (input(usage) + output(usage)) as f64;
+        let tokens = input(usage).saturating_add(output(usage)) as f64;
         self.tokens.take(tokens - reservation.tokens, now);
         let Some(utilisation) = &mut self.provisioned else {
             return;

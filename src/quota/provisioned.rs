@@ -38,17 +38,20 @@ impl Weights {
 
 /// Tokens read.
 pub(super) fn input(usage: &Usage) -> u64 {
-    usage.input_text + usage.input_audio + usage.input_image
+    usage
+        .input_text
+        .saturating_add(usage.input_audio)
+        .saturating_add(usage.input_image)
 }
 
 /// Of these, tokens from the cache.
 pub(super) fn cached(usage: &Usage) -> u64 {
-    usage.cached_text + usage.cached_audio
+    usage.cached_text.saturating_add(usage.cached_audio)
 }
 
 /// Tokens written.
 pub(super) fn output(usage: &Usage) -> u64 {
-    usage.output_text + usage.output_audio
+    usage.output_text.saturating_add(usage.output_audio)
 }
 
 /// The utilisation of one provisioned deployment.
@@ -143,6 +146,22 @@ mod tests {
         check(8.0, 1.0, 68.0 + 968.0);
         check(4.0, 0.5, 100.0 + 484.0);
         check(4.0, 0.0, 132.0 + 484.0);
+    }
+
+    #[test]
+    fn no_count_is_too_large_to_be_added_up() {
+        let usage = Usage {
+            input_text: u64::MAX,
+            input_audio: u64::MAX,
+            cached_text: u64::MAX,
+            cached_audio: u64::MAX,
+            output_text: u64::MAX,
+            output_audio: u64::MAX,
+            ..Usage::default()
+        };
+        for sum in [input, cached, output] {
+            assert_eq!(sum(&usage), u64::MAX);
+        }
     }
 
     #[test]

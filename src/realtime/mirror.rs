@@ -5,15 +5,16 @@
 //! session is replaced, and sends nothing. Audio is kept as it came and only counted: appends and deltas cost a scan.
 //! What is kept is bounded in bytes; what had to be forgotten is counted.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 
+use super::base64::{decode_audio, encode_audio};
 use super::format::WireFormat;
 use super::json::{Object, quoted};
+use super::mirror_asked::{AllUnanswered, Asked, Unanswered};
 use super::mirror_items::{Body, Items, cut, set_words};
 use super::mirror_response::InProgress;
 use super::policy_fields::{Field, Settings};
-use super::scan::event_type;
+use super::scan::{append_audio, event_type};
 use super::server::{ErrorBody, Item, ServerEvent, Session, Speech};
 use super::shape::Shape;
 use super::translate_session::SessionKind;
@@ -24,9 +25,6 @@ pub const OWN_EVENTS: &str = "event_trunkline_";
 /// Audio kept while nobody speaks, in microseconds: speech is found a little after it began, and padding comes before
 /// it (protocol reference 4.4).
 pub(super) const LEAD_IN_US: u64 = 2_000_000;
-
-/// Unanswered events of the client that are remembered.
-const MAX_UNANSWERED: usize = 512;
 
 /// A session seen from the gateway. `T` is the text of an event, cheap to clone.
 pub struct Mirror<T> {
@@ -42,7 +40,7 @@ pub struct Mirror<T> {
     /// Audio that is in no item, with what came between.
     pub(super) audio: VecDeque<Append<T>>,
     pub(super) audio_bytes: usize,
-    pub(super) unanswered: VecDeque<Unanswered<T>>,
+    pub(super) unanswered: AllUnanswered<T>,
     pub(super) n_client_events: u64,
     pub(super) n_own_events: u64,
     /// Microseconds of audio that the client appended, in all sessions.
@@ -76,44 +74,6 @@ pub(super) struct Append<T> {
     pub(super) at_us: u64,
     end_us: u64,
     pub(super) text: T,
-}
-
-pub(super) struct Unanswered<T> {
-    pub(super) n: u64,
-    pub(super) kind: Asked,
-    /// The item that it is about.
-    pub(super) item_id: Option<String>,
-    pub(super) event_id: Option<String>,
-    pub(super) text: T,
-}
-
-/// What a client asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
-    Update,
-    Create,
-    Delete,
-    Truncate,
-    Retrieve,
-    Respond,
-    Commit,
-    Clear,
-}
-
-impl Asked {
-    pub(super) fn of(kind: &str) -> Option<Self> {
-        Some(match kind {
-            "session.update" | "transcription_session.update" => Self::Update,
-            "conversation.item.create" => Self::Create,
-            "conversation.item.delete" => Self::Delete,
-            "conversation.item.truncate" => Self::Truncate,
-            "conversation.item.retrieve" => Self::Retrieve,
-            "response.create" => Self::Respond,
-            "input_audio_buffer.commit" => Self::Commit,
-            "input_audio_buffer.clear" => Self::Clear,
-            _ => return None,
-        })
-    }
 }
 
 /// A stretch of speech that the deployment found, in the client's clock.
@@ -155,7 +115,7 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
             items: Items::default(),
             audio: VecDeque::new(),
             audio_bytes: 0,
-            unanswered: VecDeque::new(),
+            unanswered: AllUnanswered::default(),
             n_client_events: 0,
             n_own_events: 0,
             clock_us: 0,
@@ -183,13 +143,13 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
     /// Bytes that are kept.
     #[must_use]
     pub fn n_bytes(&self) -> usize {
-        self.items.n_bytes() + self.audio_bytes
+        self.items.n_bytes() + self.audio_bytes + self.unanswered.n_bytes()
     }
 
     /// Whether as much is kept as may be.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.n_bytes() >= self.max_bytes || self.unanswered.len() >= MAX_UNANSWERED
+        self.n_bytes() >= self.max_bytes || self.unanswered.is_full()
     }
 
     /// How many items, or stretches of audio, had to be forgotten since this was last asked.
@@ -200,11 +160,10 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
     /// Whether the deployment owes a response, or more of one.
     #[must_use]
     pub fn is_due(&self) -> bool {
-        let asked = |event: &Unanswered<T>| event.kind == Asked::Respond;
         self.answer_due
             || self.ask.is_some()
             || self.responses.iter().any(|response| !response.runs_tools())
-            || self.unanswered.iter().any(asked)
+            || self.unanswered.has(Asked::Respond)
     }
 
     /// Whether nothing is going on that a change of sessions would disturb.
@@ -237,7 +196,7 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
 
     /// Forgets what was said, or not said, before anything of interest.
     fn trim(&mut self) {
-        if self.clock_us < self.keep_until_us || self.has_unanswered(Asked::Commit) {
+        if self.clock_us < self.keep_until_us || self.unanswered.has(Asked::Commit) {
             return;
         }
         let from = self.clock_us.saturating_sub(LEAD_IN_US);
@@ -250,9 +209,12 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
         if self.n_bytes() <= self.max_bytes {
             return;
         }
-        let for_items = self.max_bytes.saturating_sub(self.audio_bytes);
-        self.items.shrink(for_items);
+        let others = self.audio_bytes + self.unanswered.n_bytes();
+        self.items.shrink(self.max_bytes.saturating_sub(others));
         while self.n_bytes() > self.max_bytes && self.pop_audio().is_some() {
+            self.n_forgotten += 1;
+        }
+        while self.n_bytes() > self.max_bytes && self.unanswered.pop().is_some() {
             self.n_forgotten += 1;
         }
     }
@@ -268,10 +230,6 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
         self.n_client_events
     }
 
-    fn has_unanswered(&self, kind: Asked) -> bool {
-        self.unanswered.iter().any(|event| event.kind == kind)
-    }
-
     /// Any other event of the client goes up. `kind` is its type.
     pub fn client_event(&mut self, kind: &str, text: T) {
         if kind == "response.cancel" {
@@ -280,28 +238,18 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
         let Some(asked) = Asked::of(kind) else {
             return;
         };
-        let Ok(event) = Object::parse(text.as_ref()) else {
+        let n = self.next_event();
+        let Some(unanswered) = Unanswered::new(n, asked, text) else {
             return;
         };
-        let item = event.get("item").and_then(Object::from_value);
-        let item_id = match &item {
-            Some(item) => item.text("id"),
-            None => event.text("item_id"),
-        };
-        let [item_id, event_id] =
-            [item_id, event.text("event_id")].map(|id| id.map(Cow::into_owned));
-        let unanswered = Unanswered {
-            n: self.next_event(),
-            kind: asked,
-            item_id,
-            event_id,
-            text: text.clone(),
-        };
-        if self.unanswered.len() == MAX_UNANSWERED {
-            self.unanswered.pop_front();
+        if self.unanswered.is_full() && self.unanswered.pop().is_some() {
             self.n_forgotten += 1;
         }
-        self.unanswered.push_back(unanswered);
+        self.unanswered.push(unanswered);
+        // A session that is being looked for has heard none of it: then the client is made to wait.
+        if !self.is_lost {
+            self.shrink();
+        }
     }
 
     fn cancelled(&mut self, text: &str) {
@@ -320,14 +268,7 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
 
     /// The first unanswered event of that kind about that item was answered.
     pub(super) fn answered(&mut self, kind: Asked, item_id: Option<&str>) -> Option<Unanswered<T>> {
-        let at = self.unanswered.iter().position(|event| {
-            let is_about = match (&event.item_id, item_id) {
-                (Some(ours), Some(theirs)) => ours == theirs,
-                _ => true,
-            };
-            event.kind == kind && is_about
-        })?;
-        self.unanswered.remove(at)
+        self.unanswered.answered(kind, item_id)
     }
 
     /// An event of the deployment comes down, as it is, and what was read of it.
@@ -337,7 +278,7 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
                 let more = base64_us(&delta.delta, self.output);
                 self.items.edit(&delta.item_id, |body| {
                     if let Body::Answer { audio_us, .. } = body {
-                        *audio_us += more;
+                        *audio_us = audio_us.saturating_add(more);
                     }
                 });
             }
@@ -348,7 +289,7 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
             }
             ServerEvent::SpeechStarted(speech) => self.speech_started(speech),
             ServerEvent::SpeechStopped(speech) => {
-                let end_us = self.began_us + speech.audio_end_ms.0 * 1_000;
+                let end_us = self.position_us(speech.audio_end_ms.0);
                 if let Some(spoken) = &mut self.speech {
                     spoken.end_us = Some(end_us);
                 }
@@ -416,10 +357,15 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
         };
     }
 
+    /// A position in the session's audio, in the client's clock.
+    fn position_us(&self, ms: u64) -> u64 {
+        self.began_us.saturating_add(ms.saturating_mul(1_000))
+    }
+
     fn speech_started(&mut self, speech: &Speech<'_>) {
         self.speech = Some(Spoken {
             item_id: speech.item_id.to_string(),
-            begin_us: self.began_us + speech.audio_start_ms.0 * 1_000,
+            begin_us: self.position_us(speech.audio_start_ms.0),
             end_us: None,
         });
         if self.turns.interrupts {
@@ -440,10 +386,17 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
             }) => {
                 self.answer_due |= self.turns.answers;
                 let end_us = end_us.unwrap_or(self.clock_us);
-                self.take_audio(|audio| audio.at_us < end_us)
+                let mut audio: Vec<T> = self
+                    .take_audio(|audio| audio.end_us <= end_us)
                     .filter(|audio| audio.end_us > begin_us)
                     .map(|audio| audio.text)
-                    .collect()
+                    .collect();
+                // The next turn may have begun in the same append.
+                let shared = self.audio.front().filter(|next| next.at_us < end_us);
+                audio.extend(shared.and_then(|shared| {
+                    beginning(shared.text.as_ref(), end_us - shared.at_us, self.input)
+                }));
+                audio
             }
             None => {
                 let commit = self.answered(Asked::Commit, None);
@@ -521,21 +474,7 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
 
     /// An event of the client was refused: it is not asked again.
     fn refused(&mut self, error: &ErrorBody<'_>) {
-        let at = match &error.event_id {
-            Some(id) => self
-                .unanswered
-                .iter()
-                .position(|event| event.event_id.as_deref() == Some(id)),
-            // Events are answered in their order.
-            None if &*error.kind == "invalid_request_error" => self
-                .unanswered
-                .iter()
-                .position(|event| event.event_id.is_none()),
-            None => None,
-        };
-        if let Some(at) = at {
-            self.unanswered.remove(at);
-        }
+        self.unanswered.refused(error);
         if let Some(id) = &error.event_id {
             let id = quoted(id);
             self.ask.take_if(|ask| ask.event.contains(&id));
@@ -583,6 +522,19 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
 }
 
 /// How long audio in base64 lasts, in microseconds, padding left out of account.
-fn base64_us(base64: &str, format: WireFormat) -> u64 {
+pub(super) fn base64_us(base64: &str, format: WireFormat) -> u64 {
     base64.len() as u64 * 3 / 4 * 1_000 / format.bytes_per_ms() as u64
+}
+
+/// An append of the first so many microseconds of another one's audio.
+fn beginning<T: From<String>>(text: &str, us: u64, format: WireFormat) -> Option<T> {
+    let mut bytes = Vec::new();
+    decode_audio(&append_audio(text)?, &mut bytes);
+    let n = us.saturating_mul(format.bytes_per_ms() as u64) / 1_000;
+    // No format has samples of more than two bytes.
+    bytes.truncate(usize::try_from(n).unwrap_or(usize::MAX) & !1);
+    let mut base64 = Vec::new();
+    encode_audio(&bytes, &mut base64);
+    let base64 = String::from_utf8(base64).ok()?;
+    Some(format!(r#"{{"type":"input_audio_buffer.append","audio":"{base64}"}}"#).into())
 }

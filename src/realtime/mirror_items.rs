@@ -159,6 +159,14 @@ impl<T: AsRef<str>> Items<T> {
             .filter_map(move |item| Some((item.id.as_str(), told(item)?)))
     }
 
+    /// The events of audio whose words nobody knows.
+    pub(super) fn untold_audio(&self) -> impl Iterator<Item = &T> {
+        self.list.iter().flat_map(|item| match &item.body {
+            Body::Spoken { audio, words: None } => audio.as_slice(),
+            _ => &[],
+        })
+    }
+
     /// From now on all answers are there as texts only.
     pub(super) fn retold(&mut self) {
         for item in &mut self.list {
@@ -327,7 +335,7 @@ pub(super) fn cut<T>(body: &mut Body<T>, audio_end_us: u64) {
     }
     let text = parts.concat();
     let n_chars = text.chars().count() as u64;
-    let keep = n_chars * audio_end_us / (*audio_us).max(1);
+    let keep = n_chars.saturating_mul(audio_end_us) / (*audio_us).max(1);
     *parts = vec![text.chars().take(keep as usize).collect()];
     *audio_us = audio_end_us;
 }
@@ -344,7 +352,9 @@ pub(super) fn keep_spoken<T>(body: &mut Body<T>) {
         return;
     };
     let text = parts.concat();
-    let most = (*audio_us * SPOKEN_CHARS_PER_SECOND).div_ceil(1_000_000) as usize;
+    let most = audio_us
+        .saturating_mul(SPOKEN_CHARS_PER_SECOND)
+        .div_ceil(1_000_000) as usize;
     let Some((end, _)) = text.char_indices().nth(most) else {
         return;
     };

@@ -2,9 +2,11 @@
 
 use super::client::create_response;
 use super::json::{Object, quoted, unquoted};
-use super::mirror::{Ask, Asked, LEAD_IN_US, Mirror, OWN_EVENTS};
+use super::mirror::{Ask, LEAD_IN_US, Mirror, OWN_EVENTS, base64_us};
+use super::mirror_asked::Asked;
 use super::mirror_items::{Body, cut, keep_spoken};
 use super::mirror_response::InProgress;
+use super::scan::append_audio;
 use super::shape::Shape;
 
 /// What another session is told.
@@ -18,6 +20,8 @@ pub struct Replay {
     pub events: Vec<String>,
     /// The response that the client believes to be in progress, of which it heard nothing, and how it would end.
     pub awaited: Option<(String, Vec<String>)>,
+    /// Microseconds of the user's audio in all of it.
+    pub audio_us: u64,
     /// Where the new session's audio begins in the client's clock, in milliseconds.
     pub clock_ms: u64,
 }
@@ -60,14 +64,15 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
                 response: None,
             });
         }
-        for event in std::mem::take(&mut self.unanswered) {
+        let mut unanswered = std::mem::take(&mut self.unanswered);
+        while let Some(event) = unanswered.pop() {
             let cut = match event.kind {
                 Asked::Truncate => self.truncate(event.text.as_ref()),
                 _ => None,
             };
             match cut {
                 Some(cut) => events.push(cut.answer),
-                None => self.unanswered.push_back(event),
+                None => self.unanswered.push(event),
             }
         }
         self.speech = None;
@@ -223,7 +228,11 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
         self.keep_until_us = self.clock_us + LEAD_IN_US;
         self.shape = shape;
         self.is_lost = false;
+        let spoken = self.items.untold_audio();
+        let spoken = spoken.filter_map(|event| append_audio(event.as_ref()));
+        let of_items: u64 = spoken.map(|audio| base64_us(&audio, self.input)).sum();
         Replay {
+            audio_us: (self.clock_us - began_us).saturating_add(of_items),
             items,
             item_ids,
             events,

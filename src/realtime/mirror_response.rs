@@ -1,7 +1,8 @@
 //! Responses that are being generated, and how they are brought to their end if nobody else does.
 
 use super::json::{Object, quoted};
-use super::mirror::{Asked, Mirror};
+use super::mirror::Mirror;
+use super::mirror_asked::Asked;
 use super::mirror_items::Body;
 use super::server::{Part as ContentPart, Response, ServerEvent};
 use super::shape::Shape;

@@ -462,6 +462,162 @@ fn what_is_not_answered_is_said_again_in_its_order() {
 }
 
 #[test]
+fn what_is_not_answered_is_kept_within_bounds() {
+    let create = |n: usize| {
+        let content = json!([{"type": "input_text", "text": "x".repeat(10_000)}]);
+        json!({"type": "conversation.item.create", "item": {"id": n.to_string(), "content": content}})
+    };
+    // While there is a session, the oldest are forgotten.
+    let mut mirror = Mirror::new(Shape::Ga, Shape::Ga, false, 100_000);
+    (0..50).for_each(|n| up(&mut mirror, create(n)));
+    assert!(mirror.n_bytes() <= 100_000, "{}", mirror.n_bytes());
+    assert!(mirror.take_forgotten() >= 40);
+    // While there is none, nothing is, and the client has to wait.
+    mirror.lose();
+    let mut n = 50;
+    while !mirror.is_full() {
+        up(&mut mirror, create(n));
+        n += 1;
+    }
+    assert!(mirror.n_bytes() < 120_000, "{}", mirror.n_bytes());
+    let events = parsed(mirror.replay(Shape::Ga).events);
+    assert_eq!(events.last().unwrap()["item"]["id"], (n - 1).to_string());
+    assert_eq!(mirror.take_forgotten(), 0);
+    // What is answered is not kept twice.
+    let mut mirror = by_hand(Shape::Ga);
+    let kept = mirror.n_bytes();
+    up(
+        &mut mirror,
+        json!({"type": "response.create", "event_id": "e"}),
+    );
+    assert!(mirror.n_bytes() > kept);
+    down(
+        &mut mirror,
+        json!({"type": "error", "error": {"type": "invalid_request_error", "event_id": "e"}}),
+    );
+    assert_eq!(mirror.n_bytes(), kept);
+}
+
+#[test]
+fn a_refusal_that_names_no_event_is_that_of_the_oldest_it_can_mean() {
+    let asked = || {
+        let mut mirror = by_hand(Shape::Ga);
+        for event in [
+            json!({"type": "conversation.item.create", "event_id": "1", "item": {"id": "i"}}),
+            json!({"type": "session.update", "event_id": "2", "session": {}}),
+            json!({"type": "response.create", "event_id": "3"}),
+            json!({"type": "response.create", "event_id": "4"}),
+            json!({"type": "conversation.item.retrieve", "item_id": "i"}),
+        ] {
+            up(&mut mirror, event);
+        }
+        mirror
+    };
+    let check = |error: Value, refused: &str| {
+        let mut mirror = asked();
+        down(&mut mirror, json!({"type": "error", "error": error}));
+        let left = parsed(mirror.replay(Shape::Ga).events);
+        let ids: Vec<_> = left
+            .iter()
+            .map(|it| it["event_id"].as_str().unwrap_or("-"))
+            .collect();
+        let mut expected = vec!["1", "2", "3", "4", "-"];
+        expected.retain(|id| *id != refused);
+        assert_eq!(ids, expected, "{error}");
+    };
+    let bad = |code: &str, param: Value| json!({"type": "invalid_request_error", "code": code, "param": param, "message": "m"});
+    check(
+        bad("conversation_already_has_active_response", Value::Null),
+        "3",
+    );
+    check(
+        json!({"type": "invalid_request_error", "code": null, "message": "Conversation already has an active response"}),
+        "3",
+    );
+    check(
+        bad("invalid_value", json!("response.max_output_tokens")),
+        "3",
+    );
+    check(bad("cannot_update_voice", Value::Null), "2");
+    check(bad("unknown_parameter", json!("session.voice")), "2");
+    check(bad("invalid_value", json!("item.content[0].type")), "1");
+    // Whatever else is refused without a name had none, if there is one such.
+    check(bad("invalid_value", Value::Null), "-");
+    check(bad("response_cancel_not_active", Value::Null), "");
+    check(json!({"type": "server_error", "code": null}), "");
+    // A refused response is owed no more.
+    let mut mirror = by_hand(Shape::Ga);
+    up(
+        &mut mirror,
+        json!({"type": "response.create", "event_id": "e"}),
+    );
+    assert!(mirror.is_due());
+    down(
+        &mut mirror,
+        json!({"type": "error", "error": bad("conversation_already_has_active_response", Value::Null)}),
+    );
+    assert!(!mirror.is_due());
+}
+
+#[test]
+fn audio_in_which_one_turn_ends_may_hold_the_beginning_of_the_next() {
+    let mut mirror = mirror(Shape::Ga);
+    for n in 1..=5 {
+        append(&mut mirror, n, 100);
+    }
+    let speech = |kind: &str, at: &str, ms: u64| json!({"type": format!("input_audio_buffer.{kind}"), "item_id": "s1", at: ms});
+    down(&mut mirror, speech("speech_started", "audio_start_ms", 120));
+    down(&mut mirror, speech("speech_stopped", "audio_end_ms", 350));
+    down(
+        &mut mirror,
+        json!({"type": "input_audio_buffer.committed", "item_id": "s1"}),
+    );
+    mirror.lose();
+    let replay = mirror.replay(Shape::Ga);
+    let item = &parsed(&replay.items)[0]["item"]["content"][0]["audio"];
+    let said = [(2, 4_800), (3, 4_800), (4, 2_400)].map(|(n, bytes)| vec![n; bytes]);
+    let said = said.concat();
+    let mut expected = Vec::new();
+    encode_audio(&said, &mut expected);
+    assert_eq!(item.as_str().unwrap().as_bytes(), expected);
+    let left: Vec<_> = parsed(replay.events)
+        .into_iter()
+        .filter(|event| event["type"] == "input_audio_buffer.append")
+        .map(|event| event["audio"].clone())
+        .collect();
+    assert_eq!(left, [base64(4, 100), base64(5, 100)]);
+    assert_eq!(replay.clock_ms, 300);
+    assert_eq!(replay.audio_us, 450_000);
+}
+
+#[test]
+fn no_number_of_a_deployment_is_too_large() {
+    let mut mirror = mirror(Shape::Ga);
+    append(&mut mirror, 1, 20);
+    mirror.lose();
+    mirror.replay(Shape::Ga);
+    let far = json!(u64::MAX);
+    down(
+        &mut mirror,
+        json!({"type": "input_audio_buffer.speech_started", "item_id": "s", "audio_start_ms": far}),
+    );
+    down(
+        &mut mirror,
+        json!({"type": "input_audio_buffer.speech_stopped", "item_id": "s", "audio_end_ms": far}),
+    );
+    down(
+        &mut mirror,
+        json!({"type": "input_audio_buffer.committed", "item_id": "s"}),
+    );
+    answering(&mut mirror, "a1", "0123456789", 1_000);
+    down(
+        &mut mirror,
+        json!({"type": "conversation.item.truncated", "item_id": "a1", "content_index": 0, "audio_end_ms": far}),
+    );
+    mirror.lose();
+}
+
+#[test]
 fn a_retold_answer_is_truncated_by_making_it_anew() {
     let mut mirror = by_hand(Shape::Preview);
     answering(&mut mirror, "a1", "0123456789", 1_000);

@@ -8,6 +8,7 @@ mod client;
 mod format;
 mod json;
 mod mirror;
+mod mirror_asked;
 mod mirror_items;
 mod mirror_replay;
 mod mirror_response;

@@ -9,6 +9,7 @@ use crate::telemetry::SetupPhase;
 use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
 use super::dial::{DialError, Dialer, ModelLeg, PhaseClock, closed, handshake_error, label};
+use super::pool::Trouble;
 
 /// Events kept that come before the deployment has taken the settings; there is hardly ever one.
 const MAX_EARLY: usize = 64;
@@ -76,6 +77,32 @@ async fn exchange(
             }
             Ok(_) | Err(_) if early.len() < MAX_EARLY => early.push(text),
             Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+impl DialError {
+    /// What a deployment is told to have done where this came of [`Dialer::configure`]; `None` where the settings may be
+    /// to blame, which are a tenant's or an agent's and would be refused elsewhere too.
+    pub(super) fn trouble_of_settings(&self) -> Option<Trouble> {
+        match self {
+            Self::Rejected {
+                code, retry_after, ..
+            } => match code.as_str() {
+                "rate_limit_exceeded" => Some(Trouble::RateLimited(*retry_after)),
+                "invalid_api_key" => Some(Trouble::Unauthorized),
+                "server_error" => Some(Trouble::ServerError),
+                _ => None,
+            },
+            Self::Closed { .. } => Some(Trouble::Closed),
+            Self::Timeout { .. } => Some(Trouble::Stalled),
+            Self::NoToken { .. }
+            | Self::Connect { .. }
+            | Self::Tls { .. }
+            | Self::Refused { .. }
+            | Self::Handshake { .. }
+            | Self::NoneLeft { .. }
+            | Self::Late { .. } => Some(Trouble::Gone),
         }
     }
 }

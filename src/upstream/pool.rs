@@ -14,7 +14,7 @@ use crate::routing::{Ejections, Policy, RetryBudget};
 use crate::telemetry::Metrics;
 
 use super::deployment::Deployment;
-use super::dial::ModelLeg;
+use super::dial::{DialError, ModelLeg};
 use super::state::{Held, now};
 use super::stock::Stock;
 
@@ -206,6 +206,12 @@ impl Pool {
         &self.0.name
     }
 
+    /// How long a caller waits for a session in all.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.0.config.timeout
+    }
+
     /// Its deployments.
     #[must_use]
     pub fn members(&self) -> &[Arc<Deployment>] {
@@ -299,6 +305,8 @@ pub struct Place {
     /// The version of the credential that the session was opened with.
     shown: u64,
     is_told: AtomicBool,
+    /// It failed since it last did well: what else goes wrong until then is not counted again.
+    has_failed: AtomicBool,
 }
 
 impl Place {
@@ -317,6 +325,7 @@ impl Place {
             metrics: Arc::clone(metrics),
             shown,
             is_told: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
         }
     }
 
@@ -326,9 +335,14 @@ impl Place {
         &self.held.0
     }
 
-    /// The deployment failed the call in this way.
+    /// The deployment failed the call in this way. Failures are of sessions: one that fails again and again counts once,
+    /// until it does well again.
     pub fn report(&self, trouble: Trouble) {
         self.is_told.store(true, Ordering::Relaxed);
+        let is_counted = !matches!(trouble, Trouble::RateLimited(_) | Trouble::Unauthorized);
+        if is_counted && self.has_failed.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let deployment = self.deployment();
         tracing::debug!(
             deployment = deployment.name(),
@@ -341,8 +355,21 @@ impl Place {
 
     /// The deployment did what it should, a response for instance.
     pub fn went_well(&self) {
+        self.has_failed.store(false, Ordering::Relaxed);
         let is_first = !self.is_told.swap(true, Ordering::Relaxed);
         self.deployment().session_went_well(is_first);
+    }
+
+    /// The session could not be configured.
+    pub fn not_configured(&self, error: &DialError) {
+        if let Some(trouble) = error.trouble_of_settings() {
+            self.report(trouble);
+        }
+    }
+
+    /// Whether it says nothing of the deployment to drop this place without a word, good or bad.
+    pub fn set_unproven(&self, is_unproven: bool) {
+        self.is_told.store(is_unproven, Ordering::Relaxed);
     }
 
     /// The call's audio has these formats: sessions that stand by for others of its kind will have them too.

@@ -399,7 +399,13 @@ impl Fill {
                     return Err(DialError::none_left(self.pool.name()));
                 };
                 let update = configure(deployment, formats);
-                self.dialer.configure(deployment, &mut leg, update).await?;
+                if let Err(error) = self.dialer.configure(deployment, &mut leg, update).await {
+                    if let Some(trouble) = error.trouble_of_settings() {
+                        deployment.session_failed(trouble, leg.shown, &self.dialer.metrics);
+                        self.pool.judge(&self.dialer.metrics);
+                    }
+                    return Err(error);
+                }
                 Some(formats)
             }
             _ => None,

@@ -27,7 +27,7 @@ use trunkline::simulator::{Act, Blow, CallReport, ItemRecord, Mood, SessionRecor
 
 use crate::harness::World;
 
-const DEPLOYMENTS: [&str; 4] = ["a", "b", "c", "d"];
+pub(crate) const DEPLOYMENTS: [&str; 4] = ["a", "b", "c", "d"];
 
 /// How often somebody calls who is not let in, a second apart.
 const MAX_REFUSALS: u32 = 10;
@@ -62,7 +62,7 @@ struct Caller {
     report: CallReport,
 }
 
-fn config(keys: &std::path::Path, standby: bool) -> String {
+pub(crate) fn config(keys: &std::path::Path, standby: bool) -> String {
     let mut config =
         "[auth]\nmode = \"none\"\n\n[listener.limits]\ncalls_per_second = 0\n".to_owned();
     for name in DEPLOYMENTS {
@@ -95,7 +95,7 @@ timeout = "5s"
 }
 
 /// Four deployments that say back what they hear. The last one has little quota.
-const SIMULATOR: &str = r#"
+pub(crate) const SIMULATOR: &str = r#"
 api_keys = ["key-0"]
 azure_session_cap = "75s"
 retained_audio = "20s"
@@ -127,11 +127,7 @@ impl Plan {
         let config = config(&keys, self.standby);
         let world = Arc::new(World::with_web(&config, SIMULATOR, web));
         let mut rng = fastrand::Rng::with_seed(self.seed);
-        let chaos = Chaos {
-            rng: rng.fork(),
-            keys: keys.clone(),
-            blows: Arc::default(),
-        };
+        let chaos = Chaos::new(rng.fork(), keys.clone());
         let blows = Arc::clone(&chaos.blows);
         let mut calls = Vec::new();
         for n in 0..self.n_calls {
@@ -240,15 +236,23 @@ impl Said {
 }
 
 /// What happens to the deployments.
-struct Chaos {
+pub(crate) struct Chaos {
     rng: fastrand::Rng,
     keys: PathBuf,
-    blows: Arc<Mutex<BTreeMap<&'static str, u32>>>,
+    pub(crate) blows: Arc<Mutex<BTreeMap<&'static str, u32>>>,
 }
 
 impl Chaos {
+    pub(crate) fn new(rng: fastrand::Rng, keys: PathBuf) -> Self {
+        Self {
+            rng,
+            keys,
+            blows: Arc::default(),
+        }
+    }
+
     /// Does something to one deployment every other second. Two of the four are always well.
-    async fn reign(mut self, world: Arc<World>) {
+    pub(crate) async fn reign(mut self, world: Arc<World>) {
         let mut ill: BTreeMap<&str, Instant> = BTreeMap::new();
         let mut n_keys = 0;
         loop {
@@ -361,7 +365,7 @@ impl Gaps {
 }
 
 /// The user's words in a conversation, however they came there.
-fn user_words(conversation: &[ItemRecord]) -> Vec<&'static str> {
+pub(crate) fn user_words(conversation: &[ItemRecord]) -> Vec<&'static str> {
     let known = || WORDS.iter().map(|word| word.text).chain([UNKNOWN]);
     let mut words = Vec::new();
     for item in conversation.iter().filter(|item| item.kind == "user") {

@@ -330,7 +330,8 @@ async fn by_sessions_the_small_one_is_asked_for_too_much() {
     let world = pool("reactive", "['small', 'large']", &UNLIKE, false);
     let rush = rush_to(&world, MAIN, (3.0, 10.0)).await;
     println!("not told: {rush}");
-    assert!(rush.n_rate_limited > 50, "{rush:?}");
+    // A session that was refused a response goes on at the other one, so that there are not many of them.
+    assert!(rush.n_rate_limited > 15, "{rush:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -143,7 +143,7 @@ impl Caller {
 }
 
 /// What a client may rely on: one session, everything begun is ended once, and nothing comes before its beginning.
-fn assert_legal(events: &[Value]) {
+pub(crate) fn assert_legal(events: &[Value]) {
     let mut responses = BTreeMap::new();
     let (mut items, mut parts) = (BTreeMap::new(), BTreeMap::new());
     let mut ids = HashSet::new();
@@ -312,6 +312,14 @@ async fn a_spoken_answer_that_breaks_off_is_ended_and_gone_on_with() {
         assert_ne!(done["response"]["id"], cut["id"], "{told}");
         let sessions = caller.leaves(&world).await;
         assert_eq!(replaced(&world, "closed"), 1.0, "{told}");
+        let gap = |what: &str| {
+            world.metric(&format!(
+                r#"trunkline_session_gap_seconds_{what}{{dialect="realtime"}}"#
+            ))
+        };
+        assert_eq!(gap("count"), 1.0, "{told}");
+        // What it had been sent was not played out yet.
+        assert!(gap("sum") < 0.5, "{told}: {}", gap("sum"));
         assert_eq!(
             kinds(&sessions[1]),
             ["user", "assistant", "assistant"],
@@ -402,6 +410,14 @@ async fn no_word_that_is_being_spoken_is_lost() {
                 "{told}: {ends:?}"
             );
             assert_eq!(ends.len(), 1, "{told}");
+            let replayed =
+                world.metric(r#"trunkline_replayed_audio_seconds_total{dialect="realtime"}"#);
+            // What was said of the sentence, and what came before it.
+            let said_s = f64::from(cut_ms as u32) / 1e3;
+            assert!(
+                (said_s..said_s + 2.5).contains(&replayed),
+                "{told}: {replayed} s"
+            );
             let sessions = caller.leaves(&world).await;
             // All of the sentence is said back.
             let reply = sessions[1].responses[0].audio_ms;
