@@ -18,6 +18,7 @@ mod jwt_tests;
 mod keys;
 mod one_time;
 mod provider;
+mod provider_acs;
 mod ticket;
 mod twilio_signature;
 
@@ -32,6 +33,9 @@ pub use ephemeral::{EphemeralConfig, EphemeralKey, EphemeralSession};
 pub use issuer_config::IssuerConfig;
 pub use keys::{KeyConfig, hash_key};
 pub use one_time::{OneTimeIds, UseError};
-pub use provider::{ProviderScheme, SignedRequest, TwilioAccountConfig, TwilioAccounts};
+pub use provider::{
+    Mistake, ProviderScheme, ProvidersConfig, SignedRequest, TwilioAccountConfig, TwilioAccounts,
+};
+pub use provider_acs::{AcsAccountConfig, AcsConfig};
 pub use ticket::OneTimeId;
 pub use twilio_signature::Signed;

@@ -20,6 +20,7 @@ pub mod judge;
 mod options;
 mod output;
 pub mod phone;
+mod phone_acs;
 mod phone_audio;
 mod phone_call;
 mod phone_codec;
