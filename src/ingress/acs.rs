@@ -505,6 +505,7 @@ mod tests {
             let (mut audio, mut scanned) = (Vec::new(), Vec::new());
             for text in texts {
                 let was_usual = dialect.decode_usual_audio(&text, &mut scanned);
+                audio.clear();
                 let general = dialect.clone().decode_any(&text, &mut audio);
                 if was_usual {
                     prop_assert_eq!(general, Ok(CallerEvent::Audio));

@@ -457,8 +457,9 @@ mod tests {
             "ws://h/p?model=m&api-key=***&Authorization=***",
         );
         let phone = SoftPhone::new("ws://h/v1/realtime", Dialect::Realtime).unwrap();
-        let phone = phone.api_key("secret").header("x-key", "secret").unwrap();
+        let phone = phone.api_key("s3cret").header("x-key", "s3cret").unwrap();
+        let phone = phone.client_secret("s3cret");
         let text = format!("{phone:?} {:?}", phone.wire());
-        assert!(!text.contains("secret"), "{text}");
+        assert!(!text.contains("s3cret"), "{text}");
     }
 }
