@@ -494,7 +494,10 @@ impl Authenticator {
     }
 }
 
-fn issuers(config: &AuthConfig, tenants: &BTreeSet<String>) -> Result<Arc<[Arc<Issuer>]>, AuthError> {
+fn issuers(
+    config: &AuthConfig,
+    tenants: &BTreeSet<String>,
+) -> Result<Arc<[Arc<Issuer>]>, AuthError> {
     let mut issuers: Vec<Arc<Issuer>> = Vec::new();
     for (config, n) in config.issuers.iter().zip(1..) {
         let mistake = |(field, problem)| AuthError::Issuer(n, field, problem);

@@ -95,9 +95,16 @@ impl ProvidersConfig {
             Err(mistake) => mistakes.push(mistake.of(name)),
         };
         if !self.acs.accounts.is_empty() {
-            add("acs", AcsAccounts::new(&self.acs, tenants).map(ProviderScheme::Acs));
+            add(
+                "acs",
+                AcsAccounts::new(&self.acs, tenants).map(ProviderScheme::Acs),
+            );
         }
-        if mistakes.is_empty() { Ok(schemes) } else { Err(mistakes) }
+        if mistakes.is_empty() {
+            Ok(schemes)
+        } else {
+            Err(mistakes)
+        }
     }
 
     /// The tenants that have an account.
@@ -333,7 +340,11 @@ mod tests {
             signed: Signed::Upgrade,
             agent: "desk",
         };
-        assert_eq!(accounts.tenant(request), expected, "{target} {signatures:?}");
+        assert_eq!(
+            accounts.tenant(request),
+            expected,
+            "{target} {signatures:?}"
+        );
     }
 
     #[test]

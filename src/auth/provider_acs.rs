@@ -70,7 +70,12 @@ impl AcsAccounts {
             name: Some("acs".to_owned()),
             audience: resources.keys().cloned().collect(),
             algorithms: vec![Algorithm::RS256],
-            jwks_url: Some(config.jwks_url.clone().unwrap_or_else(|| JWKS_URL.to_owned())),
+            jwks_url: Some(
+                config
+                    .jwks_url
+                    .clone()
+                    .unwrap_or_else(|| JWKS_URL.to_owned()),
+            ),
             skew: std::time::Duration::from_secs(60),
             tenant: None,
             tenant_claim: Some("aud".to_owned()),
@@ -109,7 +114,9 @@ impl AcsAccounts {
         };
         let token = value.to_str().ok().and_then(|value| {
             let (scheme, token) = value.trim().split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+            scheme
+                .eq_ignore_ascii_case("bearer")
+                .then_some(token.trim())
         });
         let (Some(token), None) = (token, values.next()) else {
             return Err(Denied::MalformedToken);
@@ -131,7 +138,8 @@ mod tests {
         let config: AcsConfig = toml::from_str(text).expect("the form is right");
         let tenants = BTreeSet::from(["acme".to_owned(), "bolt".to_owned()]);
         let mistake = AcsAccounts::new(&config, &tenants).err();
-        let shown = mistake.map(|mistake| format!("{}: {}", mistake.path.join("."), mistake.problem));
+        let shown =
+            mistake.map(|mistake| format!("{}: {}", mistake.path.join("."), mistake.problem));
         assert_eq!(shown.as_deref(), expected, "{text}");
     }
 
@@ -152,7 +160,10 @@ mod tests {
             &account("nobody", "r-1"),
             Some("accounts: the tenant of one of these is no tenant"),
         );
-        check(&account("acme", ""), Some("accounts: a resource_id is empty"));
+        check(
+            &account("acme", ""),
+            Some("accounts: a resource_id is empty"),
+        );
         let plain = format!("jwks_url = 'http://keys.example/'\n{acme}");
         let problem = "jwks_url: plain text is for loopback only: use https";
         check(&plain, Some(problem));

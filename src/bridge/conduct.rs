@@ -399,7 +399,13 @@ impl Conduct {
     fn caller_started(&mut self, info: &CallInfo, now: Instant) {
         let audio = self.place.deployment().audio();
         let can = self.dialect.capabilities();
-        match MediaPath::new(info.input, info.output, audio, can.chunk_frames, &self.agent) {
+        match MediaPath::new(
+            info.input,
+            info.output,
+            audio,
+            can.chunk_frames,
+            &self.agent,
+        ) {
             Ok(media) => self.media = Some(media),
             Err(error) => {
                 tracing::debug!(%error, "the caller's audio format cannot be served");
@@ -702,7 +708,10 @@ impl Conduct {
 
     /// Says that a reply was sent to its end, once it was.
     fn tell_reply_ended(&mut self) {
-        let is_sent = self.media.as_ref().is_some_and(|media| media.queue.is_empty());
+        let is_sent = self
+            .media
+            .as_ref()
+            .is_some_and(|media| media.queue.is_empty());
         if self.reply_closed && is_sent {
             self.reply_closed = false;
             self.tell_caller(CallerCommand::ReplyEnded);

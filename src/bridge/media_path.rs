@@ -287,7 +287,11 @@ impl MediaPath {
     /// holds whole ones but for the last.
     fn fill_chunk(&mut self) -> usize {
         let rest = self.queue.len() % self.chunk_frames;
-        let missing = if rest == 0 { 0 } else { self.chunk_frames - rest };
+        let missing = if rest == 0 {
+            0
+        } else {
+            self.chunk_frames - rest
+        };
         let silence = silent_frame(self.output);
         (0..missing).filter(|_| self.queue.push(&silence)).count()
     }

@@ -13,7 +13,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::admin::{AdminConfig, AdminToken};
-use crate::auth::{AuthConfig, AuthMode, Authenticator, ProviderScheme, ProvidersConfig, TwilioAccounts};
+use crate::auth::{
+    AuthConfig, AuthMode, Authenticator, ProviderScheme, ProvidersConfig, TwilioAccounts,
+};
 use crate::bridge::{Agent, AgentConfig, TenantPolicy};
 use crate::listener::{ListenerConfig, Routes, Tls, TwilioConfig, is_origin, is_public_url};
 use crate::quota::{Price, QuotaConfig, TenantQuota};
@@ -408,8 +410,9 @@ impl Config {
             Err(found) => {
                 for mistake in found {
                     let path = ["providers"].into_iter();
-                    let path: Vec<&str> =
-                        path.chain(mistake.path.iter().map(String::as_str)).collect();
+                    let path: Vec<&str> = path
+                        .chain(mistake.path.iter().map(String::as_str))
+                        .collect();
                     mistakes.add(&path, mistake.problem);
                 }
                 return None;

@@ -23,8 +23,8 @@ use std::collections::{BTreeMap, VecDeque};
 use super::json::{self, Scalar};
 use super::scan::{Scanner, once};
 use super::{
-    Capabilities, Clear, CredentialIn, DialectError, Head, Ignored, Incoming, Lead, Outgoing, Speak,
-    ignore,
+    Capabilities, Clear, CredentialIn, DialectError, Head, Ignored, Incoming, Lead, Outgoing,
+    Speak, ignore,
 };
 use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit};
 use crate::media::{AudioFormat, Codec, SampleRate};
@@ -327,7 +327,11 @@ mod tests {
         expected: Result<CallerEvent, DialectError>,
     ) -> Vec<u8> {
         let mut audio = Vec::new();
-        assert_eq!(dialect.decode(Incoming::Text(text), &mut audio), expected, "{text}");
+        assert_eq!(
+            dialect.decode(Incoming::Text(text), &mut audio),
+            expected,
+            "{text}"
+        );
         audio
     }
 
@@ -337,7 +341,10 @@ mod tests {
         let mut dialect = started();
         for silent in [false, true] {
             let text = audio(&[0, 0, 1, 0], silent, "");
-            assert_eq!(check(&mut dialect, &text, Ok(CallerEvent::Audio)), [0, 0, 1, 0]);
+            assert_eq!(
+                check(&mut dialect, &text, Ok(CallerEvent::Audio)),
+                [0, 0, 1, 0]
+            );
         }
     }
 
@@ -366,7 +373,11 @@ mod tests {
         let mut dialect = Acs::default();
         let (mut out, frame) = (Vec::new(), [7; 960]);
         for _ in 0..60 {
-            check(&mut dialect, &audio(&frame, false, ""), Ok(CallerEvent::Nothing));
+            check(
+                &mut dialect,
+                &audio(&frame, false, ""),
+                Ok(CallerEvent::Nothing),
+            );
             assert_eq!(dialect.more(&mut out), None);
         }
         let event = dialect.decode(Incoming::Text(METADATA), &mut out);
@@ -380,9 +391,21 @@ mod tests {
     #[test]
     fn of_several_speakers_the_first_is_the_caller() {
         let mut dialect = started();
-        check(&mut dialect, &audio(&[1, 0], false, "4:+15550001111"), Ok(CallerEvent::Audio));
-        check(&mut dialect, &audio(&[2, 0], false, "8:acs:x"), Ok(CallerEvent::Nothing));
-        check(&mut dialect, &audio(&[3, 0], false, "4:+15550001111"), Ok(CallerEvent::Audio));
+        check(
+            &mut dialect,
+            &audio(&[1, 0], false, "4:+15550001111"),
+            Ok(CallerEvent::Audio),
+        );
+        check(
+            &mut dialect,
+            &audio(&[2, 0], false, "8:acs:x"),
+            Ok(CallerEvent::Nothing),
+        );
+        check(
+            &mut dialect,
+            &audio(&[3, 0], false, "4:+15550001111"),
+            Ok(CallerEvent::Audio),
+        );
         assert_eq!(dialect.ignored().other_tracks, 1);
     }
 
@@ -442,7 +465,11 @@ mod tests {
             check(&mut dialect, text, Ok(CallerEvent::Nothing));
         }
         let ignored = dialect.ignored();
-        let counts = (ignored.unknown_events, ignored.repeated_starts, ignored.empty_audio);
+        let counts = (
+            ignored.unknown_events,
+            ignored.repeated_starts,
+            ignored.empty_audio,
+        );
         assert_eq!(counts, (2, 1, 1));
     }
 
@@ -470,7 +497,10 @@ mod tests {
         check(CallerCommand::Audio(&[]), None);
         check(CallerCommand::End { reason: "r" }, None);
         let mut out = Vec::new();
-        assert_eq!(Acs::default().encode(CallerCommand::Clear, &mut out), Outgoing::Nothing);
+        assert_eq!(
+            Acs::default().encode(CallerCommand::Clear, &mut out),
+            Outgoing::Nothing
+        );
     }
 
     fn any_message() -> impl Strategy<Value = String> {

@@ -63,8 +63,7 @@ use std::io::Write;
 use serde::Deserialize;
 
 use super::json::{self, Scalar};
-use super::{
-    Capabilities, Clear, DialectError, Ignored, Incoming, Marks, Outgoing, Speak, ignore};
+use super::{Capabilities, Clear, DialectError, Ignored, Incoming, Marks, Outgoing, Speak, ignore};
 use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
 use crate::media::{AudioFormat, Codec, SampleRate};
 

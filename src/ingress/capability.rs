@@ -160,13 +160,23 @@ mod tests {
         };
         let lead = match can.lead {
             Lead::ANY => "as set".to_owned(),
-            lead if lead.at_most == Duration::MAX => format!("from {} ms", lead.at_least.as_millis()),
-            lead => format!("{} to {} ms", lead.at_least.as_millis(), lead.at_most.as_millis()),
+            lead if lead.at_most == Duration::MAX => {
+                format!("from {} ms", lead.at_least.as_millis())
+            }
+            lead => format!(
+                "{} to {} ms",
+                lead.at_least.as_millis(),
+                lead.at_most.as_millis()
+            ),
         };
         let message = FRAME.as_millis() as usize * can.chunk_frames;
         let mut row = format!("| `{name}` | `{path}/AGENT` | {marks} | {clear} | ");
         let (keys_in, keys_out) = (yes(can.keys_in), yes(can.keys_out));
-        writeln!(row, "{keys_in} | {keys_out} | {hang_up} | {message} ms | {lead} |").unwrap();
+        writeln!(
+            row,
+            "{keys_in} | {keys_out} | {hang_up} | {message} ms | {lead} |"
+        )
+        .unwrap();
         row
     }
 
@@ -176,7 +186,10 @@ mod tests {
         let readme = std::fs::read_to_string(&file).unwrap();
         let (before, rest) = readme.split_once(BEGIN).expect("the table's head");
         let end = rest.find("\n\n").expect("a line after the table") + 1;
-        let rows: String = Dialect::PATHS.iter().map(|(name, path)| row(name, path)).collect();
+        let rows: String = Dialect::PATHS
+            .iter()
+            .map(|(name, path)| row(name, path))
+            .collect();
         if std::env::var_os("TRUNKLINE_GOLDEN").is_some_and(|value| value == "write") {
             std::fs::write(&file, format!("{before}{BEGIN}{rows}{}", &rest[end..])).unwrap();
         } else {
@@ -190,7 +203,10 @@ mod tests {
             let can = *Dialect::by_name(name).unwrap().capabilities();
             let chunk = FRAME * can.chunk_frames as u32;
             assert!(can.chunk_frames > 0, "{name}");
-            assert!(can.lead.bound(Duration::ZERO) >= chunk, "{name}: a chunk never leaves");
+            assert!(
+                can.lead.bound(Duration::ZERO) >= chunk,
+                "{name}: a chunk never leaves"
+            );
             assert!(can.lead.at_least <= can.lead.at_most, "{name}");
             // What cannot be cleared goes on for at most half a second after an interruption.
             let is_short = can.lead.at_most <= Duration::from_millis(500);

@@ -360,7 +360,13 @@ mod tests {
         check("/twilio/media/desk", Some(("twilio", "desk", None)));
         check("/v1/audio/desk/tt_x", Some(("audio", "desk", Some("tt_x"))));
         check("/acs/media/desk/", Some(("acs", "desk", Some(""))));
-        for nowhere in ["/", "/acs", "/acs/media", "/acs/mediation/desk", "/acs/media/a/b/c"] {
+        for nowhere in [
+            "/",
+            "/acs",
+            "/acs/media",
+            "/acs/mediation/desk",
+            "/acs/media/a/b/c",
+        ] {
             check(nowhere, None);
         }
         // No path hides another.

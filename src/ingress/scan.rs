@@ -31,13 +31,18 @@ impl<'a> Scanner<'a> {
         self.skip_space();
         let rest = &self.text[self.at..];
         let literals = ["true", "false", "null"].into_iter();
-        let literal = literals.filter(|literal| rest.starts_with(literal)).last()?;
+        let literal = literals
+            .filter(|literal| rest.starts_with(literal))
+            .last()?;
         self.at += literal.len();
         Some(&rest[..literal.len()])
     }
 
     /// A non-empty object; `member` reads the value of each key.
-    pub(super) fn object(&mut self, mut member: impl FnMut(&mut Self, &'a str) -> Option<()>) -> Option<()> {
+    pub(super) fn object(
+        &mut self,
+        mut member: impl FnMut(&mut Self, &'a str) -> Option<()>,
+    ) -> Option<()> {
         self.expect(b'{')?;
         loop {
             let key = self.string()?;

@@ -25,7 +25,9 @@ use serde_json::value::RawValue;
 
 use super::json::{self, Scalar};
 use super::{
-    Capabilities, Clear, DialectError, Ignored, Incoming, Marks, Outgoing, Speak, ignore, twilio_scan};
+    Capabilities, Clear, DialectError, Ignored, Incoming, Marks, Outgoing, Speak, ignore,
+    twilio_scan,
+};
 use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
 use crate::media::{AudioFormat, Codec, SampleRate};
 use crate::realtime::{decode_audio, encode_audio};

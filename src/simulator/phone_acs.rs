@@ -48,12 +48,17 @@ impl AcsWire {
         if text.len() > MAX_PACKET_BYTES {
             return Err(format!("a packet of {} bytes", text.len()));
         }
-        let message = serde_json::from_str(text).map_err(|e| format!("{e} in {}", excerpt(text)))?;
+        let message =
+            serde_json::from_str(text).map_err(|e| format!("{e} in {}", excerpt(text)))?;
         match member(&message, "kind").and_then(Value::as_str) {
             Some(kind) if kind.eq_ignore_ascii_case("audiodata") => {
                 let data = member(&message, "audiodata").and_then(|body| member(body, "data"));
-                let data = data.and_then(Value::as_str).ok_or("AudioData has no data")?;
-                let bytes = STANDARD.decode(data).map_err(|e| format!("no base64: {e}"))?;
+                let data = data
+                    .and_then(Value::as_str)
+                    .ok_or("AudioData has no data")?;
+                let bytes = STANDARD
+                    .decode(data)
+                    .map_err(|e| format!("no base64: {e}"))?;
                 let samples = decode(Codec::Pcm16, &bytes).map_err(|e| e.to_string())?;
                 Ok(Heard::Audio {
                     samples,
@@ -62,7 +67,9 @@ impl AcsWire {
             }
             Some(kind) if kind.eq_ignore_ascii_case("stopaudio") => {
                 let is_there = member(&message, "stopaudio").is_some_and(Value::is_object);
-                is_there.then_some(Heard::Clear).ok_or("StopAudio has no stopAudio".to_owned())
+                is_there
+                    .then_some(Heard::Clear)
+                    .ok_or("StopAudio has no stopAudio".to_owned())
             }
             _ => Err(format!("no kind that is taken: {}", excerpt(text))),
         }
@@ -122,7 +129,9 @@ impl FarEnd for AcsWire {
     }
 
     fn dtmf(&mut self, digit: char) -> Option<Message> {
-        Some(text(&json!({"kind": "DtmfData", "dtmfData": {"data": digit.to_string()}})))
+        Some(text(
+            &json!({"kind": "DtmfData", "dtmfData": {"data": digit.to_string()}}),
+        ))
     }
 
     fn receive(&mut self, message: &Message) -> Vec<Heard> {
@@ -179,9 +188,18 @@ mod tests {
             samples: vec![1],
             item: None,
         };
-        assert_eq!(heard(r#"{"kind":"AudioData","audioData":{"data":"AQA="},"stopAudio":null}"#), audio);
-        assert_eq!(heard(r#"{"Kind":"AudioData","AudioData":{"Data":"AQA="}}"#), audio);
-        assert_eq!(heard(r#"{"kind":"StopAudio","audioData":null,"stopAudio":{}}"#), Heard::Clear);
+        assert_eq!(
+            heard(r#"{"kind":"AudioData","audioData":{"data":"AQA="},"stopAudio":null}"#),
+            audio
+        );
+        assert_eq!(
+            heard(r#"{"Kind":"AudioData","AudioData":{"Data":"AQA="}}"#),
+            audio
+        );
+        assert_eq!(
+            heard(r#"{"kind":"StopAudio","audioData":null,"stopAudio":{}}"#),
+            Heard::Clear
+        );
         for text in [
             "",
             "[]",

@@ -47,11 +47,19 @@ pub(crate) struct PhoneCall {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
-    Ringing { until: Instant },
-    Talking { next_frame: Instant },
+    Ringing {
+        until: Instant,
+    },
+    Talking {
+        next_frame: Instant,
+    },
     /// The farewell was said and has to be answered.
-    TakingLeave { until: Instant },
-    HungUp { until: Instant },
+    TakingLeave {
+        until: Instant,
+    },
+    HungUp {
+        until: Instant,
+    },
     Over,
 }
 
@@ -152,9 +160,9 @@ impl PhoneCall {
     /// When [`PhoneCall::handle_timeout`] should be called next.
     pub(crate) fn next_wake(&self) -> Instant {
         match self.state {
-            State::Ringing { until }
-            | State::TakingLeave { until }
-            | State::HungUp { until } => until,
+            State::Ringing { until } | State::TakingLeave { until } | State::HungUp { until } => {
+                until
+            }
             State::Talking { next_frame } => self
                 .playout
                 .next_step()

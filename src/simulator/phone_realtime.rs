@@ -101,8 +101,7 @@ impl FarEnd for RealtimeWire {
 
     fn audio(&mut self, samples: &[i16]) -> Option<Message> {
         let bytes = encode(Codec::Pcm16, samples).expect("PCM16 is spoken");
-        let append =
-            json!({"type": "input_audio_buffer.append", "audio": STANDARD.encode(bytes)});
+        let append = json!({"type": "input_audio_buffer.append", "audio": STANDARD.encode(bytes)});
         Some(text(&append))
     }
 

@@ -226,7 +226,10 @@ mod tests {
         assert_eq!(media["media"]["timestamp"], "20");
         assert_eq!(media["media"]["payload"].as_str().map(str::len), Some(216));
         assert_eq!(value(&wire.dtmf('5').unwrap())["dtmf"]["digit"], "5");
-        assert_eq!(value(&wire.farewell().unwrap())["stop"]["accountSid"], wire.account_sid);
+        assert_eq!(
+            value(&wire.farewell().unwrap())["stop"]["accountSid"],
+            wire.account_sid
+        );
     }
 
     fn check_refused(text: &str, why: &str) {

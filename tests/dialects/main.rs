@@ -53,7 +53,9 @@ fn every_dialect_in_every_scenario() {
             .iter()
             .map(|row| scope.spawn(|| Scenario::ALL.map(|it| run(row, it)).into_iter().collect()))
             .collect();
-        rows.into_iter().map(|row| row.join().expect("cells do not panic")).collect()
+        rows.into_iter()
+            .map(|row| row.join().expect("cells do not panic"))
+            .collect()
     });
     let mut table = String::new();
     let (mut limits, mut failures) = (Vec::new(), Vec::new());

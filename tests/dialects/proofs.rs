@@ -41,14 +41,18 @@ pub(crate) fn twilio(phone: SoftPhone, token: &str) -> SoftPhone {
     let mut mac = Hmac::<Sha1>::new_from_slice(token.as_bytes()).expect("a key of any length");
     mac.update(url.as_bytes());
     let signature = STANDARD.encode(mac.finalize().into_bytes());
-    phone.header("x-twilio-signature", &signature).expect("base64")
+    phone
+        .header("x-twilio-signature", &signature)
+        .expect("base64")
 }
 
 // Azure Communication Services: telephony reference 7.1.
 
 static RSA: LazyLock<RsaKeyPair> = LazyLock::new(|| {
     let pem = include_str!("../golden/entra/client.pem");
-    let (_, key) = pem.split_once("-----BEGIN PRIVATE KEY-----").expect("a key");
+    let (_, key) = pem
+        .split_once("-----BEGIN PRIVATE KEY-----")
+        .expect("a key");
     let (key, _) = key.split_once("-----END").expect("its end");
     let der = STANDARD.decode(key.split_whitespace().collect::<String>());
     RsaKeyPair::from_pkcs8(&der.expect("base64")).expect("an RSA key")
@@ -96,8 +100,13 @@ pub(crate) fn acs_token(resource: &str, life: i64) -> String {
     let parts = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
     let message = parts.join(".");
     let mut signature = vec![0; RSA.public().modulus_len()];
-    RSA.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature)
-        .expect("signed");
+    RSA.sign(
+        &RSA_PKCS1_SHA256,
+        &SystemRandom::new(),
+        message.as_bytes(),
+        &mut signature,
+    )
+    .expect("signed");
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
@@ -108,9 +117,14 @@ pub(crate) async fn fetch_keys(world: &World) {
     let held = tokio::task::spawn_blocking(move || wait.recv().is_ok());
     let metrics = std::sync::Arc::clone(world.gateway.metrics());
     let stop = CancellationToken::new();
-    let keeper = world.auth.keep_keys_fresh(Outbound::new(), metrics, stop.clone());
+    let keeper = world
+        .auth
+        .keep_keys_fresh(Outbound::new(), metrics, stop.clone());
     TaskTracker::new().spawn(keeper);
-    while !world.metrics().contains("trunkline_signing_key_fetches_total{") {
+    while !world
+        .metrics()
+        .contains("trunkline_signing_key_fetches_total{")
+    {
         tokio::task::yield_now().await;
     }
     stop.cancel();

@@ -26,7 +26,10 @@ const NO_KEEPALIVE: (Scenario, &str) = (
     "has no keepalive of its own; the WebSocket's ping keeps it",
 );
 
-const NO_MARKS: (Scenario, &str) = (MarkAfterClear, "has no marks: the playout clock says what was heard");
+const NO_MARKS: (Scenario, &str) = (
+    MarkAfterClear,
+    "has no marks: the playout clock says what was heard",
+);
 
 /// In the order of [`trunkline::ingress::Dialect::NAMES`].
 pub(crate) const ROWS: &[Row] = &[
@@ -43,7 +46,7 @@ pub(crate) const ROWS: &[Row] = &[
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
-        bad: |phone| phone.api_key("another key"),
+        bad: |phone| phone.api_key("tk_another"),
         limits: &[NO_KEEPALIVE],
     },
     Row {

@@ -108,7 +108,9 @@ async fn world(row: &Row, agent: &str, simulator: &str) -> World {
 fn bare(row: &Row, acts: impl Into<Vec<Act>>) -> SoftPhone {
     let path = Wire::path_of(row.dialect.name()).expect("a path");
     let url = format!("ws://gateway{path}/desk");
-    SoftPhone::new(&url, row.dialect).expect("a good address").script(acts)
+    SoftPhone::new(&url, row.dialect)
+        .expect("a good address")
+        .script(acts)
 }
 
 fn phone(row: &Row, acts: impl Into<Vec<Act>>) -> SoftPhone {
@@ -151,7 +153,10 @@ async fn greeting(row: &Row) {
 async fn two_turns(row: &Row) {
     let world = world(row, "", "").await;
     let said = [speech::hours(), speech::wait()];
-    let acts = said.clone().into_iter().flat_map(|clip| [Act::Say(clip), reply()]);
+    let acts = said
+        .clone()
+        .into_iter()
+        .flat_map(|clip| [Act::Say(clip), reply()]);
     let acts: Vec<Act> = acts.chain([Act::HangUp]).collect();
     let report = world.call(&phone(row, acts)).await;
     assert_clean(&report);
@@ -188,12 +193,20 @@ async fn interrupt(row: &Row, points_ms: &[u64]) -> CallReport {
     assert_clean(&report);
     let record = world.simulator.sessions().remove(0);
     assert_eq!(record.errors.len(), 0, "{:?}", record.errors);
-    assert_eq!(record.truncates.len(), points_ms.len(), "{:?}", record.truncates);
+    assert_eq!(
+        record.truncates.len(),
+        points_ms.len(),
+        "{:?}",
+        record.truncates
+    );
     if can(row).clear == Clear::Command {
         assert_eq!(report.clears.len(), points_ms.len(), "{report}");
         for (clear, cut) in report.clears.iter().zip(&record.truncates) {
             let off = (clear.played_ms - cut.audio_end_ms as f64).abs();
-            assert!(cut.accepted && off <= BOUND_MS, "{off} ms off: {cut:?} {clear}");
+            assert!(
+                cut.accepted && off <= BOUND_MS,
+                "{off} ms off: {cut:?} {clear}"
+            );
         }
     }
     world.assert_quiet().await;
@@ -248,9 +261,18 @@ async fn caller_hang_up(row: &Row) {
         heard: ms(1_000),
         timeout: Duration::from_secs(20),
     };
-    let report = world.call(&phone(row, [Act::Say(speech::hours()), barge_in, Act::HangUp])).await;
+    let report = world
+        .call(&phone(
+            row,
+            [Act::Say(speech::hours()), barge_in, Act::HangUp],
+        ))
+        .await;
     assert_clean(&report);
-    assert_eq!(report.close.as_ref().map(|close| close.by), Some(Side::Caller), "{report}");
+    assert_eq!(
+        report.close.as_ref().map(|close| close.by),
+        Some(Side::Caller),
+        "{report}"
+    );
     assert_eq!(world.ended(1).await.end_reason, EndReason::CallerHangup);
     world.assert_quiet().await;
 }
@@ -262,7 +284,9 @@ async fn bot_hang_up(row: &Row) {
         turns = [{ say = "Good-bye then.", length = "3s", calls = [{ name = "hang_up" }] }]
     "#;
     let world = world(row, "", simulator).await;
-    let report = world.call(&phone(row, [Act::Say(speech::hours()), until_end(30)])).await;
+    let report = world
+        .call(&phone(row, [Act::Say(speech::hours()), until_end(30)]))
+        .await;
     assert_clean(&report);
     // All of it; the last message is filled up with silence.
     let longest = 3_000.0 + 20.0 * can(row).chunk_frames as f64;
@@ -270,7 +294,11 @@ async fn bot_hang_up(row: &Row) {
     assert!((3_000.0..=longest).contains(&heard), "{heard} ms: {report}");
     let close = report.close.as_ref().expect("a close");
     match can(row).peer_closes {
-        None => assert_eq!((close.by, close.code), (Side::Gateway, Some(1000)), "{report}"),
+        None => assert_eq!(
+            (close.by, close.code),
+            (Side::Gateway, Some(1000)),
+            "{report}"
+        ),
         Some(_) => assert_eq!(close.by, Side::Caller, "{report}"),
     }
     assert_eq!(world.ended(1).await.end_reason, EndReason::AssistantHangup);
@@ -291,14 +319,19 @@ async fn keepalive(row: &Row) {
 async fn bad_auth(row: &Row) {
     let world = world(row, "", "").await;
     let acts = [Act::Say(speech::hours()), reply(), Act::HangUp];
-    for (n, phone) in [(row.bad)(bare(row, acts.clone())), bare(row, acts.clone())].iter().enumerate() {
+    for (n, phone) in [(row.bad)(bare(row, acts.clone())), bare(row, acts.clone())]
+        .iter()
+        .enumerate()
+    {
         let report = phone.call(world.connect()).await;
         let status = report.refusal.as_ref().map(|refusal| refusal.status);
         assert_eq!(status, Some(401), "{report}");
         let denied = "trunkline_auth_denied_total{";
         let route = format!("route=\"{}\"}} ", row.dialect.name());
         let metrics = world.metrics();
-        let counted = metrics.lines().filter(|it| it.starts_with(denied) && it.contains(&route));
+        let counted = metrics
+            .lines()
+            .filter(|it| it.starts_with(denied) && it.contains(&route));
         let counted: f64 = counted
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum();
@@ -312,12 +345,23 @@ async fn bad_auth(row: &Row) {
 
 async fn garbage(row: &Row) {
     let world = world(row, "", "").await;
-    let other = phone(row, [Act::Say(speech::hours()), Act::Silence(Duration::from_secs(3)), reply(), Act::HangUp]);
-    let spoilt = phone(row, [
-        Act::Say(speech::hours()),
-        Act::SendText("{\"what is this".to_owned()),
-        until_end(20),
-    ]);
+    let other = phone(
+        row,
+        [
+            Act::Say(speech::hours()),
+            Act::Silence(Duration::from_secs(3)),
+            reply(),
+            Act::HangUp,
+        ],
+    );
+    let spoilt = phone(
+        row,
+        [
+            Act::Say(speech::hours()),
+            Act::SendText("{\"what is this".to_owned()),
+            until_end(20),
+        ],
+    );
     let (other, spoilt) = tokio::join!(other.call(world.connect()), spoilt.call(world.connect()));
     assert_clean(&other);
     assert_eq!(spoilt.violations.len(), 0, "{spoilt}");
@@ -325,7 +369,9 @@ async fn garbage(row: &Row) {
     let ended = [world.ended(1).await, world.ended(2).await].map(|summary| summary.end_reason);
     assert_eq!(ended, [EndReason::CallerProtocol, EndReason::CallerHangup]);
     let metrics = world.metrics();
-    let named = metrics.lines().any(|line| line.contains("malformed_json") && line.ends_with(" 1"));
+    let named = metrics
+        .lines()
+        .any(|line| line.contains("malformed_json") && line.ends_with(" 1"));
     assert!(named, "{metrics}");
     world.assert_quiet().await;
 }
@@ -391,8 +437,16 @@ async fn ten_minutes(row: &Row) {
     let world = world(row, "greeting = 'Say hello.'", "").await;
     let mut acts = vec![reply()];
     for n in 0..N {
-        let clip = if n % 2 == 0 { speech::hours() } else { speech::wait() };
-        acts.extend([Act::Say(clip), reply(), Act::Silence(Duration::from_secs(20))]);
+        let clip = if n % 2 == 0 {
+            speech::hours()
+        } else {
+            speech::wait()
+        };
+        acts.extend([
+            Act::Say(clip),
+            reply(),
+            Act::Silence(Duration::from_secs(20)),
+        ]);
     }
     acts.push(Act::HangUp);
     let report = world.call(&phone(row, acts).keeps_audio(false)).await;

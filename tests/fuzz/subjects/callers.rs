@@ -35,41 +35,41 @@ fn converse(dialect: &str, bytes: &[u8]) {
         let mut next = Some(dialect.decode(message, &mut audio));
         let mut is_held = false;
         while let Some(event) = next {
-        match event {
-            Ok(CallerEvent::Started(info)) => {
-                assert!(!started && !stopped, "started twice, or after the end");
-                assert!(
-                    info.parameters.len() <= line.len(),
-                    "parameters from nowhere"
-                );
-                started = true;
-            }
-            Ok(CallerEvent::Audio) => {
-                assert!(started && !stopped, "audio of no call");
-                // What was held before is not of this line.
-                assert!(!audio.is_empty() && (is_held || audio.len() <= line.len()));
-            }
-            Ok(
-                CallerEvent::Dtmf(_)
-                | CallerEvent::MarkReached(_)
-                | CallerEvent::Paused
-                | CallerEvent::Resumed
-                | CallerEvent::Flow(_),
-            ) => {
-                assert!(started && !stopped, "an event of no call");
-            }
-            Ok(CallerEvent::Stopped) => {
-                assert!(!stopped, "stopped twice");
-                stopped = true;
-            }
-            Ok(CallerEvent::Nothing) => {}
-            Err(error) => {
-                assert!(!error.to_string().is_empty() && !error.name().is_empty());
-                if error.ends_call() {
-                    return;
+            match event {
+                Ok(CallerEvent::Started(info)) => {
+                    assert!(!started && !stopped, "started twice, or after the end");
+                    assert!(
+                        info.parameters.len() <= line.len(),
+                        "parameters from nowhere"
+                    );
+                    started = true;
+                }
+                Ok(CallerEvent::Audio) => {
+                    assert!(started && !stopped, "audio of no call");
+                    // What was held before is not of this line.
+                    assert!(!audio.is_empty() && (is_held || audio.len() <= line.len()));
+                }
+                Ok(
+                    CallerEvent::Dtmf(_)
+                    | CallerEvent::MarkReached(_)
+                    | CallerEvent::Paused
+                    | CallerEvent::Resumed
+                    | CallerEvent::Flow(_),
+                ) => {
+                    assert!(started && !stopped, "an event of no call");
+                }
+                Ok(CallerEvent::Stopped) => {
+                    assert!(!stopped, "stopped twice");
+                    stopped = true;
+                }
+                Ok(CallerEvent::Nothing) => {}
+                Err(error) => {
+                    assert!(!error.to_string().is_empty() && !error.name().is_empty());
+                    if error.ends_call() {
+                        return;
+                    }
                 }
             }
-        }
             is_held = true;
             next = dialect.more(&mut audio).map(Ok);
         }
