@@ -79,6 +79,14 @@ impl Identity {
             ..Self::default()
         }
     }
+
+    /// The same, but what it showed is good for one call only; it is remembered until `expires`, in Unix seconds.
+    pub(super) fn good_once(self, id: OneTimeId, expires: u64) -> Self {
+        Self {
+            one_time: Some((id, expires)),
+            ..self
+        }
+    }
 }
 
 /// Why a caller is not let in. For metrics and logs; the caller is told only that it is not.

@@ -8,6 +8,7 @@ mod certificate;
 mod clock;
 mod config;
 mod ephemeral;
+mod http_signature;
 mod issuer;
 mod issuer_config;
 mod json;
@@ -19,6 +20,7 @@ mod keys;
 mod one_time;
 mod provider;
 mod provider_acs;
+mod provider_genesys;
 mod ticket;
 mod twilio_signature;
 
@@ -37,5 +39,6 @@ pub use provider::{
     Mistake, ProviderScheme, ProvidersConfig, SignedRequest, TwilioAccountConfig, TwilioAccounts,
 };
 pub use provider_acs::{AcsAccountConfig, AcsConfig};
+pub use provider_genesys::{GenesysAccountConfig, GenesysConfig};
 pub use ticket::OneTimeId;
 pub use twilio_signature::Signed;

@@ -19,6 +19,7 @@ use super::Identity;
 use super::authenticator::Denied;
 use super::issuer::Issuer;
 use super::provider_acs::{AcsAccounts, AcsConfig};
+use super::provider_genesys::{GenesysAccounts, GenesysConfig};
 use super::twilio_signature::{self, Signed};
 
 /// A request as its provider may have signed it.
@@ -41,6 +42,8 @@ pub enum ProviderScheme {
     Twilio(TwilioAccounts),
     /// A token of Call Automation for a resource.
     Acs(AcsAccounts),
+    /// An API key, and a signature over the request.
+    Genesys(GenesysAccounts),
 }
 
 /// The `[providers]` table: the accounts of all providers but Twilio, which has a table of its own.
@@ -49,6 +52,8 @@ pub enum ProviderScheme {
 pub struct ProvidersConfig {
     /// Azure Communication Services.
     pub acs: AcsConfig,
+    /// Genesys Cloud.
+    pub genesys: GenesysConfig,
 }
 
 /// Something in the `[providers]` table that cannot work.
@@ -100,6 +105,10 @@ impl ProvidersConfig {
                 AcsAccounts::new(&self.acs, tenants).map(ProviderScheme::Acs),
             );
         }
+        if !self.genesys.accounts.is_empty() {
+            let built = GenesysAccounts::new(&self.genesys, tenants);
+            add("genesys", built.map(ProviderScheme::Genesys));
+        }
         if mistakes.is_empty() {
             Ok(schemes)
         } else {
@@ -109,7 +118,9 @@ impl ProvidersConfig {
 
     /// The tenants that have an account.
     pub fn tenants(&self) -> impl Iterator<Item = &String> {
-        self.acs.accounts.iter().map(|account| &account.tenant)
+        let acs = self.acs.accounts.iter().map(|account| &account.tenant);
+        let genesys = self.genesys.accounts.iter();
+        acs.chain(genesys.map(|account| &account.tenant))
     }
 }
 
@@ -123,6 +134,7 @@ impl ProviderScheme {
         match self {
             Self::Twilio(_) => "twilio",
             Self::Acs(_) => "acs",
+            Self::Genesys(_) => "genesys",
         }
     }
 
@@ -142,13 +154,14 @@ impl ProviderScheme {
                 Err(BadSignature) => Err(Denied::BadSignature),
             },
             Self::Acs(accounts) => accounts.caller(request, now).await,
+            Self::Genesys(accounts) => accounts.caller(request, now),
         }
     }
 
     /// Whose keys have to be kept fresh for it.
     pub(super) fn issuer(&self) -> Option<&Arc<Issuer>> {
         match self {
-            Self::Twilio(_) => None,
+            Self::Twilio(_) | Self::Genesys(_) => None,
             Self::Acs(accounts) => Some(accounts.issuer()),
         }
     }

@@ -31,6 +31,7 @@ mod acs;
 mod audio;
 mod capability;
 mod error;
+mod genesys;
 #[cfg(test)]
 mod golden;
 pub mod json;
@@ -53,6 +54,7 @@ pub use acs::Acs;
 pub use audio::Audio;
 pub use capability::{Capabilities, Clear, CredentialIn, Lead, Marks};
 pub use error::DialectError;
+pub use genesys::Genesys;
 pub use mint::{MintRequest, MintRoute};
 pub use realtime::{Carrier, Credential, CredentialKind, FrontDoor, RealtimeRequest};
 pub use refusal::{ErrorStyle, Refusal};
@@ -270,6 +272,8 @@ dialects! {
     Audio(Audio),
     /// Azure Communication Services, Call Automation's bidirectional audio streaming.
     Acs(Acs),
+    /// Genesys Cloud's Audio Connector.
+    Genesys(Genesys),
 }
 
 impl Dialect {

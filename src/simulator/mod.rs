@@ -26,6 +26,7 @@ mod phone_call;
 mod phone_codec;
 pub mod phone_dial;
 pub mod phone_dialect;
+mod phone_genesys;
 mod phone_playout;
 mod phone_realtime;
 mod phone_script;

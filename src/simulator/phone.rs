@@ -316,7 +316,7 @@ impl SoftPhone {
         let mut request = self.uri.clone().into_client_request().map_err(address)?;
         let headers = request.headers_mut();
         match &self.api_key {
-            Some(key) if self.dialect != Dialect::Realtime => {
+            Some(key) if !wire.shows_key() => {
                 let bearer = HeaderValue::from_str(&format!("Bearer {}", key.reveal()));
                 let invalid = |_| PhoneError::Header(AUTHORIZATION.to_string());
                 headers.insert(AUTHORIZATION, bearer.map_err(invalid)?);

@@ -472,8 +472,8 @@ impl PhoneCall {
         if doings.hang_up {
             return self.hang_up(now);
         }
-        for message in self.wire.due(now - self.opened) {
-            self.send(message);
+        for heard in self.wire.due(now - self.opened) {
+            self.handle_heard(now, heard);
         }
         if let Some(message) = self.wire.audio(&frame) {
             self.send(message);

@@ -14,6 +14,7 @@ use super::config::Shape;
 use super::phone_acs::AcsWire;
 use super::phone_audio::AudioWire;
 use super::phone_codec::CodecError;
+use super::phone_genesys::GenesysWire;
 use super::phone_realtime::RealtimeWire;
 use super::phone_twilio::TwilioWire;
 use crate::media::AudioFormat;
@@ -39,6 +40,11 @@ pub(crate) trait FarEnd: fmt::Debug + Send {
     /// Headers of the upgrade request that the dialect itself needs.
     fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         Vec::new()
+    }
+
+    /// Whether the headers show the API key; else it is a bearer token.
+    fn shows_key(&self) -> bool {
+        false
     }
 
     /// What the provider sends as soon as the socket is open.
@@ -74,7 +80,7 @@ pub(crate) trait FarEnd: fmt::Debug + Send {
     }
 
     /// What is due by the clock, as keepalives. Asked every 20 ms; `since` is the time since the socket was open.
-    fn due(&mut self, since: Duration) -> Vec<Message> {
+    fn due(&mut self, since: Duration) -> Vec<Heard> {
         let _ = since;
         Vec::new()
     }
@@ -153,6 +159,8 @@ phones! {
     Realtime = "realtime", |it| Ok(Box::new(RealtimeWire::new(&it.uri, it.shape, it.api_key, it.instructions)));
     /// Azure Communication Services, as Call Automation speaks it.
     Acs = "acs", |it| Ok(Box::new(AcsWire::new(it.seed, it.format)));
+    /// Genesys Cloud, as its Audio Connector speaks.
+    Genesys = "genesys", |it| Ok(Box::new(GenesysWire::new(it)));
 }
 
 impl Dialect {

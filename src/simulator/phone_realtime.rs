@@ -125,6 +125,10 @@ impl FarEnd for RealtimeWire {
         AudioFormat::MODEL_PCM
     }
 
+    fn shows_key(&self) -> bool {
+        true
+    }
+
     fn as_realtime(&mut self) -> Option<&mut RealtimeWire> {
         Some(self)
     }

@@ -46,6 +46,19 @@ pub(crate) fn twilio(phone: SoftPhone, token: &str) -> SoftPhone {
         .expect("base64")
 }
 
+// Genesys: telephony reference 8.2. The phone signs by itself.
+
+pub(crate) const GENESYS_KEY: &str = "SGVsbG8sIEkgYW0gdGhlIEFQSSBrZXkh";
+
+pub(crate) const GENESYS_SECRET: &str = "TXlTdXBlclNlY3JldEtleVRlbGxOby0xITJAMyM0JDU=";
+
+pub(crate) fn genesys_accounts() -> String {
+    format!(
+        "[[providers.genesys.accounts]]\ntenant = 'acme'\napi_key = '{GENESYS_KEY}'\n\
+         client_secret = '{GENESYS_SECRET}'\n"
+    )
+}
+
 // Azure Communication Services: telephony reference 7.1.
 
 static RSA: LazyLock<RsaKeyPair> = LazyLock::new(|| {

@@ -57,4 +57,12 @@ pub(crate) const ROWS: &[Row] = &[
         bad: |phone| phone.api_key(proofs::acs_token("resource-2", 300)),
         limits: &[NO_KEEPALIVE, NO_MARKS],
     },
+    Row {
+        dialect: Dialect::Genesys,
+        accounts: proofs::genesys_accounts,
+        fetches_keys: false,
+        good: |phone| phone.api_key(proofs::GENESYS_KEY).client_secret(proofs::GENESYS_SECRET),
+        bad: |phone| phone.api_key(proofs::GENESYS_KEY).client_secret("YW5vdGhlciBzZWNyZXQ="),
+        limits: &[NO_MARKS],
+    },
 ];

@@ -18,6 +18,10 @@ pub(crate) fn acs(bytes: &[u8]) {
     converse("acs", bytes);
 }
 
+pub(crate) fn genesys(bytes: &[u8]) {
+    converse("genesys", bytes);
+}
+
 /// The call starts once, before everything else; audio has bytes, never more than the message; nothing comes after
 /// an error that ends the call or after the caller's end.
 fn converse(dialect: &str, bytes: &[u8]) {
