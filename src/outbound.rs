@@ -9,6 +9,7 @@
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,13 +21,15 @@ use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::client::legacy::connect::{self, Connected, HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::RootCertStore;
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
 use tower_service::Service;
 
-use crate::transport::system_roots;
+use crate::transport::{Transport, system_roots};
 
 /// How long a TCP connection may take, over all addresses of a name.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -94,7 +97,7 @@ pub struct Outbound {
     public: HttpClient,
 }
 
-type HttpClient = Client<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>;
+type HttpClient = Client<HttpsConnector<Connector>, Full<Bytes>>;
 
 impl fmt::Debug for Outbound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,34 +120,32 @@ impl Outbound {
     }
 
     /// A client that trusts these certificate authorities only.
-    ///
-    /// # Panics
-    ///
-    /// Never: ring supports the default protocol versions.
     #[must_use]
     pub fn with_roots(roots: RootCertStore) -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring supports TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let tls = tls(roots);
         let client = |addresses| {
             let mut tcp = HttpConnector::new_with_resolver(Resolver { addresses });
             tcp.enforce_http(false);
             tcp.set_nodelay(true);
             tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-            let connector = HttpsConnectorBuilder::new()
-                .with_tls_config(tls.clone())
-                .https_or_http()
-                .enable_http1()
-                .wrap_connector(tcp);
-            Client::builder(TokioExecutor::new()).build(connector)
+            over(Connector::Tcp(tcp), &tls)
         };
         Self {
             any: client(Addresses::Any),
             loopback: client(Addresses::Loopback),
             public: client(Addresses::Public),
+        }
+    }
+
+    /// A client whose every connection is a pipe that comes out of `accept`, whatever the URL's host, so that time can
+    /// be simulated. Pipes have no addresses: what [`Reach`] says of resolved ones is not checked.
+    #[must_use]
+    pub fn with_memory(accept: mpsc::Sender<DuplexStream>) -> Self {
+        let client = over(Connector::Memory(accept), &tls(RootCertStore::empty()));
+        Self {
+            any: client.clone(),
+            loopback: client.clone(),
+            public: client,
         }
     }
 
@@ -187,6 +188,105 @@ impl Outbound {
             .body(Bytes::new())
             .map_err(|_| OutboundError::Url)?;
         self.send(request, reach, limits).await
+    }
+}
+
+fn tls(roots: RootCertStore) -> rustls::ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring supports TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+fn over(connector: Connector, tls: &rustls::ClientConfig) -> HttpClient {
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls.clone())
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(connector);
+    Client::builder(TokioExecutor::new()).build(connector)
+}
+
+/// Where connections come from.
+#[derive(Clone, Debug)]
+enum Connector {
+    Tcp(HttpConnector<Resolver>),
+    /// The far end of each is sent there.
+    Memory(mpsc::Sender<DuplexStream>),
+}
+
+/// Bytes that a pipe holds each way.
+const PIPE: usize = 64 * 1024;
+
+impl Service<Uri> for Connector {
+    type Response = Connection;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Connection, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        match self {
+            Self::Tcp(tcp) => tcp.poll_ready(cx).map_err(Into::into),
+            Self::Memory(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn call(&mut self, url: Uri) -> Self::Future {
+        match self {
+            Self::Tcp(tcp) => {
+                let connecting = tcp.call(url);
+                Box::pin(async move {
+                    let tcp = connecting.await?.into_inner();
+                    Ok(Connection(TokioIo::new(Transport::Tcp(tcp))))
+                })
+            }
+            Self::Memory(accept) => {
+                let accept = accept.clone();
+                Box::pin(async move {
+                    let (ours, theirs) = tokio::io::duplex(PIPE);
+                    accept.send(theirs).await?;
+                    Ok(Connection(TokioIo::new(Transport::Memory(ours))))
+                })
+            }
+        }
+    }
+}
+
+/// A [`Transport`] as the HTTP client wants it.
+struct Connection(TokioIo<Transport>);
+
+impl hyper::rt::Read for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl hyper::rt::Write for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+impl connect::Connection for Connection {
+    fn connected(&self) -> Connected {
+        Connected::new()
     }
 }
 

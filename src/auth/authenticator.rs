@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use crate::outbound::Outbound;
@@ -20,6 +20,7 @@ use super::jwt::{self, Token};
 use super::keys::{KeyRing, NoKey};
 use super::one_time::{InProcess, OneTimeIds, UseError};
 use super::provider::{ProviderScheme, SignedRequest};
+use super::shared_keys::{KeySealer, KeyStore, SharedKeys};
 use super::ticket::{self, BadTicket, OneTimeId, Ticket, TicketSigner};
 
 /// The tenant of all callers where authentication is off.
@@ -146,6 +147,9 @@ pub enum Denied {
     /// The issuer's keys were never fetched.
     #[error("signing keys unavailable")]
     KeysUnavailable,
+    /// Whether another replica has made that ephemeral key, nobody can say.
+    #[error("the store of ephemeral keys does not answer")]
+    StoreUnavailable,
     /// Two tickets, or credentials of two tenants.
     #[error("credentials that contradict each other")]
     Contradictory,
@@ -177,6 +181,7 @@ impl Denied {
             Self::NoTenant => "no_tenant",
             Self::UnknownSigningKey => "unknown_signing_key",
             Self::KeysUnavailable => "keys_unavailable",
+            Self::StoreUnavailable => "store_unavailable",
             Self::Contradictory => "contradictory",
             Self::UnknownCertificate => "unknown_certificate",
         }
@@ -207,6 +212,9 @@ pub enum MintError {
     /// The tenant or all together have as many as they may.
     #[error("too many ephemeral keys")]
     TooMany,
+    /// The other replicas cannot be told of it.
+    #[error("the store of ephemeral keys does not answer")]
+    NoStore,
     /// The system has none.
     #[error("no randomness")]
     NoRandomness,
@@ -220,6 +228,8 @@ pub struct Authenticator {
     certificates: Certificates,
     signer: Option<TicketSigner>,
     ephemeral: Arc<EphemeralKeys>,
+    sealer: Option<KeySealer>,
+    shared: Option<SharedKeys>,
     used: Arc<dyn OneTimeIds>,
     providers: Vec<ProviderScheme>,
     clock: Clock,
@@ -250,6 +260,8 @@ impl Authenticator {
             certificates: Certificates::new(&config.certificates),
             signer,
             ephemeral: Arc::new(EphemeralKeys::new(config.ephemeral_keys)),
+            sealer: config.key_sealer()?,
+            shared: None,
             used: Arc::new(InProcess::default()),
             providers,
             clock: Clock::start(),
@@ -259,6 +271,19 @@ impl Authenticator {
     /// Has used tickets remembered elsewhere than in this process.
     pub fn remember_tickets(&mut self, used: Arc<dyn OneTimeIds>) {
         self.used = used;
+    }
+
+    /// Has ephemeral keys known to all that use the same store and the same signing secret. Without such a secret
+    /// nothing changes.
+    pub fn share_ephemeral_keys(&mut self, store: Arc<dyn KeyStore>) {
+        let sealer = self.sealer.clone();
+        self.shared = sealer.map(|sealer| SharedKeys::new(sealer, store));
+    }
+
+    /// Whether other replicas know the ephemeral keys that are made here.
+    #[must_use]
+    pub fn shares_ephemeral_keys(&self) -> bool {
+        self.shared.is_some()
     }
 
     /// Keeps the issuers' signing keys fresh while it is polled, until `stop`. From the call on, callers wait for keys
@@ -354,17 +379,29 @@ impl Authenticator {
     ///
     /// # Errors
     ///
-    /// If there are too many.
-    pub fn make_ephemeral_key(
+    /// If there are too many, or other replicas are to know it and cannot be told.
+    pub async fn make_ephemeral_key(
         &self,
         tenant: &str,
         session: EphemeralSession,
         life: Duration,
     ) -> Result<EphemeralKey, MintError> {
         let (random, now) = (random()?, self.clock.now());
-        self.ephemeral
-            .mint(tenant, session, life.as_secs(), random, now)
-            .ok_or(MintError::TooMany)
+        let (shared, life) = (&self.shared, life.as_secs());
+        let told = shared.as_ref().map(|shared| (shared, session.clone()));
+        let key = self
+            .ephemeral
+            .mint(tenant, session, life, random, now)
+            .ok_or(MintError::TooMany)?;
+        if let Some((shared, session)) = told {
+            let value = key.value.expose_secret();
+            let kept = shared.keep(value, tenant, &session, key.expires_at, life);
+            if kept.await.is_err() {
+                self.ephemeral.forget(value);
+                return Err(MintError::NoStore);
+            }
+        }
+        Ok(key)
     }
 
     fn takes_tokens(&self) -> bool {
@@ -402,7 +439,7 @@ impl Authenticator {
         match shown.secret {
             Some(text) if text.starts_with(ticket::PREFIX) => {}
             Some(text) if text.starts_with(ephemeral::PREFIX) => {
-                agree(&mut found, self.by_ephemeral_key(text, purpose, now)?)?;
+                agree(&mut found, self.by_ephemeral_key(text, purpose, now).await?)?;
             }
             Some(text) if self.takes_tokens() && jwt::is_token(text) => {
                 agree(&mut found, self.by_token(text).await?)?;
@@ -482,13 +519,20 @@ impl Authenticator {
     }
 
     /// The model is not looked at: another one than the key's is no question of who somebody is.
-    fn by_ephemeral_key(
+    async fn by_ephemeral_key(
         &self,
         text: &str,
         purpose: Purpose<'_>,
         now: Now,
     ) -> Result<Identity, Denied> {
-        let (tenant, session) = self.ephemeral.find(text, now).map_err(Denied::from)?;
+        let found = match (self.ephemeral.find(text, now), &self.shared) {
+            (Err(NoKey::Unknown), Some(shared)) => {
+                let found = shared.find(text, now).await;
+                found.map_err(|_| Denied::StoreUnavailable)?
+            }
+            (found, _) => found,
+        };
+        let (tenant, session) = found.map_err(Denied::from)?;
         match purpose {
             Purpose::Call {
                 dialect: "realtime",

@@ -1,6 +1,11 @@
 //! Tests of `authenticator.rs`, in a file of their own for their length.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
 use http::HeaderMap;
 use secrecy::ExposeSecret;
 
@@ -9,6 +14,7 @@ use crate::realtime::Shape;
 use super::*;
 use crate::auth::keys::hash_key;
 use crate::auth::provider::TwilioAccounts;
+use crate::auth::shared_keys::NoStore;
 use crate::auth::twilio_signature::Signed;
 
 /// Of `wss://example.com/media` by the token `12345` (telephony reference 1.2).
@@ -61,7 +67,8 @@ fn ephemeral_key(auth: &Authenticator, tenant: &str) -> String {
         settings: "{}".to_owned(),
     };
     let life = Duration::from_secs(60);
-    let made = auth.make_ephemeral_key(tenant, session, life).unwrap();
+    let made = auth.make_ephemeral_key(tenant, session, life);
+    let made = made.now_or_never().expect("nothing to wait for").unwrap();
     made.value.expose_secret().to_owned()
 }
 
@@ -212,6 +219,94 @@ fn an_ephemeral_key_opens_sessions_only() {
         tenant(&auth, secret("ek_k1"), REALTIME),
         Err(Denied::UnknownKey)
     );
+}
+
+/// A store of keys that can be out of reach.
+#[derive(Debug, Default)]
+struct Shelf {
+    texts: Mutex<BTreeMap<String, String>>,
+    is_out: AtomicBool,
+}
+
+impl KeyStore for Shelf {
+    fn keep(
+        &self,
+        name: String,
+        sealed: String,
+        life: Duration,
+    ) -> BoxFuture<'_, Result<(), NoStore>> {
+        assert_eq!(life, Duration::from_secs(60));
+        if self.is_out.load(Ordering::Relaxed) {
+            return Box::pin(ready(Err(NoStore)));
+        }
+        self.texts.lock().unwrap().insert(name, sealed);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn find(&self, name: String) -> BoxFuture<'_, Result<Option<String>, NoStore>> {
+        if self.is_out.load(Ordering::Relaxed) {
+            return Box::pin(ready(Err(NoStore)));
+        }
+        Box::pin(ready(Ok(self.texts.lock().unwrap().get(&name).cloned())))
+    }
+}
+
+#[test]
+fn an_ephemeral_key_is_good_at_all_that_share_store_and_secret() {
+    let shelf = Arc::new(Shelf::default());
+    let sharing = |mut auth: Authenticator| {
+        auth.share_ephemeral_keys(Arc::clone(&shelf) as _);
+        auth
+    };
+    let [here, there] = [(); 2].map(|()| sharing(authenticator("keys", false)));
+    let alone = authenticator("keys", false);
+    let unsigned = format!("[[keys]]\ntenant = 'acme'\nsha256 = '{}'", hash_key("k1"));
+    let build = |text: &str| {
+        let config = toml::from_str(text).unwrap();
+        sharing(Authenticator::new(&config, Vec::new(), &BTreeSet::new()).unwrap())
+    };
+    let other_secret = "[signing]\nsecret = 'another secret of at least 32 bytes'\n";
+    let stranger = build(&format!("{other_secret}{unsigned}"));
+    let unsigned = build(&unsigned);
+    assert!(here.shares_ephemeral_keys() && !unsigned.shares_ephemeral_keys());
+
+    let key = ephemeral_key(&here, "acme");
+    let identity = decide(&there, secret(&key), REALTIME, there.clock.now()).unwrap();
+    let own = decide(&here, secret(&key), REALTIME, here.clock.now()).unwrap();
+    assert_eq!(identity, own);
+    assert_eq!(identity.tenant, "acme");
+    let at = |auth: &Authenticator, key: &str| tenant(auth, secret(key), REALTIME);
+    for other in [&alone, &stranger, &unsigned] {
+        assert_eq!(at(other, &key), Err(Denied::UnknownKey));
+    }
+    assert_eq!(
+        tenant(&there, secret(&key), AUDIO),
+        Err(Denied::Misplaced),
+        "as where it was made"
+    );
+    let changed = format!(
+        "{}{}",
+        &key[..45],
+        if key.ends_with('A') { 'B' } else { 'A' }
+    );
+    assert_eq!(at(&there, &changed), Err(Denied::UnknownKey));
+    let now = there.clock.now();
+    let later = Now {
+        wall: now.wall + 60,
+        floor: now.floor + 60,
+    };
+    let expired = decide(&there, secret(&key), REALTIME, later);
+    assert_eq!(expired, Err(Denied::Expired));
+
+    shelf.is_out.store(true, Ordering::Relaxed);
+    assert_eq!(at(&here, &key), Ok("acme".to_owned()));
+    assert_eq!(at(&there, &key), Err(Denied::StoreUnavailable));
+    // What is no key at all is known without the store.
+    assert_eq!(at(&there, "ek_k1"), Err(Denied::UnknownKey));
+    let session = own.session.unwrap();
+    let made = here.make_ephemeral_key("acme", (*session).clone(), Duration::from_secs(60));
+    let made = made.now_or_never().expect("nothing to wait for");
+    assert!(matches!(made, Err(MintError::NoStore)), "{made:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::certificate::CertificateConfig;
 use super::ephemeral::EphemeralConfig;
 use super::issuer_config::IssuerConfig;
 use super::keys::KeyConfig;
+use super::shared_keys::KeySealer;
 use super::ticket::TicketSigner;
 
 /// As long as the output of what it is used with (RFC 2104 section 3), if it is random.
@@ -36,7 +37,7 @@ pub struct AuthConfig {
     /// Client certificates that are as good as a key.
     #[serde(default)]
     pub certificates: Vec<CertificateConfig>,
-    /// By what tickets are signed; without it there are none.
+    /// By what tickets are signed, without which there are none, and shared ephemeral keys sealed.
     #[serde(default)]
     pub signing: Option<SigningConfig>,
     /// How tickets are.
@@ -59,7 +60,7 @@ pub enum AuthMode {
 }
 
 /// The `[auth.signing]` table: a secret of at least 32 bytes. All processes that share it accept each other's
-/// tickets.
+/// tickets, and with a common Redis each other's ephemeral keys.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SigningConfig {
@@ -164,6 +165,15 @@ impl AuthConfig {
         let (secret, previous) = signing.read().map_err(AuthError::Signing)?;
         let signer = TicketSigner::new(&secret, previous.as_ref(), max_life.as_secs());
         Ok(Some(signer))
+    }
+
+    /// What seals ephemeral keys for other replicas, if there is a secret for it.
+    pub(super) fn key_sealer(&self) -> Result<Option<KeySealer>, AuthError> {
+        let Some(signing) = &self.signing else {
+            return Ok(None);
+        };
+        let (secret, previous) = signing.read().map_err(AuthError::Signing)?;
+        Ok(Some(KeySealer::new(&secret, previous.as_ref())))
     }
 }
 

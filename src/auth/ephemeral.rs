@@ -1,7 +1,8 @@
 //! Ephemeral keys: short-lived keys of the gateway for clients that must not see a real one.
 //!
-//! They are kept as hashes, in this process alone; a key works until it expires, any number of times, and the
-//! sessions that it opened outlive it (protocol reference 1.7).
+//! The process that made them keeps them as hashes; a key works until it expires, any number of times, and the
+//! sessions that it opened outlive it (protocol reference 1.7). How other replicas come to know them is in
+//! [`shared_keys`](super::shared_keys).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -78,7 +79,7 @@ pub struct EphemeralKey {
     pub expires_at: u64,
 }
 
-/// All ephemeral keys of the process.
+/// All ephemeral keys that the process made.
 pub(super) struct EphemeralKeys {
     config: EphemeralConfig,
     keys: Mutex<HashMap<Hash, Known>>,
@@ -140,6 +141,12 @@ impl EphemeralKeys {
         };
         keys.insert(sha256(value.expose_secret()), known);
         Some(EphemeralKey { value, expires_at })
+    }
+
+    /// Has no such key been made.
+    pub(super) fn forget(&self, key: &str) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.remove(&sha256(key));
     }
 
     /// Whose key this is and what it opens; an expired one may be forgotten already. What the search takes tells

@@ -129,7 +129,12 @@ impl Statement {
     }
 
     /// What was signed, of this request. Nothing if a component is missing or there twice.
-    pub(super) fn base(&self, target: &str, authority: &str, headers: &HeaderMap) -> Option<String> {
+    pub(super) fn base(
+        &self,
+        target: &str,
+        authority: &str,
+        headers: &HeaderMap,
+    ) -> Option<String> {
         let mut base = String::new();
         for component in &self.components {
             let value = match component.as_str() {
@@ -186,9 +191,18 @@ mod tests {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("host", "audiohook.example.com"),
-            ("audiohook-organization-id", "d7934305-0972-4844-938e-9060eef73d05"),
-            ("audiohook-session-id", "30b0e395-84d3-4570-ac13-9a62d8f514c0"),
-            ("audiohook-correlation-id", "e160e428-53e2-487c-977d-96989bf5c99d"),
+            (
+                "audiohook-organization-id",
+                "d7934305-0972-4844-938e-9060eef73d05",
+            ),
+            (
+                "audiohook-session-id",
+                "30b0e395-84d3-4570-ac13-9a62d8f514c0",
+            ),
+            (
+                "audiohook-correlation-id",
+                "e160e428-53e2-487c-977d-96989bf5c99d",
+            ),
             ("x-api-key", "SGVsbG8sIEkgYW0gdGhlIEFQSSBrZXkh"),
         ] {
             headers.insert(name, value.parse().unwrap());
@@ -198,7 +212,9 @@ mod tests {
 
     #[test]
     fn the_vectors_of_the_reference() {
-        let key = STANDARD.decode("TXlTdXBlclNlY3JldEtleVRlbGxOby0xITJAMyM0JDU=").unwrap();
+        let key = STANDARD
+            .decode("TXlTdXBlclNlY3JldEtleVRlbGxOby0xITJAMyM0JDU=")
+            .unwrap();
         let check = |input: &str, signature: &str| {
             let statement = Statement::parse(input).expect("well formed");
             let (target, authority) = ("/api/v1/voicebiometrics/ws", "audiohook.example.com");
@@ -219,7 +235,11 @@ mod tests {
     #[test]
     fn what_is_not_signed_in_time_is_not_good() {
         let check = |now: u64, expected| {
-            assert_eq!(Statement::parse(INPUT).unwrap().check(now), expected, "{now}");
+            assert_eq!(
+                Statement::parse(INPUT).unwrap().check(now),
+                expected,
+                "{now}"
+            );
         };
         check(1_641_013_197, Ok(()));
         check(1_641_013_196, Err(Denied::NotYetValid));
@@ -234,7 +254,11 @@ mod tests {
             ("created", "creation"),
         ] {
             let changed = Statement::parse(&INPUT.replace(from, to)).unwrap();
-            assert_eq!(changed.check(1_641_013_205), Err(Denied::BadSignature), "{from}");
+            assert_eq!(
+                changed.check(1_641_013_205),
+                Err(Denied::BadSignature),
+                "{from}"
+            );
         }
         let short = INPUT.replace("VGhpc0lzQVVuaXF1ZU5vbmNl", "short");
         assert_eq!(Statement::parse(&short).unwrap().nonce(), None);

@@ -21,6 +21,7 @@ mod one_time;
 mod provider;
 mod provider_acs;
 mod provider_genesys;
+mod shared_keys;
 mod ticket;
 mod twilio_signature;
 
@@ -40,5 +41,6 @@ pub use provider::{
 };
 pub use provider_acs::{AcsAccountConfig, AcsConfig};
 pub use provider_genesys::{GenesysAccountConfig, GenesysConfig};
+pub use shared_keys::{KeyStore, NoStore};
 pub use ticket::OneTimeId;
 pub use twilio_signature::Signed;

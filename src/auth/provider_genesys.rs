@@ -88,12 +88,19 @@ impl GenesysAccounts {
                 env: account.client_secret_env.as_deref(),
                 file: account.client_secret_file.as_deref(),
             };
-            let api_key = key.read().and_then(|read| read.ok_or_else(|| key.missing()));
+            let api_key = key
+                .read()
+                .and_then(|read| read.ok_or_else(|| key.missing()));
             let api_key = api_key.map_err(|error| mistake(&error.field, &error.problem))?;
-            let secret = secret.read().map_err(|error| mistake(&error.field, &error.problem))?;
-            let secret = secret.map(|secret| STANDARD.decode(secret.expose_secret())).transpose();
+            let secret = secret
+                .read()
+                .map_err(|error| mistake(&error.field, &error.problem))?;
+            let secret = secret
+                .map(|secret| STANDARD.decode(secret.expose_secret()))
+                .transpose();
             let secret = secret.map_err(|_| mistake("client_secret", "is no base64"))?;
-            let is_same = |other: &Account| other.api_key.expose_secret() == api_key.expose_secret();
+            let is_same =
+                |other: &Account| other.api_key.expose_secret() == api_key.expose_secret();
             if accounts.iter().any(is_same) {
                 return Err(mistake("api_key", "this key stands twice"));
             }
@@ -149,7 +156,9 @@ impl GenesysAccounts {
             return Err(Denied::BadSignature);
         }
         let nonce = statement.nonce().ok_or(Denied::BadSignature)?;
-        let host = header(HOST.as_str())?.unwrap_or_default().to_ascii_lowercase();
+        let host = header(HOST.as_str())?
+            .unwrap_or_default()
+            .to_ascii_lowercase();
         let authority = host.strip_suffix(":443").unwrap_or(&host);
         let base = statement.base(request.target, authority, request.headers);
         let signature = statement.signature(signature);
@@ -160,7 +169,11 @@ impl GenesysAccounts {
             return Err(Denied::BadSignature);
         }
         // Of the key's holder and nobody else's: nonces of two integrations do not meet.
-        let hash = Sha256::new().chain_update(key).chain_update([0]).chain_update(nonce).finalize();
+        let hash = Sha256::new()
+            .chain_update(key)
+            .chain_update([0])
+            .chain_update(nonce)
+            .finalize();
         let mut id = [0; 16];
         id.copy_from_slice(&hash[..16]);
         // The same end each time that it is shown, by which it is found again.

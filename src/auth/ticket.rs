@@ -75,8 +75,8 @@ impl TicketSigner {
         max_life: u64,
     ) -> Self {
         Self {
-            current: derive(secret),
-            previous: previous.map(derive),
+            current: derive(secret, PURPOSE),
+            previous: previous.map(|secret| derive(secret, PURPOSE)),
             max_life,
         }
     }
@@ -134,9 +134,9 @@ impl fmt::Debug for TicketSigner {
     }
 }
 
-/// The key for this purpose: HMAC as the extracting half of HKDF (RFC 5869 section 2.2), the purpose as its salt.
-fn derive(secret: &SecretString) -> Hmac<Sha256> {
-    let mut extract = keyed(PURPOSE);
+/// The key for that purpose: HMAC as the extracting half of HKDF (RFC 5869 section 2.2), the purpose as its salt.
+pub(super) fn derive(secret: &SecretString, purpose: &[u8]) -> Hmac<Sha256> {
+    let mut extract = keyed(purpose);
     extract.update(secret.expose_secret().as_bytes());
     keyed(&extract.finalize().into_bytes())
 }

@@ -26,7 +26,7 @@ use crate::quota::{CallLease, Notice};
 use crate::realtime::MaxOutputTokens;
 use crate::telemetry::{CallMetrics, Direction, FrameDrop};
 use crate::transport::Metered;
-use crate::upstream::{Decoder, DialError, Place, Session, SessionContext, SessionFormats, encode};
+use crate::upstream::{Decoder, Place, Session, SessionContext, SessionFormats, encode};
 
 use super::agent::Agent;
 use super::idle::Idle;
@@ -36,7 +36,7 @@ use super::media_path::MediaPath;
 use super::notice;
 use super::opening::SessionSource;
 use super::registry::{CallPermit, Calls};
-use super::replace::Sessions;
+use super::replace::{Came, Sessions};
 use super::summary::{CallSummary, Ledger};
 use super::tool::{ToolCall, ToolResult, ToolRunner};
 
@@ -131,7 +131,7 @@ impl ConductedCall {
             end_now: Box::pin(cancelled(calls.end_now())),
             began: now,
         };
-        task.note_cap(&leg.session_created, now);
+        task.note_cap(leg.ends_at, now);
         let summary = task.run().await;
         calls.remember(summary);
         drop(permit);
@@ -195,7 +195,7 @@ pub(super) struct Conduct {
 enum Wake {
     Heard(Heard),
     Tool(ToolResult),
-    Session(Box<Result<Session, DialError>>),
+    Session(Box<Came>),
     Timer,
     Notice(Notice),
     EndNow,
@@ -217,7 +217,7 @@ impl Conduct {
             match wake {
                 Wake::Heard(heard) => self.heard(heard, now),
                 Wake::Tool(result) => self.tool_result(result, now),
-                Wake::Session(opened) => self.session_opened(*opened, now),
+                Wake::Session(came) => self.session_came(*came, now),
                 Wake::Timer => self.timeout(now),
                 Wake::Notice(told) => self.input(notice::input(told), Current::Other, now),
                 Wake::EndNow => self.input(Input::End(EndReason::Drained), Current::Other, now),
@@ -243,8 +243,8 @@ impl Conduct {
         if self.timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Wake::Timer);
         }
-        if let Poll::Ready(opened) = self.sessions.poll(cx) {
-            return Poll::Ready(Wake::Session(Box::new(opened)));
+        if let Poll::Ready(came) = self.sessions.poll(cx) {
+            return Poll::Ready(Wake::Session(Box::new(came)));
         }
         while let Poll::Ready(Some(finished)) = self.running_tools.poll_join_next(cx) {
             if let Ok(result) = finished {
@@ -515,7 +515,7 @@ impl Conduct {
             }
         };
         let event = decoded.event();
-        self.ledger.model_event(&event);
+        self.ledger.model_event(&decoded);
         if let ModelEvent::ResponseDone {
             status: ResponseStatus::Completed,
             ..

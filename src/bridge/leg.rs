@@ -49,10 +49,15 @@ pub(super) enum SendError {
     Gone,
 }
 
+/// A peer that was last heard so long before anybody listened may be gone.
+const DOUBTFUL: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(super) struct Leg {
     socket: WebSocketStream<Metered>,
     keep_alive: Duration,
+    /// Since when the peer is listened to. It may have been silent for long, and perfectly well.
+    since: Instant,
     unflushed: bool,
     blocked_since: Option<Instant>,
     /// When the peer had last been heard as it was pinged.
@@ -66,6 +71,7 @@ impl Leg {
         Self {
             socket,
             keep_alive: KEEP_ALIVE,
+            since: Instant::now(),
             unflushed: false,
             blocked_since: None,
             pinged_after: None,
@@ -73,12 +79,11 @@ impl Leg {
         }
     }
 
-    /// The same, but a silent peer is pinged after so long, and gone after twice as long.
-    pub(super) fn with_keep_alive(socket: WebSocketStream<Metered>, keep_alive: Duration) -> Self {
-        Self {
-            keep_alive,
-            ..Self::new(socket)
-        }
+    /// From now on a silent peer is pinged after so long, and gone after twice as long.
+    pub(super) fn keep_alive_after(&mut self, keep_alive: Duration) {
+        self.keep_alive = keep_alive;
+        self.since = Instant::now();
+        self.pinged_after = None;
     }
 
     /// The next message, pings and pongs left out: the library answers them.
@@ -136,30 +141,39 @@ impl Leg {
 
     /// Pings a peer that has been silent. False if it has been silent for too long to be there.
     pub(super) fn keep_alive(&mut self, now: Instant) -> bool {
-        let heard_at = self.heard_at();
-        let silent = now.saturating_duration_since(heard_at);
-        if silent >= self.keep_alive && !self.is_pinged() {
-            self.pinged_after = Some(heard_at);
-            // One that is gone says so when it is read.
-            let _ = self.send(Message::Ping(Bytes::new()));
+        if now < self.keep_alive_at() {
+            return true;
         }
-        silent < 2 * self.keep_alive
+        if self.is_pinged() {
+            return false;
+        }
+        self.pinged_after = Some(self.socket.get_ref().heard_at());
+        // One that is gone says so when it is read.
+        let _ = self.send(Message::Ping(Bytes::new()));
+        true
     }
 
-    /// When [`Leg::keep_alive`] wants to be called next.
+    /// When [`Leg::keep_alive`] wants to be called next. A peer that was silent for a while before it was listened to is
+    /// pinged at once: it may have gone meanwhile.
     pub(super) fn keep_alive_at(&self) -> Instant {
-        let pings = if self.is_pinged() { 2 } else { 1 };
-        self.heard_at() + pings * self.keep_alive
+        let heard_at = self.socket.get_ref().heard_at();
+        let is_doubtful = heard_at + DOUBTFUL < self.since;
+        match (self.is_pinged(), is_doubtful) {
+            (false, true) => self.since,
+            (true, false) => heard_at + 2 * self.keep_alive,
+            (false, false) | (true, true) => heard_at.max(self.since) + self.keep_alive,
+        }
     }
 
-    /// When any byte came in: a message on a slow line takes its time, and is a sign of life all the same.
+    /// When any byte came in: a message on a slow line takes its time, and is a sign of life all the same. Not before
+    /// anybody listened.
     pub(super) fn heard_at(&self) -> Instant {
-        self.socket.get_ref().heard_at()
+        self.socket.get_ref().heard_at().max(self.since)
     }
 
     /// Whether it was pinged and has not been heard since.
     fn is_pinged(&self) -> bool {
-        self.pinged_after == Some(self.heard_at())
+        self.pinged_after == Some(self.socket.get_ref().heard_at())
     }
 
     /// When the message that is coming in must be complete.

@@ -161,9 +161,11 @@ impl Legs {
     /// Legs that are read whenever something comes: a caller that is slow does not delay the news that
     /// it speaks.
     pub(super) fn free(caller: WebSocketStream<Metered>, model: WebSocketStream<Metered>) -> Self {
+        let mut model = Leg::new(model);
+        model.keep_alive_after(MODEL_KEEP_ALIVE);
         Self {
             caller: Leg::new(caller),
-            model: ModelSide(Some(Leg::with_keep_alive(model, MODEL_KEEP_ALIVE))),
+            model: ModelSide(Some(model)),
             gated: false,
             hold_caller: false,
             n_read: 0,
@@ -186,16 +188,14 @@ impl Legs {
     }
 
     /// Puts another session's leg in the place of the one there was, which is returned.
-    pub(super) fn replace_model(&mut self, model: WebSocketStream<Metered>) -> Option<Leg> {
+    pub(super) fn replace_model(&mut self, mut model: Leg) -> Option<Leg> {
         self.to_model = None;
-        let keep_alive = if self.gated {
+        model.keep_alive_after(if self.gated {
             KEEP_ALIVE
         } else {
             MODEL_KEEP_ALIVE
-        };
-        self.model
-            .0
-            .replace(Leg::with_keep_alive(model, keep_alive))
+        });
+        self.model.0.replace(model)
     }
 
     /// Reads, and writes once nothing is left to read: what came in together goes out together. Legs that

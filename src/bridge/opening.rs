@@ -19,7 +19,7 @@ pub struct SessionSource {
     pub pool: Arc<Pool>,
     /// Whose call it is.
     pub tenant: String,
-    /// Where it comes from.
+    /// Who calls, as far as that is known: what stands for the number, or the address that it comes from.
     pub caller: String,
 }
 

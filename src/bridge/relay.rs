@@ -25,7 +25,7 @@ use crate::realtime::{
 };
 use crate::telemetry::{CallMetrics, Direction};
 use crate::transport::Metered;
-use crate::upstream::{Decoder, Place, Session, Trouble};
+use crate::upstream::{Decoded, Decoder, Place, Session, Trouble};
 
 use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress, loss_of};
@@ -96,7 +96,9 @@ impl RelayedCall {
             if policy.is_some() {
                 mirror = mirror.holding_voice();
             }
-            Carry::new(self.sessions, transcribes, mirror, &session, now)
+            let mut carry = Carry::new(self.sessions, transcribes, mirror, &session, now);
+            carry.began(leg.ends_at, now);
+            carry
         });
         let ledger = Ledger::new(
             self.metrics,
@@ -445,7 +447,7 @@ impl Relay {
                         return self.model_lost(loss, end.into(), now);
                     }
                 };
-                self.measure(&decoded.event(), now);
+                self.measure(&decoded, now);
                 let event = Some(decoded.server_event());
                 match shown {
                     Shown::Unchanged => self.show(text, event),
@@ -510,8 +512,9 @@ impl Relay {
         }
     }
 
-    fn measure(&mut self, event: &ModelEvent<'_>, now: Instant) {
-        self.ledger.model_event(event);
+    fn measure(&mut self, decoded: &Decoded<'_>, now: Instant) {
+        let event = &decoded.event();
+        self.ledger.model_event(decoded);
         self.report(event);
         match event {
             ModelEvent::SpeechStarted { .. } => {
@@ -548,7 +551,7 @@ impl Relay {
             _ => return,
         };
         self.place.report(match code.contains("rate_limit") {
-            true => Trouble::RateLimited(None),
+            true => Trouble::RateLimited(self.ledger.retry_after),
             false => Trouble::ServerError,
         });
     }

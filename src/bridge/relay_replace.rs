@@ -3,16 +3,14 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::call::{EndReason, Loss};
-use crate::realtime::{
-    Mirror, Seam, ServerEvent, Session as SessionObject, Shape, Shown, error_event,
-};
+use crate::realtime::{Mirror, Seam, ServerEvent, Shape, Shown, error_event};
 use crate::upstream::{Decoder, DialError, Place, Session, SessionRequest, Trouble};
 
 use super::leg::Leg;
@@ -75,8 +73,6 @@ pub(super) struct Carry {
     closing: JoinSet<()>,
     /// When the next one is to be opened, and when it takes over at the latest.
     rotate: Option<(Instant, Instant)>,
-    /// The only clock that a cap is told in.
-    began: (Instant, SystemTime),
     heard_at: Instant,
     due_since: Option<Instant>,
 }
@@ -102,7 +98,6 @@ impl Carry {
             up_since: now,
             closing: JoinSet::new(),
             rotate: None,
-            began: (now, SystemTime::now()),
             heard_at: now,
             due_since: None,
         }
@@ -165,15 +160,13 @@ impl Carry {
         Some(self.due_since?.max(self.heard_at) + STALL)
     }
 
-    /// A session began; it says when it will end.
-    pub(super) fn began(&mut self, session: &SessionObject<'_>, now: Instant) {
-        self.rotate = session.expires_at.and_then(|expires_at| {
-            let (began, wall) = self.began;
-            let wall = (wall + now.duration_since(began)).duration_since(SystemTime::UNIX_EPOCH);
-            let life = Duration::from_secs(expires_at).checked_sub(wall.ok()?)?;
+    /// A session began that will end then.
+    pub(super) fn began(&mut self, ends_at: Option<Instant>, now: Instant) {
+        self.rotate = ends_at.map(|ends_at| {
+            let life = ends_at.saturating_duration_since(now);
             let ahead = ROTATE_AHEAD.min(life / 2);
             let latest = ROTATE_LATEST.min(life / 4);
-            Some((now + life - ahead, now + life - latest))
+            (ends_at - ahead, ends_at - latest)
         });
     }
 
@@ -269,7 +262,7 @@ async fn set(
 }
 
 /// What the deployment is told to have done; an old session's cap is no trouble.
-fn trouble(loss: Loss) -> Option<Trouble> {
+fn trouble(loss: Loss, retry_after: Option<Duration>) -> Option<Trouble> {
     match loss {
         Loss::Closed => Some(Trouble::Closed),
         Loss::Gone => Some(Trouble::Gone),
@@ -277,7 +270,7 @@ fn trouble(loss: Loss) -> Option<Trouble> {
         Loss::Stalled => Some(Trouble::Stalled),
         Loss::Unauthorized => Some(Trouble::Unauthorized),
         Loss::ServerError => Some(Trouble::ServerError),
-        Loss::RateLimited => Some(Trouble::RateLimited(None)),
+        Loss::RateLimited => Some(Trouble::RateLimited(retry_after)),
         Loss::Expired => None,
     }
 }
@@ -305,7 +298,7 @@ impl Relay {
         if now.duration_since(carry.up_since) >= HELD {
             carry.succeeded();
         }
-        if let Some(trouble) = trouble(loss) {
+        if let Some(trouble) = trouble(loss, self.ledger.retry_after) {
             self.place.report(trouble);
             if !carry.avoid.contains(&deployment) {
                 carry.avoid.push(deployment);
@@ -427,7 +420,7 @@ impl Relay {
         let metrics = self.ledger.metrics.at(deployment);
         metrics.session_replaced(cause, "replaced");
         self.ledger.moved(metrics, deployment, session_id);
-        let old_leg = self.legs.replace_model(leg.socket);
+        let old_leg = self.legs.replace_model(Leg::new(leg.socket));
         let old_place = std::mem::replace(&mut self.place, place);
         carry.leave(old_leg, Some(old_place));
         let update = carry.mirror.update(shape);
@@ -438,6 +431,7 @@ impl Relay {
             .begin(shape, &mut replay, u32::from(update.is_some()));
         carry.due_since = None;
         carry.up_since = now;
+        carry.began(leg.ends_at, now);
         self.model_shape = shape;
         self.decoder = Decoder::new();
         self.passes = self.caller_shape == shape && !self.is_first_preview;
@@ -548,9 +542,6 @@ impl Relay {
                 Some("invalid_api_key") => return Err(Loss::Unauthorized),
                 _ => {}
             }
-        }
-        if let ServerEvent::SessionCreated(session) = event {
-            carry.began(session, now);
         }
         carry.heard(event, text, now);
         self.ledger

@@ -3,21 +3,21 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::call::{EndReason, Input, Loss, ModelEvent, Span};
+use crate::call::{EndReason, Input, Loss, Span};
 use crate::media::{MediaError, Replay};
 use crate::realtime::{append_bytes_into, create_user_audio};
 use crate::upstream::{
-    Decoded, Decoder, DialError, Place, Session, SessionFormats, SessionRequest, Trouble,
+    Decoder, DialError, Place, Session, SessionFormats, SessionRequest, Trouble,
 };
 
 use super::conduct::{Conduct, Current};
-use super::leg::{Leg, SendError};
+use super::leg::{Leg, LegEvent, SendError};
 use super::media_path::session_format;
 use super::opening::SessionSource;
 
@@ -27,6 +27,23 @@ const REPLAY_STEP: Duration = Duration::from_secs(1);
 
 type Opening = Pin<Box<dyn Future<Output = Result<Session, DialError>> + Send>>;
 
+/// A session that waits until the call wants it. It is read meanwhile, so that its end is noticed and its pings answered.
+struct Next {
+    leg: Leg,
+    place: Place,
+    configured: Option<SessionFormats>,
+    session_id: String,
+    ends_at: Option<Instant>,
+}
+
+/// What became of a session that was asked for.
+pub(super) enum Came {
+    /// It stands, or none does.
+    Opened(Result<Session, DialError>),
+    /// It stood, and ended before it was used.
+    Lost,
+}
+
 /// Where the call's sessions come from and go to.
 pub(super) struct Sessions {
     source: SessionSource,
@@ -35,15 +52,13 @@ pub(super) struct Sessions {
     /// Dropped with the call: nobody would want what it yields.
     opening: Option<Opening>,
     /// Opened, and not used yet.
-    next: Option<Session>,
+    next: Option<Next>,
     /// Deployments that failed since the last good response.
     avoid: Vec<String>,
     /// Old sessions being taken leave of. Their place is held until then.
     closing: JoinSet<()>,
     /// Caller audio, in case the session fails.
     pub(super) kept: Replay,
-    /// The time of day when the call began: the only clock that a session's cap is told in.
-    began: (Instant, SystemTime),
 }
 
 impl Sessions {
@@ -56,19 +71,28 @@ impl Sessions {
             avoid: Vec::new(),
             closing: JoinSet::new(),
             kept: Replay::default(),
-            began: (Instant::now(), SystemTime::now()),
         }
     }
 
-    /// The session that was being opened stands, or none does. Cancel safe.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Session, DialError>> {
+    /// Cancel safe.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Came> {
         while let Poll::Ready(Some(_)) = self.closing.poll_join_next(cx) {}
+        if let Some(next) = &mut self.next {
+            // It was asked for nothing, so that it has nothing to say.
+            while let Poll::Ready(event) = next.leg.poll_event(cx) {
+                if !matches!(event, LegEvent::Text(_) | LegEvent::Binary(_)) {
+                    self.next = None;
+                    return Poll::Ready(Came::Lost);
+                }
+            }
+            let _ = next.leg.poll_flush(cx);
+        }
         let Some(opening) = &mut self.opening else {
             return Poll::Pending;
         };
         let opened = std::task::ready!(opening.as_mut().poll(cx));
         self.opening = None;
-        Poll::Ready(opened)
+        Poll::Ready(Came::Opened(opened))
     }
 
     fn open(&mut self) {
@@ -99,29 +123,14 @@ impl Sessions {
     pub(super) async fn close(mut self) {
         self.opening = None;
         if let Some(next) = self.next.take() {
-            let leg = Leg::new(next.leg.socket);
-            self.leave(Some(leg), Some(next.place));
+            self.leave(Some(next.leg), Some(next.place));
         }
         while self.closing.join_next().await.is_some() {}
-    }
-
-    /// How long the vendor will let a session live that began with this event.
-    fn life(&self, session_created: &str) -> Option<Duration> {
-        let mut decoder = Decoder::new();
-        let decoded = decoder.decode(session_created).ok()?;
-        let ModelEvent::SessionCreated { expires_at, .. } = Decoded::event(&decoded) else {
-            return None;
-        };
-        // Zero means that no session exists yet.
-        let expires_at = expires_at.filter(|at| *at > 0)?;
-        let (began, wall) = self.began;
-        let now = (wall + began.elapsed()).duration_since(SystemTime::UNIX_EPOCH);
-        Duration::from_secs(expires_at).checked_sub(now.ok()?)
     }
 }
 
 /// What the deployment is told to have done; an old session's cap is no trouble.
-fn trouble(loss: Loss) -> Option<Trouble> {
+fn trouble(loss: Loss, retry_after: Option<Duration>) -> Option<Trouble> {
     match loss {
         Loss::Closed => Some(Trouble::Closed),
         Loss::Gone => Some(Trouble::Gone),
@@ -129,7 +138,7 @@ fn trouble(loss: Loss) -> Option<Trouble> {
         Loss::Stalled => Some(Trouble::Stalled),
         Loss::Unauthorized => Some(Trouble::Unauthorized),
         Loss::ServerError => Some(Trouble::ServerError),
-        Loss::RateLimited => Some(Trouble::RateLimited(None)),
+        Loss::RateLimited => Some(Trouble::RateLimited(retry_after)),
         Loss::Expired => None,
     }
 }
@@ -140,9 +149,9 @@ impl Conduct {
     }
 
     /// Tells the core when the session ends by itself.
-    pub(super) fn note_cap(&mut self, session_created: &str, now: Instant) {
-        if let Some(life) = self.sessions.life(session_created) {
-            let expires = Input::SessionExpires(life);
+    pub(super) fn note_cap(&mut self, ends_at: Option<Instant>, now: Instant) {
+        if let Some(ends_at) = ends_at {
+            let expires = Input::SessionExpires(ends_at.saturating_duration_since(now));
             self.core.handle_input(expires, now.into_std());
         }
     }
@@ -155,7 +164,7 @@ impl Conduct {
             cause = loss.name(),
             "the session is lost, the call goes on"
         );
-        if let Some(trouble) = trouble(loss) {
+        if let Some(trouble) = trouble(loss, self.ledger.retry_after) {
             self.place.report(trouble);
         }
         if !self.sessions.avoid.contains(&deployment) {
@@ -170,16 +179,23 @@ impl Conduct {
         self.sessions.open();
     }
 
-    pub(super) fn session_opened(&mut self, opened: Result<Session, DialError>, now: Instant) {
-        let input = match opened {
-            Ok(session) => {
+    pub(super) fn session_came(&mut self, came: Came, now: Instant) {
+        let input = match came {
+            Came::Opened(Ok(session)) => {
                 let configured = self
                     .formats_at(&session.place)
                     .is_some_and(|formats| session.configured == Some(formats));
-                self.sessions.next = Some(session);
+                self.sessions.next = Some(Next {
+                    session_id: super::session_id(&session.leg.session_created),
+                    ends_at: session.leg.ends_at,
+                    leg: Leg::new(session.leg.socket),
+                    place: session.place,
+                    configured: session.configured,
+                });
                 Input::SessionOpened { configured }
             }
-            Err(error) => {
+            Came::Lost => Input::SpareLost,
+            Came::Opened(Err(error)) => {
                 tracing::warn!(%error, "no deployment gave another session");
                 Input::NoSession
             }
@@ -199,16 +215,16 @@ impl Conduct {
 
     /// From now on the session that was opened is the call's.
     pub(super) fn use_session(&mut self, now: Instant) {
-        let Some(Session {
+        let Some(next) = self.sessions.next.take() else {
+            return;
+        };
+        let Next {
             leg,
             place,
             configured,
-        }) = self.sessions.next.take()
-        else {
-            return;
-        };
-        let created = leg.session_created;
-        let session_id = super::session_id(&created);
+            session_id,
+            ends_at,
+        } = next;
         let from = self.place.deployment().name().to_owned();
         let deployment = place.deployment().name();
         tracing::info!(
@@ -219,7 +235,7 @@ impl Conduct {
         );
         let metrics = self.ledger.metrics.at(deployment);
         self.ledger.moved(metrics, deployment, session_id);
-        let old_leg = self.legs.replace_model(leg.socket);
+        let old_leg = self.legs.replace_model(leg);
         let old_place = std::mem::replace(&mut self.place, place);
         self.sessions.leave(old_leg, Some(old_place));
         self.decoder = Decoder::new();
@@ -233,7 +249,7 @@ impl Conduct {
             tracing::error!(%error, "the caller's codec is there no more");
             self.ended = Some(EndReason::Internal.into());
         }
-        self.note_cap(&created, now);
+        self.note_cap(ends_at, now);
     }
 
     /// Sends caller audio again, faster than it was spoken.

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::call::{EndReason, Loss, ModelEvent, Observation, RateLimit, TurnLatency, Usage};
 use crate::quota::CallLease;
 use crate::telemetry::{CallMetrics, Direction, FrameDrop};
+use crate::upstream::Decoded;
 
 /// One ended call.
 #[derive(Clone, Debug)]
@@ -77,6 +78,8 @@ pub(super) struct Ledger {
     pub(super) metrics: Arc<CallMetrics>,
     /// Counts what the call uses; given back when the books are closed.
     pub(super) lease: CallLease,
+    /// What the last event of the deployment said of how long it wants to be left alone.
+    pub(super) retry_after: Option<Duration>,
     summary: CallSummary,
     closed: bool,
 }
@@ -108,6 +111,7 @@ impl Ledger {
         Self {
             metrics,
             lease,
+            retry_after: None,
             summary: CallSummary {
                 call_id,
                 dialect,
@@ -211,9 +215,10 @@ impl Ledger {
     }
 
     /// Counts what an event of the deployment says about tokens, limits and errors.
-    pub(super) fn model_event(&mut self, event: &ModelEvent<'_>) {
+    pub(super) fn model_event(&mut self, decoded: &Decoded<'_>) {
         let now = Instant::now().into_std();
-        match event {
+        self.retry_after = decoded.retry_after();
+        match &decoded.event() {
             ModelEvent::ResponseCreated { .. } => {
                 self.lease.began(&self.summary.deployment, now);
             }
@@ -255,7 +260,8 @@ impl Ledger {
 
     fn out_of_quota(&self, error_code: Option<&str>, now: std::time::Instant) {
         if error_code == Some("rate_limit_exceeded") {
-            self.lease.refused(&self.summary.deployment, None, now);
+            let deployment = &self.summary.deployment;
+            self.lease.refused(deployment, self.retry_after, now);
         }
     }
 

@@ -192,6 +192,13 @@ impl Call {
         }
     }
 
+    /// The session that was opened ahead of a rotation ended by itself.
+    pub(super) fn spare_lost(&mut self, now: Instant) {
+        if self.sessions.spare.take().is_some() {
+            self.deadlines.set(Timer::Rotate, now + ROTATE_AGAIN);
+        }
+    }
+
     /// The session that was opened takes over, and is told all that it has to know.
     pub(super) fn use_spare(&mut self, now: Instant) {
         let Some(configured) = self.sessions.spare else {

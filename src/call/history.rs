@@ -371,11 +371,10 @@ impl History {
         }
     }
 
-    /// Whether that call waits for its result.
-    pub(super) fn awaits(&self, id: &str) -> bool {
-        self.entries.iter().any(
-            |entry| matches!(entry, Entry::Call { call_id, output: None, .. } if call_id == id),
-        )
+    /// Whether that call is known, with its result or without.
+    pub(super) fn has_call(&self, id: &str) -> bool {
+        let is_it = |entry: &Entry| matches!(entry, Entry::Call { call_id, .. } if call_id == id);
+        self.entries.iter().any(is_it)
     }
 
     /// How many things were forgotten to make room, since it was last asked.
@@ -544,7 +543,7 @@ mod tests {
             &format!("user {UNKNOWN}"),
         ];
         assert_eq!(told, expected);
-        assert!(history.awaits("c2") && !history.awaits("c1"));
+        assert!(history.has_call("c2") && history.has_call("c1") && !history.has_call("c3"));
     }
 
     #[test]

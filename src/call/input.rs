@@ -42,6 +42,8 @@ pub enum Input<'a> {
     },
     /// No deployment gives one now.
     NoSession,
+    /// The one that stood ended before it was used.
+    SpareLost,
     /// Reply audio, accepted by [`Output::QueueReply`], now waits in the playout queue.
     ReplyQueued {
         /// Its item.

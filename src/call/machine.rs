@@ -190,6 +190,7 @@ impl Call {
             Input::SessionExpires(within) => self.session_expires(within, now),
             Input::SessionOpened { configured } => self.session_opened(configured, now),
             Input::NoSession => self.no_session(now),
+            Input::SpareLost => self.spare_lost(now),
             Input::ReplyQueued {
                 item_id,
                 content_index,
@@ -578,7 +579,7 @@ impl Call {
             self.hang_up_call = true;
             return;
         }
-        if self.history.awaits(call_id) {
+        if self.history.has_call(call_id) {
             // Said twice; it runs once.
             return;
         }

@@ -651,6 +651,21 @@ fn at_its_cap_a_session_is_left_whoever_speaks() {
         36000 opened         => rotated; use; configure; replay 0..10020
         ",
     );
+    // The one that was there already ended before it was wanted.
+    check_talking(
+        policy(),
+        "
+        0     expires 40000     =>
+        10    speech            =>
+        20000 timer             => open
+        20100 opened configured =>
+        21000 unopened          =>
+        26000 timer             => open
+        26100 opened configured =>
+        29000 audio 20          =>
+        35000 timer             => rotated; use; replay 0..5920
+        ",
+    );
     // Its end came first, and the other one was there already.
     check_talking(
         policy(),

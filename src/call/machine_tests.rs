@@ -155,6 +155,7 @@ impl Scene {
                 },
             ),
             "none" => input(self, Input::NoSession),
+            "unopened" => input(self, Input::SpareLost),
             "alive" => input(self, Input::ModelAlive),
             "expires" => input(self, Input::SessionExpires(ms(number(word(1))))),
             "audio" => input(self, Input::CallerAudio(ms(number(word(1))))),
@@ -969,6 +970,7 @@ fn a_wanted_response_waits_for_the_active_one() {
         100 created r1   =>
         200 call c1 look => run c1 look
         300 tool c1      => output c1
+        310 call c1 look =>
         400 done r1      => create
         410 created r2   =>
         500 done r2      =>

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, AdminToken};
 use crate::bridge::ToolRunner;
 use crate::config::Config;
-use crate::listener::{Gateway, Routes, StoredIds};
+use crate::listener::{Gateway, Routes, StoredIds, StoredKeys};
 use crate::outbound::Outbound;
 use crate::quota::{Quota, open_store};
 use crate::telemetry::Metrics;
@@ -54,6 +54,8 @@ impl Process {
         if redis.is_some() {
             let used = StoredIds::new(Arc::clone(&store));
             routes.auth.remember_tickets(Arc::new(used));
+            let keys = StoredKeys::new(Arc::clone(&store));
+            routes.auth.share_ephemeral_keys(Arc::new(keys));
         }
         let keys = &routes.auth;
         tasks.spawn(keys.keep_keys_fresh(outbound, Arc::clone(&metrics), stop.clone()));

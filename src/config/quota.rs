@@ -44,7 +44,9 @@ impl Config {
         }
         for (name, deployment) in &self.deployments {
             let path = ["deployments", name, "quota"];
-            mistakes.add_all(&path, deployment.quota.mistakes());
+            if let Some(quota) = &deployment.quota {
+                mistakes.add_all(&path, quota.mistakes());
+            }
         }
         for (name, agent) in &self.agents {
             if let Some(expect) = &agent.expect {
@@ -133,7 +135,7 @@ mod tests {
         let quota = crate::quota::QuotaConfig::default();
         assert_eq!(format!("{:?}", config.quota), format!("{quota:?}"));
         let east = config.deployments["east"].quota;
-        assert_eq!(east, crate::quota::DeploymentQuota::default());
+        assert_eq!(east, Some(crate::quota::DeploymentQuota::default()));
         let acme = &config.tenants["acme"].quota;
         assert_eq!(*acme, crate::quota::TenantQuota::default());
     }

@@ -73,6 +73,12 @@ impl Config {
                 "the password and all counts cross the network in plain text: use rediss://",
             );
         }
+        if self.quota.redis.is_some() && self.auth.signing.is_none() {
+            found.warn(
+                &["quota", "redis"],
+                "without [auth.signing] an ephemeral key is good only at the replica that made it",
+            );
+        }
         for (name, deployment) in &self.deployments {
             if deployment.plaintext {
                 found.warn(
@@ -453,6 +459,7 @@ model = "gpt-realtime"
             "[quota.redis]\nurl = 'redis://:hunter2@10.0.0.1'",
             &[
                 "line 7: quota.redis: the password and all counts",
+                "line 7: quota.redis: without [auth.signing] an ephemeral key",
                 "line 8: quota.redis.url: stands in the file",
             ],
         );

@@ -183,8 +183,7 @@ impl Genesys {
         let mut quoted = Vec::new();
         json::write_string(info, &mut quoted);
         let info = String::from_utf8(quoted).expect("a JSON string of a str is UTF-8");
-        let parameters =
-            format!(r#"{{"reason":"{reason}","info":{info},"outputVariables":{{}}}}"#);
+        let parameters = format!(r#"{{"reason":"{reason}","info":{info},"outputVariables":{{}}}}"#);
         self.message("disconnect", &parameters, out)
     }
 
@@ -246,7 +245,10 @@ impl Genesys {
             return Ok(CallerEvent::Nothing);
         }
         let offer = open.media.into_iter().find(|offer| is_mono_ulaw(offer));
-        self.media = offer.ok_or(DialectError::UnsupportedFormat)?.get().to_owned();
+        self.media = offer
+            .ok_or(DialectError::UnsupportedFormat)?
+            .get()
+            .to_owned();
         self.state = State::Open;
         let mut about: BTreeMap<String, String> = BTreeMap::new();
         for (name, value) in open.input_variables.unwrap_or_default() {
@@ -324,20 +326,28 @@ mod tests {
     }
 
     fn open() -> Value {
-        let media = json!([{"type": "audio", "format": "PCMU", "channels": ["external"], "rate": 8000}]);
+        let media =
+            json!([{"type": "audio", "format": "PCMU", "channels": ["external"], "rate": 8000}]);
         json!({"conversationId": "c-1", "media": media})
     }
 
     fn opened() -> Genesys {
         let mut dialect = Genesys::default();
-        let event = dialect.decode(Incoming::Text(&message("open", 1, &open())), &mut Vec::new());
+        let event = dialect.decode(
+            Incoming::Text(&message("open", 1, &open())),
+            &mut Vec::new(),
+        );
         assert!(matches!(event, Ok(CallerEvent::Started(_))), "{event:?}");
         dialect
     }
 
     fn sent(dialect: &mut Genesys, command: CallerCommand<'_>) -> Value {
         let mut out = Vec::new();
-        assert_eq!(dialect.encode(command, &mut out), Outgoing::Text, "{command:?}");
+        assert_eq!(
+            dialect.encode(command, &mut out),
+            Outgoing::Text,
+            "{command:?}"
+        );
         serde_json::from_slice(&out).unwrap()
     }
 
@@ -353,10 +363,16 @@ mod tests {
         let mut dialect = opened();
         sent(&mut dialect, CallerCommand::Started { call_id: "c" });
         for seq in [2, 3] {
-            let event = dialect.decode(Incoming::Text(&message("ping", seq, &json!({}))), &mut Vec::new());
+            let event = dialect.decode(
+                Incoming::Text(&message("ping", seq, &json!({}))),
+                &mut Vec::new(),
+            );
             assert_eq!(event, Ok(CallerEvent::Nothing));
             let pong = answer(&mut dialect);
-            assert_eq!((&pong["type"], &pong["clientseq"], &pong["seq"]), (&json!("pong"), &json!(seq), &json!(seq)));
+            assert_eq!(
+                (&pong["type"], &pong["clientseq"], &pong["seq"]),
+                (&json!("pong"), &json!(seq), &json!(seq))
+            );
         }
     }
 
@@ -365,7 +381,10 @@ mod tests {
     fn each_side_counts_without_a_gap() {
         let mut dialect = opened();
         let opened = sent(&mut dialect, CallerCommand::Started { call_id: "c" });
-        assert_eq!((&opened["seq"], &opened["clientseq"]), (&json!(1), &json!(1)));
+        assert_eq!(
+            (&opened["seq"], &opened["clientseq"]),
+            (&json!(1), &json!(1))
+        );
         assert_eq!(opened["parameters"]["media"], open()["media"]);
         let clear = sent(&mut dialect, CallerCommand::Clear);
         assert_eq!(clear["seq"], 2);
@@ -379,10 +398,20 @@ mod tests {
     #[test]
     fn the_end_takes_four_steps() {
         let mut dialect = opened();
-        let disconnect = sent(&mut dialect, CallerCommand::End { reason: "assistant_hangup" });
+        let disconnect = sent(
+            &mut dialect,
+            CallerCommand::End {
+                reason: "assistant_hangup",
+            },
+        );
         assert_eq!(disconnect["parameters"]["reason"], "completed");
         let mut out = Vec::new();
-        let again = dialect.encode(CallerCommand::End { reason: "assistant_hangup" }, &mut out);
+        let again = dialect.encode(
+            CallerCommand::End {
+                reason: "assistant_hangup",
+            },
+            &mut out,
+        );
         assert_eq!(again, Outgoing::Nothing);
         let close = message("close", 2, &json!({"reason": "disconnect"}));
         let event = dialect.decode(Incoming::Text(&close), &mut out);

@@ -48,7 +48,7 @@ impl Gateway {
         if asked.model.is_some() {
             self.routes.for_model(tenant, asked.model.as_deref())?;
         }
-        if self.is_draining() {
+        if self.is_draining() && !self.routes.auth.shares_ephemeral_keys() {
             // Another process does not know the keys of this one.
             return Err(Refusal::unavailable(std::time::Duration::from_secs(1)));
         }
@@ -69,6 +69,7 @@ impl Gateway {
             .routes
             .auth
             .make_ephemeral_key(tenant, session, asked.life)
+            .await
             .map_err(mint_refusal)?;
         self.metrics.minted(tenant, "ephemeral_key");
         tracing::info!(
@@ -89,6 +90,7 @@ pub(super) fn mint_refusal(error: MintError) -> Refusal {
         }
         MintError::Life { .. } => Refusal::bad_request("invalid_value", error.to_string()),
         MintError::TooMany => Refusal::too_many_requests(std::time::Duration::from_secs(10)),
+        MintError::NoStore => Refusal::unavailable(std::time::Duration::from_secs(5)),
         MintError::NoRandomness => Refusal::new(500, "internal_error", "No key could be made."),
     }
 }

@@ -10,6 +10,7 @@ mod config;
 mod door;
 mod echo;
 mod limits;
+mod load;
 mod mint;
 mod one_time;
 mod phone;
@@ -20,6 +21,7 @@ mod rate;
 mod routes;
 mod sample;
 mod sdk;
+mod shared_keys;
 mod shed;
 mod socket;
 mod sources;
@@ -45,6 +47,7 @@ use crate::upstream::{DialError, Dialer, Pool, StandbyLine, keep_standby};
 
 use answer::{Answer, last, name, refuse, refuse_upgrade, text};
 use door::{Connection, Door, Peer, TooFast, Unheard};
+use load::QuotaLoad;
 use shed::Shedder;
 
 pub(crate) use answer::secure;
@@ -55,6 +58,7 @@ pub use echo::echo_connection;
 pub use limits::LimitsConfig;
 pub use one_time::StoredIds;
 pub use routes::Routes;
+pub use shared_keys::StoredKeys;
 pub use shed::{Overload, ShedConfig, Signals};
 pub use tls::{ClientAuth, Tls, TlsConfig, TlsError};
 
@@ -98,7 +102,7 @@ impl Gateway {
         Self::with_quota(config, routes, quota, dialer, tools, metrics)
     }
 
-    /// A gateway that shares its quota with others.
+    /// A gateway that shares its quota with others. Its dialler goes by that quota.
     #[must_use]
     pub fn with_quota(
         config: ListenerConfig,
@@ -108,6 +112,7 @@ impl Gateway {
         tools: ToolRunner,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
+        let dialer = dialer.with_load(Arc::new(QuotaLoad(quota.clone())));
         Arc::new(Self {
             quota,
             calls: Calls::new(config.max_calls),
@@ -135,13 +140,13 @@ impl Gateway {
         &self.calls
     }
 
-    /// Sessions of that pool, for one call.
-    fn sessions(&self, pool: Arc<Pool>, identity: &Identity, peer: &Peer) -> SessionSource {
+    /// Sessions of that pool, for one call of that caller.
+    fn sessions(&self, pool: Arc<Pool>, identity: &Identity, caller: String) -> SessionSource {
         SessionSource {
             dialer: Arc::clone(&self.dialer),
             pool,
             tenant: identity.tenant.clone(),
-            caller: peer.source(),
+            caller,
         }
     }
 
@@ -459,6 +464,7 @@ impl Gateway {
                     code: "signing_keys_unavailable",
                     ..Refusal::unavailable(jittered())
                 },
+                Denied::StoreUnavailable => Refusal::unavailable(jittered()),
                 _ => Refusal::unauthorized(),
             }
         })?;

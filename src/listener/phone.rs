@@ -118,7 +118,10 @@ impl Gateway {
         let admission = self.admit_announced(&identity, &agent.name, ticket, &pool);
         let (permit, lease) = admission.await?;
         self.use_up(name, &identity).await?;
-        let sessions = self.sessions(Arc::clone(&pool), &identity, peer);
+        // A provider's addresses say nothing of who calls.
+        let caller = lease.caller_key().map(str::to_owned);
+        let caller = caller.unwrap_or_else(|| peer.source());
+        let sessions = self.sessions(Arc::clone(&pool), &identity, caller);
         let request = SessionRequest {
             agent: Some(agent.name.clone()),
             ..SessionRequest::default()
@@ -126,7 +129,6 @@ impl Gateway {
         let session = sessions.open(&request).await;
         let session = session.map_err(|error| {
             tracing::warn!(%error, call_id, "no session for a call");
-            self.note_refusal(&pool, &error);
             dial_refusal(&error)
         })?;
         Ok(ConductedCall {

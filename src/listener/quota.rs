@@ -4,7 +4,7 @@ use crate::auth::Identity;
 use crate::bridge::CallPermit;
 use crate::ingress::{Refusal, RejectReason, twiml_reject, twiml_say};
 use crate::quota::{Busy, CallKind, CallLease, Caller};
-use crate::upstream::{DialError, Pool};
+use crate::upstream::Pool;
 
 use super::{Gateway, jittered};
 
@@ -86,14 +86,6 @@ impl Gateway {
         let message = self.routes.twilio.busy_message.as_deref();
         let said = message.and_then(|message| twiml_say(message).ok());
         said.unwrap_or_else(|| twiml_reject(RejectReason::Busy))
-    }
-
-    /// A session could not be opened: if that was for the quota of the only deployment, nothing is asked of it for as
-    /// long as it said.
-    pub(super) fn note_refusal(&self, pool: &Pool, error: &DialError) {
-        if let ((429, retry_after), [only]) = (error.caller_status(), pool.members()) {
-            self.quota.account(only.name()).refused(retry_after);
-        }
     }
 }
 

@@ -108,7 +108,7 @@ impl Gateway {
         let shape = self.routes.caller_shape(tenant, asked.shape);
         let (model, transcription) = opened(&identity, asked)?;
         let pool = self.routes.for_model(tenant, model)?;
-        let sessions = self.sessions(Arc::clone(&pool), &identity, peer);
+        let sessions = self.sessions(Arc::clone(&pool), &identity, peer.source());
         let kind = CallKind::Model(model.unwrap_or(pool.name()));
         let admission = self.admit_to(&identity, kind, &pool).await?;
         self.use_up(REALTIME, &identity).await?;
@@ -119,10 +119,7 @@ impl Gateway {
             tracing::warn!(%error, call_id, "no session for a call");
             match error {
                 OpenError::Preset(error) => Refusal::session_refused(error.message),
-                OpenError::Dial(error) => {
-                    self.note_refusal(&pool, &error);
-                    dial_refusal(&error)
-                }
+                OpenError::Dial(error) => dial_refusal(&error),
             }
         })?;
         Ok((shape, admission, sessions, session))

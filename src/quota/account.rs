@@ -173,6 +173,7 @@ impl Account {
     pub fn refused(&mut self, retry_after: Option<Duration>, now: Instant) {
         match (retry_after, &mut self.provisioned) {
             (Some(wait), provisioned) => {
+                let wait = wait.min(LONGEST_PAUSE);
                 let until = now + wait;
                 self.paused_until = Some(self.paused_until.map_or(until, |at| at.max(until)));
                 if let Some(utilisation) = provisioned {
@@ -212,6 +213,12 @@ impl Account {
         }
     }
 
+    /// Requests a minute that it grants; a provisioned one counts none.
+    #[must_use]
+    pub fn requests_per_minute(&self) -> Option<f64> {
+        self.provisioned.is_none().then_some(self.requests.limit)
+    }
+
     /// What tokens count for, if it is provisioned, and how many weighted ones it carries a minute.
     #[must_use]
     pub fn weighted_per_minute(&self) -> Option<(Weights, f64)> {
@@ -233,6 +240,9 @@ impl Account {
         self.requests.left(now)
     }
 }
+
+/// A deployment is left alone for no longer, whatever it says: as long as routing does.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// For how long a provisioned deployment is left alone that refused without saying for how long.
 const UNTOLD: Duration = Duration::from_secs(5);

@@ -132,6 +132,29 @@ impl DemandBook {
         self.leases.len() == 0
     }
 
+    /// Calls in it.
+    pub(super) fn n_calls(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// The highest demand at any point of the horizon, with `n` more calls like that one.
+    pub(super) fn peak(&self, n: u32, more: &GroupDemand) -> f64 {
+        let more = more.sane();
+        let mut curve = Curve::default();
+        for group in self.groups.values() {
+            add(&mut curve, group);
+        }
+        let more = Group {
+            weight: more.weight,
+            mean_minutes: more.mean_minutes,
+            leases: 0,
+            now: f64::from(n) * more.demand.now,
+            growth: f64::from(n) * more.demand.growth,
+        };
+        add(&mut curve, &more);
+        curve.into_iter().fold(0.0, f64::max)
+    }
+
     /// Takes out what has expired.
     pub(super) fn expire(&mut self, now: Duration) {
         while let Some(entry) = self.leases.expire(now) {
@@ -306,6 +329,18 @@ mod tests {
         );
         assert_eq!(judge(&book, 0.0, call("a", 1.0, 0.0)), Verdict::Full);
         assert_eq!(judge(&book, 0.0, call("a", 0.0, 0.0)), Verdict::Fits(0.0));
+    }
+
+    #[test]
+    fn the_peak_is_of_all_calls_and_those_to_come() {
+        let mut book = DemandBook::default();
+        assert_eq!(book.peak(0, &call("a", 1000.0, 500.0)), 0.0);
+        let peak = 2000.0 * (-0.5_f64).exp();
+        assert_eq!(book.peak(1, &call("a", 1000.0, 500.0)), peak);
+        book.enter(&id("1"), END, &call("a", 1000.0, 500.0));
+        book.enter(&id("2"), END, &call("b", 1000.0, 500.0));
+        assert_eq!(book.peak(2, &call("c", 1000.0, 500.0)), 4.0 * peak);
+        assert_eq!(book.n_calls(), 2);
     }
 
     #[test]

@@ -409,6 +409,33 @@ impl Store for FallbackStore {
             used
         })
     }
+
+    /// An error whenever Redis cannot say: what is kept here, no other replica would find.
+    fn put(
+        &self,
+        name: Arc<str>,
+        text: Arc<str>,
+        life: Duration,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            if !self.is_asked() {
+                return Err(StoreError::Unreachable);
+            }
+            let done = self.shared.put(name, text, life).await;
+            done.inspect_err(|error| self.failed(error))
+        })
+    }
+
+    /// An error whenever Redis cannot say.
+    fn get(&self, name: Arc<str>) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
+        Box::pin(async move {
+            if !self.is_asked() {
+                return Err(StoreError::Unreachable);
+            }
+            let found = self.shared.get(name).await;
+            found.inspect_err(|error| self.failed(error))
+        })
+    }
 }
 
 async fn changed_to(up: &mut watch::Receiver<bool>, wanted: bool) {

@@ -12,6 +12,7 @@ use crate::call::Usage;
 use crate::telemetry::{Direction, Metrics, Modality};
 
 use super::account::{Account, DEFAULT_OUTPUT};
+use super::book::DemandBook;
 use super::forecast::{CallForecast, Kind};
 use super::lease::{CallLease, Held};
 use super::provisioned::Weights;
@@ -86,6 +87,8 @@ pub enum CallKind<'a> {
 pub struct PoolCapacity {
     name: Arc<str>,
     per_minute: f64,
+    /// None if any of its deployments does not count them.
+    requests_per_minute: Option<f64>,
     deployments: Vec<Arc<str>>,
     /// What tokens count for, if all of it is provisioned throughput.
     weights: Option<Weights>,
@@ -116,6 +119,12 @@ impl PoolCapacity {
     fn bucket(&self) -> Arc<str> {
         Arc::from(format!("pool:{}:tokens", self.name))
     }
+
+    /// Where its requests are counted, and how many there may be in a minute.
+    fn requests(&self) -> Option<(Arc<str>, f64)> {
+        let name = || Arc::from(format!("pool:{}:requests", self.name));
+        self.requests_per_minute.map(|most| (name(), most))
+    }
 }
 
 /// Why a call cannot come in for now.
@@ -131,19 +140,37 @@ pub struct Busy {
 
 /// The account of one deployment, shared by all who use it.
 #[derive(Clone, Debug)]
-pub struct AccountHandle(Arc<(Arc<str>, Mutex<Account>)>);
+pub struct AccountHandle(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    name: Arc<str>,
+    account: Mutex<Account>,
+    /// The live calls whose sessions are there.
+    calls: Mutex<DemandBook>,
+}
 
 impl AccountHandle {
     fn new(name: Arc<str>, account: Account) -> Self {
-        Self(Arc::new((name, Mutex::new(account))))
+        Self(Arc::new(Shared {
+            name,
+            account: Mutex::new(account),
+            calls: Mutex::default(),
+        }))
     }
 
     pub(super) fn name(&self) -> &Arc<str> {
-        &self.0.0
+        &self.0.name
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Account> {
-        self.0.1.lock().unwrap_or_else(PoisonError::into_inner)
+        let account = &self.0.account;
+        account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held for itself only, or after the lock of the lease that is entered.
+    pub(super) fn calls(&self) -> MutexGuard<'_, DemandBook> {
+        self.0.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a response that takes so many tokens, its largest output included, could begin now.
@@ -224,7 +251,7 @@ impl Quota {
             return account.clone();
         }
         let config = self.0.plan.deployments.get(deployment);
-        let config = config.map(|(config, _)| *config).unwrap_or_default();
+        let config = config.and_then(|(config, _)| *config).unwrap_or_default();
         let name: Arc<str> = deployment.into();
         let account = AccountHandle::new(Arc::clone(&name), Account::new(&config, now()));
         state.accounts.insert(name, account.clone());
@@ -247,9 +274,11 @@ impl Quota {
                 accounts.iter().map(AccountHandle::tokens_per_minute).sum(),
             ),
         };
+        let requests = accounts.iter().map(|it| it.lock().requests_per_minute());
         PoolCapacity {
             name: name.into(),
             per_minute,
+            requests_per_minute: requests.sum::<Option<f64>>().filter(|most| *most > 0.0),
             deployments: accounts.iter().map(|it| Arc::clone(it.name())).collect(),
             weights,
         }
@@ -349,28 +378,51 @@ impl Quota {
     }
 
     /// What must hold in the pool for all replicas.
-    fn check_pool(&self, held: &Held, mean_minutes: f64) -> Option<Check> {
+    fn check_pool(&self, held: &Held, mean_minutes: f64) -> Vec<Check> {
         let config = &self.0.plan.config;
         let pool = &held.pool;
-        match config.admission {
-            Admission::Off => None,
-            Admission::Reactive => Some(Check {
+        let tokens = match config.admission {
+            Admission::Off => return Vec::new(),
+            Admission::Reactive => Check {
                 name: pool.bucket(),
                 limit: Limit::Bucket {
                     per_minute: pool.per_minute,
                     burst: pool.per_minute,
                     amount: 0.0,
                 },
-            }),
-            Admission::Forecast => Some(Check {
+            },
+            Admission::Forecast => Check {
                 name: pool.book(),
                 limit: Limit::Demand(Book {
                     capacity: pool.per_minute * config.headroom,
                     group: group(held, mean_minutes, now()),
                     fair_from: config.fair_from,
                 }),
-            }),
+            },
+        };
+        // Opening the call's session is one.
+        let requests = pool.requests().map(|(name, most)| Check {
+            name,
+            limit: Limit::Bucket {
+                per_minute: most,
+                burst: most,
+                amount: 1.0,
+            },
+        });
+        [tokens].into_iter().chain(requests).collect()
+    }
+
+    /// Counts a request of a call, other than that its first session is opened.
+    pub(super) fn requested(&self, held: &Held) {
+        if self.0.plan.config.admission == Admission::Off {
+            return;
         }
+        let spend = held.pool.requests().map(|(name, most)| Spend::Bucket {
+            name,
+            per_minute: most,
+            amount: 1.0,
+        });
+        self.state().spend(spend.into_iter().collect());
     }
 
     async fn ask_store(&self, held: &Held, lease: LeaseId, checks: Vec<Check>) -> Result<(), Busy> {

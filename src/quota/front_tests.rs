@@ -65,6 +65,19 @@ impl Store for Flaky {
     fn use_once(&self, id: Arc<str>, life: Duration) -> BoxFuture<'_, Result<bool, StoreError>> {
         self.ask(|store| store.use_once(id, life))
     }
+
+    fn put(
+        &self,
+        name: Arc<str>,
+        text: Arc<str>,
+        life: Duration,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ask(|store| store.put(name, text, life))
+    }
+
+    fn get(&self, name: Arc<str>) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
+        self.ask(|store| store.get(name))
+    }
 }
 
 /// Quota with a keeper, as a process has it.
@@ -370,7 +383,7 @@ async fn a_pool_of_provisioned_units_is_counted_in_weighted_tokens() {
         ..DeploymentQuota::default()
     };
     for name in ["east", "west"] {
-        let grant = (provisioned, "gpt-realtime".to_owned());
+        let grant = (Some(provisioned), "gpt-realtime".to_owned());
         plan.deployments.insert(name.to_owned(), grant);
     }
     plan.config.admission = Admission::Forecast;
@@ -428,4 +441,104 @@ async fn announced_calls_find_their_place_until_it_is_given_back() {
             .is_some()
     );
     drop(first);
+}
+
+/// Grants of 100,000 and 300,000 tokens a minute, and one that nobody knows.
+fn granted(admission: Admission) -> Bench {
+    let mut plan = QuotaPlan::default();
+    for (name, tokens) in [
+        ("east", Some(100_000)),
+        ("west", Some(300_000)),
+        ("north", None),
+    ] {
+        let grant = tokens.map(|tokens_per_minute| DeploymentQuota {
+            tokens_per_minute,
+            ..DeploymentQuota::default()
+        });
+        let grant = (grant, "gpt-realtime".to_owned());
+        plan.deployments.insert(name.to_owned(), grant);
+    }
+    plan.config.admission = admission;
+    Bench::of(plan, Flaky::new())
+}
+
+#[tokio::test(start_paused = true)]
+async fn shares_are_of_what_is_granted() {
+    let bench = granted(Admission::Reactive);
+    let share = |name: &str, n| bench.quota.forecast_share(name, n);
+    assert_eq!((share("east", 0), share("west", 0)), (Some(0.0), Some(0.0)));
+    assert_eq!((share("north", 3), share("nowhere", 3)), (None, None));
+    let one = share("east", 1).unwrap();
+    assert!((0.05..0.2).contains(&one), "{one}");
+    let close = |a: f64, b: f64| (a - b).abs() < 1e-3;
+    assert!(close(share("west", 3).unwrap(), one));
+    // A call that has begun is no newcomer any more, and needs more as it ages.
+    let lease = bench.admit("acme").await.unwrap();
+    lease.opened("east", now());
+    assert!(close(share("east", 1).unwrap(), one));
+    assert!(close(share("east", 2).unwrap(), 2.0 * one));
+    for n in 0..12 {
+        sleep(Duration::from_secs(15)).await;
+        lease.used("east", &usage(3_000 + n * 1_000), now());
+    }
+    let grown = share("east", 1).unwrap();
+    assert!(grown > 4.0 * one, "{grown}");
+    // It goes with the call, to another deployment and to its end.
+    lease.opened("west", now());
+    assert_eq!(share("east", 0), Some(0.0));
+    assert!((share("west", 1).unwrap() - grown / 3.0).abs() < 0.02);
+    drop(lease);
+    assert_eq!(share("west", 0), Some(0.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_full_says_until_when() {
+    let bench = granted(Admission::Forecast);
+    let most = |name: &str| (0..).find(|n| bench.quota.may_take(name, *n).is_err());
+    let (east, west) = (most("east").unwrap(), most("west").unwrap());
+    assert!((10..20).contains(&east), "{east}");
+    assert!((3 * east..=3 * east + 3).contains(&west), "{west}");
+    let wait = bench.quota.may_take("east", east).unwrap_err();
+    assert!(
+        !wait.is_zero() && wait <= Duration::from_secs(60),
+        "{wait:?}"
+    );
+    bench
+        .quota
+        .account("east")
+        .refused(Some(Duration::from_secs(3)));
+    assert_eq!(bench.quota.may_take("east", 0), Err(Duration::from_secs(3)));
+    assert_eq!(bench.quota.may_take("north", 9_999), Ok(()));
+    let off = granted(Admission::Off);
+    assert_eq!(off.quota.may_take("east", 9_999), Ok(()));
+    assert_eq!(off.quota.forecast_share("east", 9), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_a_deployment_are_counted_by_all_replicas_together() {
+    let plan = || {
+        let mut plan = QuotaPlan::default();
+        let quota = toml::from_str("requests_per_minute = 60").unwrap();
+        let deployment = (Some(quota), "gpt-realtime".to_owned());
+        plan.deployments.insert("east".to_owned(), deployment);
+        plan
+    };
+    let store = Flaky::new();
+    let benches = [(); 2].map(|()| Bench::of(plan(), Arc::clone(&store)));
+    let mut leases = Vec::new();
+    for n in 0..56 {
+        leases.push(benches[n % 2].admit("acme").await.unwrap());
+    }
+    // Its first session was counted when the call was let in; another one and two responses were not.
+    let lease = &leases[0];
+    lease.opened("east", now());
+    lease.opened("east", now());
+    lease.used("east", &usage(1), now());
+    lease.used("east", &usage(1), now());
+    sleep(Duration::from_millis(1_001)).await;
+    leases.push(benches[1].admit("acme").await.unwrap());
+    leases.push(benches[0].admit("acme").await.unwrap());
+    // One has drained meanwhile.
+    let wait = benches[1].is_busy("acme", "capacity_exceeded").await;
+    assert!(wait.is_some_and(|wait| wait <= Duration::from_secs(1)));
 }

@@ -24,6 +24,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Ids that are remembered as used. Of 300 s of life each, at 300 a second.
 const MAX_IDS: usize = 100_000;
 
+/// Texts that are kept.
+const MAX_TEXTS: usize = 10_000;
+
 /// Bounds of [`Shortage::retry_after`].
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
@@ -61,7 +64,7 @@ impl InProcess {
         }
     }
 
-    /// How many buckets, windows, books and ids it remembers.
+    /// How many buckets, windows, books, ids and texts it remembers.
     #[must_use]
     pub fn remembered(&self) -> usize {
         self.lock().0.remembered()
@@ -144,6 +147,22 @@ impl Store for InProcess {
         let (mut state, now) = self.lock();
         Box::pin(ready(state.use_once(id, life, now)))
     }
+
+    fn put(
+        &self,
+        name: Arc<str>,
+        text: Arc<str>,
+        life: Duration,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        let (mut state, now) = self.lock();
+        Box::pin(ready(state.put_text(name, text, life, now)))
+    }
+
+    fn get(&self, name: Arc<str>) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
+        let (state, now) = self.lock();
+        let text = state.texts.get(&name).filter(|it| it.1 > now.steady);
+        Box::pin(ready(Ok(text.map(|(text, _)| text.to_string()))))
+    }
 }
 
 /// The pure core.
@@ -157,6 +176,8 @@ struct State {
     demands: HashMap<Arc<str>, DemandBook>,
     used: HashSet<Arc<str>>,
     used_by_end: BTreeSet<(Duration, Arc<str>)>,
+    /// With when each is forgotten.
+    texts: HashMap<Arc<str>, (Arc<str>, Duration)>,
     swept: Duration,
 }
 
@@ -320,6 +341,22 @@ impl State {
         Ok(self.used.insert(id))
     }
 
+    fn put_text(
+        &mut self,
+        name: Arc<str>,
+        text: Arc<str>,
+        life: Duration,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        self.texts.retain(|_, (_, end)| *end > now.steady);
+        if self.texts.len() >= MAX_TEXTS && !self.texts.contains_key(&name) {
+            return Err(StoreError::Answered("FULL".to_owned()));
+        }
+        let end = now.steady.saturating_add(life);
+        self.texts.insert(name, (text, end));
+        Ok(())
+    }
+
     fn forget_ids(&mut self, now: Now) {
         while let Some((end, _)) = self.used_by_end.first()
             && *end <= now.steady
@@ -347,6 +384,7 @@ impl State {
             !book.is_empty()
         });
         self.forget_ids(now);
+        self.texts.retain(|_, (_, end)| *end > now.steady);
     }
 
     fn remembered(&self) -> usize {
@@ -355,6 +393,7 @@ impl State {
             + self.counted.len()
             + self.demands.len()
             + self.used.len()
+            + self.texts.len()
     }
 }
 

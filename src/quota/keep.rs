@@ -114,6 +114,7 @@ impl Quota {
             .values()
             .map(|held| {
                 let mean_minutes = state.mean_minutes(&held.kind);
+                held.reckon(mean_minutes, now);
                 let demand = forecasts.then(|| group(held, mean_minutes, now));
                 held.renewal(config.lease_life, demand)
             })

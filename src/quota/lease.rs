@@ -64,6 +64,8 @@ pub(super) struct State {
     max_output: Option<f64>,
     /// What the response that is being written has reserved, and where.
     open: Option<(AccountHandle, Reservation)>,
+    /// Where its session is.
+    at: Option<AccountHandle>,
     /// A session was opened: what the lease is for has begun.
     pub(super) is_begun: bool,
     has_responded: bool,
@@ -99,6 +101,7 @@ impl Held {
                 forecast,
                 max_output: None,
                 open: None,
+                at: None,
                 is_begun: false,
                 has_responded: false,
                 tells_before: false,
@@ -138,6 +141,35 @@ impl Held {
         }
     }
 
+    /// Tells the deployment where it is what it needs, counted as that one counts.
+    pub(super) fn reckon(&self, mean_minutes: f64, now: Instant) {
+        let state = self.state();
+        let Some(account) = &state.at else {
+            return;
+        };
+        let weights = account.lock().weighted_per_minute();
+        let demand = match weights {
+            Some((weights, _)) => state.forecast.weighted_demand(&weights, mean_minutes, now),
+            None => state.forecast.demand(mean_minutes, now),
+        };
+        let call = GroupDemand {
+            tenant: Arc::clone(&self.tenant),
+            weight: self.limits.weight,
+            kind: Arc::clone(&self.kind),
+            mean_minutes,
+            demand,
+        };
+        account.calls().enter(&self.id, Duration::MAX, &call);
+    }
+
+    /// Its session is at that deployment from now on, or nowhere.
+    pub(super) fn move_to(&self, account: Option<AccountHandle>) {
+        let mut state = self.state();
+        if let Some(left) = std::mem::replace(&mut state.at, account) {
+            left.calls().leave(&self.id);
+        }
+    }
+
     /// Whether the call does not know yet that so much of a budget is used.
     pub(super) fn is_news(&self, budget: Budget, used: f64) -> bool {
         let state = self.state();
@@ -160,8 +192,14 @@ impl Held {
 impl CallLease {
     /// A session for the call was opened at that deployment.
     pub fn opened(&self, deployment: &str, now: Instant) {
-        self.held.state().is_begun = true;
-        self.quota.account(deployment).opened_at(now);
+        let was_begun = std::mem::replace(&mut self.held.state().is_begun, true);
+        let account = self.quota.account(deployment);
+        account.opened_at(now);
+        if was_begun {
+            self.quota.requested(&self.held);
+        }
+        self.held.move_to(Some(account));
+        self.reckon(now);
     }
 
     /// The most that its responses write, if the session says so.
@@ -199,6 +237,20 @@ impl CallLease {
         let minute = state.minute;
         drop(state);
         self.quota.meter(&self.held, deployment, usage, minute);
+        self.quota.requested(&self.held);
+        self.reckon(now);
+    }
+
+    fn reckon(&self, now: Instant) {
+        let mean_minutes = self.quota.state().mean_minutes(&self.held.kind);
+        self.held.reckon(mean_minutes, now);
+    }
+
+    /// What its caller's other calls have in common with it and nobody else's have, if its number is known. Not the
+    /// number.
+    #[must_use]
+    pub fn caller_key(&self) -> Option<&str> {
+        self.held.names.caller_key()
     }
 
     /// The deployment said what is left.
@@ -252,6 +304,7 @@ impl Drop for CallLease {
     fn drop(&mut self) {
         let now = tokio::time::Instant::now().into_std();
         settle_open(&mut self.held.state(), now);
+        self.held.move_to(None);
         self.quota.release(&self.held, now);
     }
 }

@@ -18,6 +18,7 @@ mod front_tests;
 mod in_process;
 mod keep;
 mod lease;
+mod load;
 mod price;
 mod provisioned;
 mod redis;

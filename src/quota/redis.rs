@@ -108,6 +108,10 @@ impl RedisStore {
         })
     }
 
+    fn text_key(&self, name: &str) -> String {
+        format!("{{{}}}:text:{name}", self.prefix)
+    }
+
     /// Keeps it connected while it is polled.
     pub async fn keep(&self) {
         self.link.keep().await;
@@ -259,6 +263,36 @@ impl Store for RedisStore {
             };
             let set = self.link.run("use_once", work).await?;
             Ok(set.is_some())
+        })
+    }
+
+    fn put(
+        &self,
+        name: Arc<str>,
+        text: Arc<str>,
+        life: Duration,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut set: Cmd = redis::cmd("SET");
+            set.arg(self.text_key(&name))
+                .arg(&*text)
+                .arg("PX")
+                .arg((life.min(MAX_KEEP).as_millis() as u64).max(1));
+            let work = async |connection: &mut MultiplexedConnection| {
+                set.query_async::<()>(connection).await
+            };
+            self.link.run("put", work).await
+        })
+    }
+
+    fn get(&self, name: Arc<str>) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
+        Box::pin(async move {
+            let mut get: Cmd = redis::cmd("GET");
+            get.arg(self.text_key(&name));
+            let work = async |connection: &mut MultiplexedConnection| {
+                get.query_async::<Option<String>>(connection).await
+            };
+            self.link.run("get", work).await
         })
     }
 }

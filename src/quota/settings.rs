@@ -90,8 +90,8 @@ impl Default for DeploymentQuota {
 pub struct QuotaPlan {
     /// The `[quota]` table.
     pub config: QuotaConfig,
-    /// Each deployment's grant and model.
-    pub deployments: BTreeMap<String, (DeploymentQuota, String)>,
+    /// Each deployment's grant, if the configuration tells it, and model.
+    pub deployments: BTreeMap<String, (Option<DeploymentQuota>, String)>,
     /// What tenants may use.
     pub tenants: BTreeMap<String, TenantQuota>,
     /// What agents' calls are like.

@@ -8,8 +8,8 @@ use futures_util::future::BoxFuture;
 
 /// Counts and leases, of one process or shared by several.
 ///
-/// A store keeps three things, each under a name: **buckets**, which drain at a steady rate; **windows**, which count up
-/// to the end of a day; and **books**, which add up what live leases need. Every call is one atomic step. Time is the
+/// A store keeps four things, each under a name: **buckets**, which drain at a steady rate; **windows**, which count up
+/// to the end of a day; **books**, which add up what live leases need; and **texts**, for a while. Every call is one atomic step. Time is the
 /// store's own, so that replicas whose clocks differ agree.
 pub trait Store: fmt::Debug + Send + Sync {
     /// Lets one call in if every check passes, and gives it a lease in every book that a check names. If one does not
@@ -48,6 +48,25 @@ pub trait Store: fmt::Debug + Send + Sync {
     ///
     /// If that cannot be said.
     fn use_once(&self, id: Arc<str>, life: Duration) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Keeps a text for so long, in place of what was kept under that name.
+    ///
+    /// # Errors
+    ///
+    /// If that is not certain.
+    fn put(
+        &self,
+        name: Arc<str>,
+        text: Arc<str>,
+        life: Duration,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The text that is kept under that name.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be said.
+    fn get(&self, name: Arc<str>) -> BoxFuture<'_, Result<Option<String>, StoreError>>;
 }
 
 /// Names a lease; not reused while it lives.

@@ -168,6 +168,11 @@ impl Names {
 }
 
 impl Names {
+    /// What stands in the place of the caller's number.
+    pub(super) fn caller_key(&self) -> Option<&str> {
+        self.caller.as_ref().map(|caller| &*caller.calls)
+    }
+
     /// Whether both are calls of one number.
     pub(super) fn caller_is(&self, other: &Self) -> bool {
         let calls = |names: &Self| names.caller.as_ref().map(|it| Arc::clone(&it.calls));

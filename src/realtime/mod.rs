@@ -21,6 +21,7 @@ mod policy_fields;
 #[cfg(test)]
 mod policy_tests;
 mod preset;
+mod retry_after;
 #[cfg(test)]
 pub(crate) mod samples;
 mod scan;
@@ -55,6 +56,7 @@ pub use policy::{
 pub use policy_check::{PolicedSession, PolicyRule, PresetRefused, Verdict};
 pub use policy_echo::Echo;
 pub use preset::{PresetError, SessionPreset};
+pub use retry_after::retry_after;
 pub use scan::{
     AudioDelta, JsonLimit, ScanError, append_audio, audio_delta, check_depth, event_type,
 };

@@ -1,7 +1,8 @@
 //! In which order a pool's deployments are asked for one call.
 //!
-//! Those that failed the call come last; then the priority counts, then the region, then the policy. Who may not be
-//! asked now is not in the order at all, so that a call goes on to the next tier by itself.
+//! Those that failed the call come last, and before them those that are full; then the priority counts, then the
+//! region, then the policy. Who may not be asked now is not in the order at all, so that a call goes on to the next tier
+//! by itself. Full ones are in it: a call that was let in is better served there than not at all.
 
 use std::cmp::Ordering;
 
@@ -11,7 +12,7 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Policy {
-    /// The one that carries least for its weight.
+    /// The one that carries least for its weight: in forecast tokens as a share of its grant, or in sessions.
     #[default]
     LeastLoaded,
     /// At random, by weight.
@@ -33,6 +34,10 @@ pub struct Candidate<'a> {
     pub is_near: bool,
     /// What it carries.
     pub pressure: f64,
+    /// Sessions that are held there, which count where the pressure is the same.
+    pub n_sessions: u32,
+    /// It cannot carry one more call.
+    pub is_full: bool,
     /// It has just failed this call.
     pub is_avoided: bool,
 }
@@ -49,10 +54,11 @@ pub fn order(
         .iter()
         .map(|it| {
             let weight = f64::from(it.weight.max(1));
+            let held = [it.pressure.max(0.0), f64::from(it.n_sessions)];
             let (load, chance) = match (key, policy) {
-                (Some(key), _) => (0.0, hashed(key, it.name)),
-                (None, Policy::LeastLoaded) => (it.pressure.max(0.0) / weight, random()),
-                (None, Policy::Weighted) => (0.0, random()),
+                (Some(key), _) => ([0.0; 2], hashed(key, it.name)),
+                (None, Policy::LeastLoaded) => (held.map(|held| held / weight), random()),
+                (None, Policy::Weighted) => ([0.0; 2], random()),
             };
             // The smallest of exponential draws falls to each in proportion to its weight.
             let draw = -chance.max(f64::MIN_POSITIVE).ln() / weight;
@@ -60,7 +66,7 @@ pub fn order(
         })
         .collect();
     ranked.sort_by(|(a, a_load, a_draw), (b, b_load, b_draw)| {
-        let tier = |it: &Candidate<'_>| (it.is_avoided, it.priority, !it.is_near);
+        let tier = |it: &Candidate<'_>| (it.is_avoided, it.is_full, it.priority, !it.is_near);
         let by_load = || a_load.partial_cmp(b_load).unwrap_or(Ordering::Equal);
         tier(a)
             .cmp(&tier(b))
@@ -100,6 +106,8 @@ mod tests {
             weight: 1,
             is_near: true,
             pressure: 0.0,
+            n_sessions: 0,
+            is_full: false,
             is_avoided: false,
         };
         (0..n).map(candidate).collect()
@@ -122,6 +130,28 @@ mod tests {
                 all[1].pressure = 1.0;
             },
             &[0, 1],
+        );
+        check(|all| all[0].n_sessions = 1, &[1, 2, 0]);
+        check(
+            |all| {
+                all[0].n_sessions = 9;
+                all[1].pressure = 0.1;
+            },
+            &[0, 1],
+        );
+        check(
+            |all| {
+                all[0].is_full = true;
+                all[1].priority = 9;
+            },
+            &[1, 0],
+        );
+        check(
+            |all| {
+                all[0].is_avoided = true;
+                all[1].is_full = true;
+            },
+            &[1, 0],
         );
         check(
             |all| {

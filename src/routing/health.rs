@@ -237,13 +237,15 @@ impl Health {
                 self.open(now, chance);
                 true
             }
+            // Many sessions may end at once, and what they tell after the first few is known by now.
+            Failed::At(_) if !matches!(self.state, State::Well) => false,
             Failed::At(stage) => {
                 let failures = match stage {
                     Stage::Dial => &mut self.dial_failures,
                     Stage::Session => &mut self.session_failures,
                 };
                 *failures = failures.saturating_add(1);
-                let opens = *failures >= FAILURES && matches!(self.state, State::Well);
+                let opens = *failures >= FAILURES;
                 if opens {
                     self.open(now, chance);
                 }
@@ -252,9 +254,20 @@ impl Health {
         }
     }
 
-    /// It wants to be asked again after so long. It is there, then.
-    pub fn rate_limited(&mut self, grant: Option<Grant>, wait: Duration, now: Instant) {
-        self.pause(wait, true, now);
+    /// It has too much to do, and wants to be asked again after so long; if it did not say, after `otherwise`, but not
+    /// before what it said earlier. It is there, then.
+    pub fn rate_limited(
+        &mut self,
+        grant: Option<Grant>,
+        wait: Option<Duration>,
+        otherwise: Duration,
+        now: Instant,
+    ) {
+        let said = self.paused.map(|paused| paused.until);
+        self.pause(wait.unwrap_or(otherwise), true, now);
+        if let (None, Some(said), Some(paused)) = (wait, said, &mut self.paused) {
+            paused.until = paused.until.max(said);
+        }
         if grant.is_some_and(|grant| grant.is_probe) {
             self.came_back(now);
         }
@@ -326,6 +339,8 @@ impl Health {
     fn came_back(&mut self, now: Instant) {
         if matches!(self.state, State::Probing) {
             self.state = State::Well;
+            self.dial_failures = 0;
+            self.session_failures = 0;
             self.ramp = Some((now + RAMP, now + RAMP_GAP));
         }
     }
@@ -444,15 +459,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_heard_of_old_sessions_is_not_held_against_one_that_came_back() {
+        let now = Instant::now();
+        let mut health = opened(now);
+        for _ in 0..200 {
+            assert!(!health.failed(SESSION, now, 1.0));
+        }
+        let probe = health.ask(now + SECOND, false).expect("half-open");
+        health.dialled(probe, now + SECOND);
+        assert!(!health.failed(SESSION, now + SECOND, 1.0));
+        assert_eq!(health.condition(now + SECOND), Condition::Well);
+    }
+
+    #[test]
     fn a_pause_lasts_exactly_as_long_as_was_said() {
         let now = Instant::now();
         let mut health = Health::default();
         let wait = Duration::from_millis(6_543);
-        health.rate_limited(None, wait, now);
+        health.rate_limited(None, Some(wait), SECOND, now);
         let expected = Err(Refused {
             until: now + wait,
             is_rate_limited: true,
         });
+        assert_eq!(health.ask(now, true), expected);
+        // Somebody else was refused too, and was not told for how long.
+        health.rate_limited(None, None, SECOND, now + MS);
         assert_eq!(health.ask(now, true), expected);
         assert_eq!(health.ask(now + wait - MS, true), expected);
         assert!(health.ask(now + wait, false).is_ok());
@@ -540,7 +571,7 @@ mod tests {
                     6 => {
                         let wait = Duration::from_secs_f64(chance * 5.0);
                         quiet_until = now + wait;
-                        health.rate_limited(probe.take(), wait, now);
+                        health.rate_limited(probe.take(), Some(wait), SECOND, now);
                     }
                     7 => if let Some(grant) = probe.take() {
                         health.failed(Failed::dial(grant), now, chance);

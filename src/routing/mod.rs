@@ -24,13 +24,17 @@ pub use standby::Demand;
 
 /// What deployments can still carry, known elsewhere.
 pub trait Load: fmt::Debug + Send + Sync {
-    /// How much a deployment carries, for comparing one with another: sessions, or tokens forecast.
-    fn pressure(&self, deployment: &str) -> f64;
+    /// How much a deployment carries for what it is granted, for comparing one with another; `n_sessions` are held
+    /// there. None if nobody knows what it is granted.
+    fn pressure(&self, deployment: &str, n_sessions: u32) -> Option<f64>;
 
-    /// Whether a deployment may be given one more call.
+    /// Whether a deployment can carry one more call beside `n_calls` that it has or is being asked for.
     ///
     /// # Errors
     ///
-    /// If it may not: when that may be otherwise.
-    fn may_take(&self, deployment: &str) -> Result<(), Duration>;
+    /// If it cannot: when that may be otherwise.
+    fn may_take(&self, deployment: &str, n_calls: u32) -> Result<(), Duration>;
+
+    /// A deployment refused a session for its quota, and wants to be left alone for so long.
+    fn refused(&self, deployment: &str, retry_after: Duration);
 }

@@ -6,7 +6,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 use crate::realtime::{ServerEvent, created_as_updated};
 use crate::telemetry::SetupPhase;
 
-use super::decode::Decoder;
+use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
 use super::dial::{DialError, Dialer, ModelLeg, PhaseClock, closed, handshake_error, label};
 
@@ -71,6 +71,7 @@ async fn exchange(
                 return Err(DialError::Rejected {
                     deployment: deployment.name.clone(),
                     code: label(code).unwrap_or_default(),
+                    retry_after: decoded.as_ref().ok().and_then(Decoded::retry_after),
                 });
             }
             Ok(_) | Err(_) if early.len() < MAX_EARLY => early.push(text),

@@ -107,6 +107,11 @@ impl Shown {
         }
     }
 
+    /// Grows whenever there is something newer to show.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
     /// The header for a deployment of that kind (protocol reference 1.3).
     pub(super) fn header(&self, kind: Kind) -> Option<(HeaderName, HeaderValue)> {
         let secret = self.secret.as_ref()?.expose_secret();

@@ -4,11 +4,12 @@
 //! the base64 text is borrowed from the message.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::call::{ModelError, ModelEvent, RateLimit, RateLimits, ResponseStatus, Usage};
 use crate::realtime::{
     Count, ErrorBody, OutputItem, RateLimitEntry, Response, ServerEvent, ServerEventError, Text,
-    TokenUsage,
+    TokenUsage, retry_after,
 };
 
 /// Function calls whose name is remembered until their arguments are complete.
@@ -154,6 +155,20 @@ impl Decoded<'_> {
         }
     }
 
+    /// How long the deployment wants to be left alone, if the event is a refusal for its quota that says so.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        let error = match &self.event {
+            ServerEvent::Error(error) => error,
+            ServerEvent::ResponseDone(response) => {
+                response.status_details.as_ref()?.error.as_ref()?
+            }
+            _ => return None,
+        };
+        let is_limit = error_name(error)?.contains("rate_limit");
+        is_limit.then(|| retry_after(&error.message)).flatten()
+    }
+
     /// The event in the vendor's words, for what a call has no word for.
     #[must_use]
     pub const fn server_event(&self) -> &ServerEvent<'_> {
@@ -260,6 +275,35 @@ mod tests {
             expected,
             "{text}"
         );
+    }
+
+    #[test]
+    fn refusals_for_quota_say_when_to_come_again() {
+        let check = |text: &str, expected: Option<u64>| {
+            let decoded = Decoder::new().decode(text).unwrap().retry_after();
+            assert_eq!(decoded, expected.map(Duration::from_millis), "{text}");
+        };
+        let done = |error: &str| {
+            format!(
+                r#"{{"type":"response.done","response":{{"id":"r","status":"failed","status_details":{{"error":{error}}}}}}}"#
+            )
+        };
+        let limit = r#"{"code":"rate_limit_exceeded","message":"Please try again in 1.2s."}"#;
+        check(&done(limit), Some(1_200));
+        check(
+            &format!(r#"{{"type":"error","error":{limit}}}"#),
+            Some(1_200),
+        );
+        check(
+            r#"{"type":"error","error":{"type":"rate_limit_error","message":"Please retry after 2 seconds."}}"#,
+            Some(2_000),
+        );
+        check(&done(r#"{"code":"rate_limit_exceeded"}"#), None);
+        check(
+            &done(r#"{"type":"server_error","message":"Try again in 9s."}"#),
+            None,
+        );
+        check(r#"{"type":"session.updated","session":{}}"#, None);
     }
 
     #[test]

@@ -66,8 +66,7 @@ pub struct DeploymentConfig {
     #[serde(default)]
     pub timeouts: DialTimeouts,
     /// What the vendor grants it.
-    #[serde(default)]
-    pub quota: DeploymentQuota,
+    pub quota: Option<DeploymentQuota>,
 }
 
 /// Whose endpoint it is.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use rustls::pki_types::ServerName;
@@ -60,6 +60,9 @@ const FRAMES: FrameLimits = FrameLimits {
     message_timeout: Duration::from_secs(30),
 };
 
+/// Sessions end after an hour at most (protocol reference 1.6). A deployment that promises more is not believed.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
+
 /// An open session.
 #[derive(Debug)]
 pub struct ModelLeg {
@@ -67,6 +70,10 @@ pub struct ModelLeg {
     pub socket: WebSocketStream<Metered>,
     /// That event, `session.created` as the deployment sent it.
     pub session_created: Utf8Bytes,
+    /// When the vendor will end the session, if it said so and that is to come.
+    pub ends_at: Option<Instant>,
+    /// The version of the credential that it was opened with.
+    pub(super) shown: u64,
 }
 
 /// Why a session could not be opened.
@@ -119,6 +126,8 @@ pub enum DialError {
         deployment: String,
         /// The error's code.
         code: String,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
     },
     /// It took the connection and closed it before there was a session. Bad keys come as 3000 and dialects that
     /// are no longer spoken as 4000, both with `TYPE.CODE` for a reason (protocol reference 1.6).
@@ -271,9 +280,9 @@ impl DialError {
                 ..
             } => Verdict::RateLimited(*retry_after),
             Self::Refused { retry_after, .. } => Verdict::Failed(*retry_after),
-            Self::Rejected { code, .. } if code == "rate_limit_exceeded" => {
-                Verdict::RateLimited(None)
-            }
+            Self::Rejected {
+                code, retry_after, ..
+            } if code == "rate_limit_exceeded" => Verdict::RateLimited(*retry_after),
             Self::Connect { .. }
             | Self::Tls { .. }
             | Self::Rejected { .. }
@@ -300,6 +309,7 @@ pub struct Dialer {
     resolver: Arc<dyn Resolve>,
     addresses: Addresses,
     pub(super) load: Option<Arc<dyn Load>>,
+    wall: Arc<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
 impl fmt::Debug for Dialer {
@@ -326,6 +336,7 @@ impl Dialer {
             resolver: Arc::new(System),
             addresses: Addresses::default(),
             load: None,
+            wall: Arc::new(SystemTime::now),
         }
     }
 
@@ -336,10 +347,21 @@ impl Dialer {
         self
     }
 
-    /// Compares deployments by what this says that they carry, and asks it before each dial. Without it, sessions count.
+    /// Compares deployments by what this says that they carry, asks those last that are full by it, and tells it of
+    /// refusals. Without it, sessions count.
     #[must_use]
     pub fn with_load(mut self, load: Arc<dyn Load>) -> Self {
         self.load = Some(load);
+        self
+    }
+
+    /// Reads the time of day there. Only the ends of sessions are told in it.
+    #[must_use]
+    pub fn with_wall_clock(
+        mut self,
+        wall: impl Fn() -> SystemTime + Send + Sync + 'static,
+    ) -> Self {
+        self.wall = Arc::new(wall);
         self
     }
 
@@ -406,7 +428,7 @@ impl Dialer {
         let mut socket = clock
             .time(SetupPhase::Upgrade, limits.upgrade, upgrade)
             .await?;
-        let first = clock
+        let (first, expires_at) = clock
             .time(
                 SetupPhase::SessionCreated,
                 limits.session,
@@ -416,7 +438,16 @@ impl Dialer {
         Ok(ModelLeg {
             socket,
             session_created: first,
+            shown: shown.version(),
+            ends_at: expires_at.and_then(|at| self.instant(at)),
         })
+    }
+
+    /// The moment that is so many seconds after 1970 by the wall clock, if that is to come.
+    fn instant(&self, unix_seconds: u64) -> Option<Instant> {
+        let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(unix_seconds))?;
+        let left = at.duration_since((self.wall)()).ok()?;
+        Some(Instant::now() + left.min(LONGEST_LIFE))
     }
 
     async fn connect(
@@ -660,10 +691,11 @@ pub(super) fn closed(deployment: &Deployment, frame: Option<&CloseFrame>) -> Dia
     }
 }
 
+/// The session's first event, and when it will end by the vendor's clock.
 async fn session_created(
     deployment: &Deployment,
     socket: &mut WebSocketStream<Metered>,
-) -> Result<Utf8Bytes, DialError> {
+) -> Result<(Utf8Bytes, Option<u64>), DialError> {
     loop {
         let message = match socket.next().await {
             Some(Ok(message)) => message,
@@ -678,12 +710,18 @@ async fn session_created(
             }
         };
         let decoded = Decoder::new().decode(&text);
+        let retry_after = decoded.as_ref().ok().and_then(Decoded::retry_after);
         match decoded.as_ref().map(Decoded::event) {
-            Ok(ModelEvent::SessionCreated { .. }) => return Ok(text),
+            Ok(ModelEvent::SessionCreated { expires_at, .. }) => {
+                // Zero means that no session exists yet.
+                let expires_at = expires_at.filter(|at| *at > 0);
+                return Ok((text, expires_at));
+            }
             Ok(ModelEvent::Error(error)) => {
                 return Err(DialError::Rejected {
                     deployment: deployment.name.clone(),
                     code: label(error.code.unwrap_or(error.kind)).unwrap_or_default(),
+                    retry_after,
                 });
             }
             Ok(_) | Err(_) => {}

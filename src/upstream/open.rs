@@ -17,7 +17,7 @@ use crate::routing::{Backoff, Candidate, DialTimes, Standing, order};
 use super::deployment::Deployment;
 use super::dial::{DialError, Dialer, ModelLeg};
 use super::pool::{Place, Pool, Session, SessionRequest, Sticky};
-use super::state::{Dialling, Held, now};
+use super::state::{Dialling, Held, PAUSE, Verdict, now};
 
 /// A call waits so long for a deployment that is coming back, if it has no other.
 const WORTH_WAITING: Duration = Duration::from_secs(2);
@@ -57,9 +57,10 @@ impl Dialer {
         }
         let (member, leg, held) = Opening::new(self, pool, request).run().await?;
         tracing::debug!(deployment = pool.members()[member].name(), "session opened");
+        let shown = leg.shown;
         Ok(Session {
             leg,
-            place: Place::new(held, pool, request.agent.clone(), &self.metrics),
+            place: Place::new(held, shown, pool, request.agent.clone(), &self.metrics),
             configured: None,
         })
     }
@@ -75,7 +76,7 @@ impl Dialer {
         opening.run().await
     }
 
-    /// The members that may be asked now, best first.
+    /// The members that may be asked now, best first; full ones after those that have room.
     pub(super) fn ranked(&self, pool: &Pool, request: &SessionRequest) -> Vec<usize> {
         let is_usable = |member: usize| {
             let is_well = match pool.members()[member].standing() {
@@ -85,9 +86,16 @@ impl Dialer {
                     false
                 }
             };
-            is_well && !self.is_ejected(pool, member) && self.full(pool, member).is_none()
+            is_well && !self.is_ejected(pool, member)
         };
         self.order(pool, request, is_usable)
+    }
+
+    /// Those of `ranked` that have room; all of them if none has.
+    pub(super) fn with_room(&self, pool: &Pool, ranked: Vec<usize>) -> Vec<usize> {
+        let has_room = |member: &usize| self.full(pool, *member).is_none();
+        let roomy: Vec<_> = ranked.iter().copied().filter(has_room).collect();
+        if roomy.is_empty() { ranked } else { roomy }
     }
 
     fn order(
@@ -97,6 +105,7 @@ impl Dialer {
         is_usable: impl Fn(usize) -> bool,
     ) -> Vec<usize> {
         let config = pool.config();
+        let pressures = self.pressures(pool);
         let candidate = |member: usize| {
             let deployment = &pool.members()[member];
             let (name, table) = (deployment.name(), pool.table(member));
@@ -107,10 +116,9 @@ impl Dialer {
                 priority: table.priority,
                 weight: table.weight,
                 is_near: config.prefer_region.as_deref().is_none_or(is_near),
-                pressure: match &self.load {
-                    Some(load) => load.pressure(name),
-                    None => f64::from(deployment.held()),
-                },
+                pressure: pressures.as_ref().map_or(0.0, |all| all[member]),
+                n_sessions: deployment.held(),
+                is_full: self.full(pool, member).is_some(),
                 is_avoided: request.avoid.iter().any(|avoided| avoided == name),
             }
         };
@@ -124,14 +132,23 @@ impl Dialer {
         order(&candidates, config.policy, key, fastrand::f64)
     }
 
+    /// What each member carries for what it is granted. None unless that is known of all of them, for the known could
+    /// not be compared with the unknown.
+    fn pressures(&self, pool: &Pool) -> Option<Vec<f64>> {
+        let load = self.load.as_ref()?;
+        let pressure = |it: &Arc<Deployment>| load.pressure(it.name(), it.held());
+        pool.members().iter().map(pressure).collect()
+    }
+
     pub(super) fn is_ejected(&self, pool: &Pool, member: usize) -> bool {
         pool.state().ejections.until(member, now()).is_some()
     }
 
     /// How long a member is full, if it is.
     pub(super) fn full(&self, pool: &Pool, member: usize) -> Option<Duration> {
-        let name = pool.members()[member].name();
-        self.load.as_ref()?.may_take(name).err()
+        let deployment = &pool.members()[member];
+        let load = self.load.as_ref()?;
+        load.may_take(deployment.name(), deployment.calls()).err()
     }
 }
 
@@ -182,7 +199,9 @@ impl<'a> Opening<'a> {
         let mut under_way = FuturesUnordered::new();
         let mut second_at: Option<Instant> = None;
         let mut dialled_at = began;
-        self.pool.state().budget.dialled(began);
+        if !self.is_ahead {
+            self.pool.state().budget.dialled(began);
+        }
         loop {
             if under_way.is_empty() {
                 match self.next() {
@@ -275,8 +294,20 @@ impl<'a> Opening<'a> {
         let ranked = self.dialer.ranked(self.pool, self.request);
         for member in ranked.into_iter().filter(is_new) {
             let deployment = &self.pool.members()[member];
+            let is_full = self.dialer.full(self.pool, member).is_some();
+            if is_full && self.is_ahead {
+                continue;
+            }
             if let Ok(dialling) = Dialling::begin(deployment, metrics, false) {
-                let reason = self.reason(member, &dialling);
+                if self.round > 0 && !self.pool.state().budget.take(now()) {
+                    let routing = metrics.routing();
+                    routing.budget_exhausted(self.pool.name());
+                    return Next::Nobody;
+                }
+                let reason = match is_full {
+                    true => "last_resort",
+                    false => self.reason(member, &dialling),
+                };
                 return Next::Dial(member, dialling, reason);
             }
         }
@@ -284,8 +315,7 @@ impl<'a> Opening<'a> {
             return Next::Nobody;
         }
         // Nobody else is left: those that are left out or that failed, if it is time, and those that come back.
-        let is_there = |member: usize| self.dialer.full(self.pool, member).is_none();
-        let others = self.dialer.order(self.pool, self.request, is_there);
+        let others = self.dialer.order(self.pool, self.request, |_| true);
         let mut earliest: Option<Instant> = None;
         for member in others.into_iter().filter(is_new) {
             let deployment = &self.pool.members()[member];
@@ -343,9 +373,13 @@ impl<'a> Opening<'a> {
     /// merely slower than usual; who is slow by any measure has failed, and the next one is asked.
     fn second(&self, dialled_at: Instant) -> Option<(usize, Dialling)> {
         let ranked = self.dialer.ranked(self.pool, self.request);
-        let mut others = ranked.into_iter().filter(|it| !self.tried[*it]).peekable();
-        others.peek()?;
         let is_slow = now() >= dialled_at + DialTimes::SLOW;
+        let is_wanted = |member: &usize| {
+            let may_be_full = is_slow || self.dialer.full(self.pool, *member).is_none();
+            !self.tried[*member] && may_be_full
+        };
+        let mut others = ranked.into_iter().filter(is_wanted).peekable();
+        others.peek()?;
         if !is_slow && !self.pool.state().budget.take(now()) {
             let routing = self.dialer.metrics.routing();
             routing.budget_exhausted(self.pool.name());
@@ -367,11 +401,6 @@ impl<'a> Opening<'a> {
             && self.round + 1 < ROUNDS
             && !self.dialer.ranked(self.pool, self.request).is_empty();
         if !may_come {
-            return None;
-        }
-        if !self.pool.state().budget.take(now()) {
-            let routing = self.dialer.metrics.routing();
-            routing.budget_exhausted(self.pool.name());
             return None;
         }
         let pause = BETWEEN_ROUNDS.pause(self.round, fastrand::f64());
@@ -409,6 +438,10 @@ impl<'a> Opening<'a> {
 
     fn lost(&mut self, n: usize, error: DialError) {
         if let Some(dialling) = self.dials[n].take() {
+            let name = dialling.deployment().name();
+            if let (Verdict::RateLimited(wait), Some(load)) = (error.verdict(), &self.dialer.load) {
+                load.refused(name, wait.unwrap_or(PAUSE));
+            }
             dialling.failed(&error);
         }
         let routing = self.dialer.metrics.routing();

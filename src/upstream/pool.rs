@@ -90,7 +90,7 @@ impl<'de> Deserialize<'de> for MemberConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sticky {
-    /// The same caller: the address that it calls from.
+    /// The same caller: its number where a webhook told it, else the address that it calls from.
     Caller,
     /// The same tenant.
     Tenant,
@@ -296,12 +296,15 @@ pub struct Place {
     pool: Pool,
     agent: Option<String>,
     metrics: Arc<Metrics>,
+    /// The version of the credential that the session was opened with.
+    shown: u64,
     is_told: AtomicBool,
 }
 
 impl Place {
     pub(super) fn new(
         held: Held,
+        shown: u64,
         pool: &Pool,
         agent: Option<String>,
         metrics: &Arc<Metrics>,
@@ -312,6 +315,7 @@ impl Place {
             pool: pool.clone(),
             agent,
             metrics: Arc::clone(metrics),
+            shown,
             is_told: AtomicBool::new(false),
         }
     }
@@ -331,7 +335,7 @@ impl Place {
             ?trouble,
             "trouble with a deployment"
         );
-        deployment.session_failed(trouble, &self.metrics);
+        deployment.session_failed(trouble, self.shown, &self.metrics);
         self.pool.judge(&self.metrics);
     }
 

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -17,18 +17,16 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::call::ModelEvent;
 use crate::routing::{Backoff, Standing};
 
-use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
 use super::dial::{DialError, Dialer, ModelLeg};
 use super::pool::{Place, Pool, Session, SessionFormats, SessionRequest};
-use super::state::now;
+use super::state::{StandsBy, now};
 use super::stock::{Line, SDK, SDK_AGE, Stock, Waiting};
 
 /// How often a waiting session is pinged; without an answer until the next time it is dead (faults reference, 9).
-const PING: Duration = Duration::from_secs(10);
+const PING: Duration = Duration::from_secs(5);
 
 /// A ping or close that cannot be written out for so long will not be.
 const WRITE: Duration = Duration::from_secs(1);
@@ -122,7 +120,7 @@ impl Dialer {
         stock.changed.notify_one();
         let metrics = self.metrics.routing();
         // Where a call would be dialled to: a session at a deployment of a lower tier is no gain.
-        let ranked = self.ranked(pool, request);
+        let ranked = self.with_room(pool, self.ranked(pool, request));
         let mut outcome = "empty";
         loop {
             let waiting = match pick(stock, agent, pool, request, &ranked) {
@@ -145,9 +143,15 @@ impl Dialer {
             metrics.standby(pool.name(), "hit");
             metrics.chosen(pool.name(), waiting.held.0.name(), "standby");
             return Some(Session {
-                leg,
-                place: Place::new(waiting.held, pool, request.agent.clone(), &self.metrics),
+                place: Place::new(
+                    waiting.held,
+                    leg.shown,
+                    pool,
+                    request.agent.clone(),
+                    &self.metrics,
+                ),
                 configured: waiting.formats,
+                leg,
             });
         }
         metrics.standby(pool.name(), outcome);
@@ -382,7 +386,10 @@ impl Fill {
             _ => SDK_AGE,
         };
         let life = max_age.mul_f64(0.8 + 0.2 * fastrand::f64());
-        let retire_at = began + life.min(cap(&leg.session_created));
+        let retire_at = leg.ends_at.map_or(began + life, |ends_at| {
+            let left = ends_at.into_std().saturating_duration_since(began);
+            began + life.min(left.saturating_sub(BEFORE_CAP).max(left / 2))
+        });
         let formats = match (&self.configure, stock) {
             (Some(configure), Some(stock)) => {
                 let deployment = &held.0;
@@ -403,6 +410,7 @@ impl Fill {
             formats,
             rotation: rotations[member],
             began,
+            _stands_by: StandsBy::new(&held.0),
             held,
             ask,
         };
@@ -413,24 +421,6 @@ impl Fill {
         };
         Ok((waiting, task))
     }
-}
-
-/// How long a session may stand by before the deployment's cap comes near.
-fn cap(session_created: &str) -> Duration {
-    let mut decoder = Decoder::new();
-    let expires_at = match decoder.decode(session_created).as_ref().map(Decoded::event) {
-        Ok(ModelEvent::SessionCreated { expires_at, .. }) => expires_at.filter(|at| *at > 0),
-        _ => None,
-    };
-    let Some(expires_at) = expires_at else {
-        return Duration::MAX;
-    };
-    let expires_at = SystemTime::UNIX_EPOCH + Duration::from_secs(expires_at);
-    // A clock that is wrong must not retire every session at once.
-    let left = expires_at.duration_since(SystemTime::now());
-    left.map_or(Duration::from_secs(60), |left| {
-        left.saturating_sub(BEFORE_CAP).max(left / 2)
-    })
 }
 
 /// A waiting session, with whom it waits.

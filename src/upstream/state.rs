@@ -16,7 +16,7 @@ use super::dial::DialError;
 use super::pool::Trouble;
 
 /// A deployment that does not say how long it wants to be left alone is left alone for so long.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// The same inside a session: what is used up there is tokens, which come back by the minute.
 const SESSION_PAUSE: Duration = Duration::from_secs(5);
@@ -27,6 +27,8 @@ pub(super) struct DeploymentState {
     inner: Mutex<Inner>,
     /// Sessions that are used, stand by or are being opened.
     held: AtomicU32,
+    /// Of these, those that stand by.
+    waiting: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +71,12 @@ impl Deployment {
         self.state.held.load(Ordering::Relaxed)
     }
 
+    /// Of these, those that have a call or are opened for one.
+    pub(super) fn calls(&self) -> u32 {
+        let waiting = self.state.waiting.load(Ordering::Relaxed);
+        self.held().saturating_sub(waiting)
+    }
+
     /// After how long another deployment is dialled besides this one.
     pub(super) fn hedge_after(&self) -> Duration {
         self.state.lock().times.hedge_after()
@@ -84,19 +92,21 @@ impl Deployment {
     }
 
     /// A session that had been opened failed.
-    pub(super) fn session_failed(&self, trouble: Trouble, metrics: &Metrics) {
+    /// `shown` is the version of the credential that it was opened with.
+    pub(super) fn session_failed(&self, trouble: Trouble, shown: u64, metrics: &Metrics) {
         let now = now();
         {
             let mut inner = self.state.lock();
             match trouble {
                 Trouble::RateLimited(wait) => {
-                    let wait = wait.unwrap_or(SESSION_PAUSE);
-                    inner.health.rate_limited(None, wait, now);
+                    inner.health.rate_limited(None, wait, SESSION_PAUSE, now);
                 }
+                // It was opened with a key that is not used any more.
+                Trouble::Unauthorized if shown != self.credential().version() => {}
                 Trouble::Unauthorized => {
                     let deployment = self.name();
                     tracing::error!(deployment, "out of use: it does not know what it was shown");
-                    inner.refused = Some(self.credential().version());
+                    inner.refused = Some(shown);
                     inner.health.unauthorized(now, fastrand::f64());
                 }
                 Trouble::Stalled
@@ -152,6 +162,23 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.0.state.held.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A session that stands by, as long as it does.
+#[derive(Debug)]
+pub(super) struct StandsBy(Arc<Deployment>);
+
+impl StandsBy {
+    pub(super) fn new(deployment: &Arc<Deployment>) -> Self {
+        deployment.state.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(deployment))
+    }
+}
+
+impl Drop for StandsBy {
+    fn drop(&mut self) {
+        self.0.state.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -220,8 +247,8 @@ impl Dialling {
         let mut inner = self.deployment.state.lock();
         match error.verdict() {
             Verdict::RateLimited(wait) => {
-                let wait = wait.unwrap_or(PAUSE);
-                inner.health.rate_limited(Some(self.grant), wait, now);
+                let grant = Some(self.grant);
+                inner.health.rate_limited(grant, wait, PAUSE, now);
             }
             Verdict::Unauthorized => {
                 inner.refused = Some(self.deployment.credential().version());
@@ -250,6 +277,9 @@ impl Dialling {
         self.held = None;
         let now = now();
         let mut inner = self.deployment.state.lock();
+        // How long it would have taken is not known. One that has merely become slower is given time before it has
+        // lost so often in a row that it seems broken.
+        inner.times.add(DialTimes::SLOW);
         inner.window.add(false, now);
         let of = Failed::dial(self.grant);
         inner.health.failed(of, now, fastrand::f64());

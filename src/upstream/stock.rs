@@ -14,7 +14,7 @@ use crate::routing::{Demand, DialTimes};
 use super::deployment::{Deployment, ModelAudio};
 use super::dial::ModelLeg;
 use super::pool::{SessionFormats, StandbyConfig};
-use super::state::{Held, now};
+use super::state::{Held, StandsBy, now};
 
 /// The name of the line for SDK callers, whose sessions are not configured.
 pub(super) const SDK: &str = "";
@@ -59,6 +59,8 @@ pub(super) struct Waiting {
     pub(super) rotation: u64,
     pub(super) began: Instant,
     pub(super) held: Held,
+    /// Dropped when a call takes it.
+    pub(super) _stands_by: StandsBy,
     /// Asks its task for the connection; dropped, the task closes it.
     pub(super) ask: oneshot::Sender<oneshot::Sender<ModelLeg>>,
 }

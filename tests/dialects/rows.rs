@@ -61,8 +61,16 @@ pub(crate) const ROWS: &[Row] = &[
         dialect: Dialect::Genesys,
         accounts: proofs::genesys_accounts,
         fetches_keys: false,
-        good: |phone| phone.api_key(proofs::GENESYS_KEY).client_secret(proofs::GENESYS_SECRET),
-        bad: |phone| phone.api_key(proofs::GENESYS_KEY).client_secret("YW5vdGhlciBzZWNyZXQ="),
+        good: |phone| {
+            phone
+                .api_key(proofs::GENESYS_KEY)
+                .client_secret(proofs::GENESYS_SECRET)
+        },
+        bad: |phone| {
+            phone
+                .api_key(proofs::GENESYS_KEY)
+                .client_secret("YW5vdGhlciBzZWNyZXQ=")
+        },
         limits: &[NO_MARKS],
     },
 ];

@@ -1,5 +1,6 @@
 //! Calls of speech go on while their deployments are cut off, refuse, fall silent, reach their caps, change their keys
-//! and run out of quota. In simulated time; one seed gives one run.
+//! and run out of quota. In simulated time. The seed says who says what when and which deployment suffers what; which of
+//! two things that happen at one moment comes first is the runtime's choice.
 //!
 //! The far end knows the words that callers say, so that nothing needs to be believed: the last session of each call must
 //! hold every word of its caller, once and in order, and every tool must have been asked once.
@@ -15,7 +16,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 use trunkline::simulator::phone_dialect::Dialect;
@@ -54,7 +56,7 @@ struct Caller {
     report: CallReport,
 }
 
-fn config(keys: &std::path::Path, port: u16, standby: bool) -> String {
+fn config(keys: &std::path::Path, standby: bool) -> String {
     let mut config =
         "[auth]\nmode = \"none\"\n\n[listener.limits]\ncalls_per_second = 0\n".to_owned();
     for name in DEPLOYMENTS {
@@ -68,24 +70,22 @@ fn config(keys: &std::path::Path, port: u16, standby: bool) -> String {
         config += "\n[pools.all.standby]\nmax = 40\n";
     }
     config
-        + &format!(
-            r#"
+        + r#"
 [agents.desk]
 deployment = "all"
 
 [agents.desk.session]
-transcription = {{ model = "gpt-4o-mini-transcribe" }}
+transcription = { model = "gpt-4o-mini-transcribe" }
 
 [[agents.desk.session.tools]]
 name = "lookup"
 description = "Looks something up."
-parameters = {{ type = "object", properties = {{}} }}
+parameters = { type = "object", properties = {} }
 
 [agents.desk.webhooks.lookup]
-url = "http://127.0.0.1:{port}/lookup"
+url = "http://web/lookup"
 timeout = "5s"
 "#
-        )
 }
 
 /// Four deployments that say back what they hear. The last one has little quota.
@@ -107,17 +107,19 @@ enforce = "both"
 
 impl Plan {
     async fn run(&self) -> Outcome {
+        // What the gateway leaves to chance comes from here: it runs in this thread.
+        fastrand::seed(self.seed);
         let tasks = TaskTracker::new();
         let lookups = Lookups::default();
-        let port = webhook(&tasks, &lookups).await;
+        let web = webhook(&tasks, &lookups);
         let keys = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!(
             "chaos-key-{}-{}",
             self.seed,
             std::process::id()
         ));
         std::fs::write(&keys, "key-0").expect("a temporary file");
-        let config = config(&keys, port, self.standby);
-        let world = Arc::new(World::with_config(&config, SIMULATOR));
+        let config = config(&keys, self.standby);
+        let world = Arc::new(World::with_web(&config, SIMULATOR, web));
         let mut rng = fastrand::Rng::with_seed(self.seed);
         let chaos = Chaos {
             rng: rng.fork(),
@@ -275,14 +277,13 @@ impl Chaos {
 /// How often each function call was run, by the gateway's id of the call.
 type Lookups = Arc<Mutex<BTreeMap<String, usize>>>;
 
-/// A web server with the tool on it, and its port.
-async fn webhook(tasks: &TaskTracker, lookups: &Lookups) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("bound").port();
+/// A web server with the tool on it, and the way to it.
+fn webhook(tasks: &TaskTracker, lookups: &Lookups) -> mpsc::Sender<DuplexStream> {
+    let (web, mut asked) = mpsc::channel(64);
     let lookups = Arc::clone(lookups);
     let connections = tasks.clone();
     tasks.spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+        while let Some(stream) = asked.recv().await {
             let lookups = Arc::clone(&lookups);
             let service = service_fn(move |request| lookup(request, Arc::clone(&lookups)));
             connections.spawn(async move {
@@ -291,7 +292,7 @@ async fn webhook(tasks: &TaskTracker, lookups: &Lookups) -> u16 {
             });
         }
     });
-    port
+    web
 }
 
 async fn lookup(

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
@@ -77,7 +78,13 @@ impl World {
 
     /// A gateway of `config` in front of a simulator with these settings (TOML).
     pub(crate) fn with_config(config: &str, simulator: &str) -> Self {
-        Self::build(config, simulator, &[], |stream| stream).0
+        Self::build(config, simulator, &[], |stream| stream, Outbound::new()).0
+    }
+
+    /// The same where whatever the gateway asks by HTTP comes out of `web`.
+    pub(crate) fn with_web(config: &str, simulator: &str, web: mpsc::Sender<DuplexStream>) -> Self {
+        let outbound = Outbound::with_memory(web);
+        Self::build(config, simulator, &[], |stream| stream, outbound).0
     }
 
     /// The same with something between the gateway and its deployments: `link` is given the
@@ -87,7 +94,7 @@ impl World {
         simulator: &str,
         link: impl Fn(DuplexStream) -> DuplexStream + Send + Sync + 'static,
     ) -> Self {
-        Self::build(config, simulator, &[], link).0
+        Self::build(config, simulator, &[], link, Outbound::new()).0
     }
 
     /// The same, but whoever dials one of `scripted` arrives at the test, in that order of deployments.
@@ -96,7 +103,13 @@ impl World {
         simulator: &str,
         scripted: &[&str],
     ) -> (Self, Vec<mpsc::Receiver<DuplexStream>>) {
-        Self::build(config, simulator, scripted, |stream| stream)
+        Self::build(
+            config,
+            simulator,
+            scripted,
+            |stream| stream,
+            Outbound::new(),
+        )
     }
 
     fn build(
@@ -104,15 +117,23 @@ impl World {
         simulator: &str,
         scripted: &[&str],
         link: impl Fn(DuplexStream) -> DuplexStream + Send + Sync + 'static,
+        outbound: Outbound,
     ) -> (Self, Vec<mpsc::Receiver<DuplexStream>>) {
         let link = Arc::new(link);
-        let settings: SimulatorConfig = toml::from_str(simulator).expect("good simulator settings");
+        let mut settings: SimulatorConfig =
+            toml::from_str(simulator).expect("good simulator settings");
+        // Both read the same time of day, which goes on with the simulated time.
+        let since_1970 = SystemTime::UNIX_EPOCH.elapsed().expect("after 1970");
+        let epoch = *settings.epoch.get_or_insert(since_1970.as_secs());
         let simulator = Arc::new(Simulator::new(settings));
         let tasks = TaskTracker::new();
         let metrics = Metrics::new();
         let parsed = Config::parse(config).expect("a good configuration");
         let routes = parsed.build(config).expect("a good configuration");
-        let mut dialer = Dialer::new(Arc::clone(&metrics));
+        let began = SystemTime::UNIX_EPOCH + Duration::from_secs(epoch);
+        let start = tokio::time::Instant::now();
+        let mut dialer =
+            Dialer::new(Arc::clone(&metrics)).with_wall_clock(move || began + start.elapsed());
         let mut ours = Vec::new();
         for deployment in scripted {
             let (accept, accepted) = mpsc::channel(64);
@@ -134,7 +155,7 @@ impl World {
                 }
             });
         }
-        let tools = ToolRunner::new(Outbound::new());
+        let tools = ToolRunner::new(outbound);
         let auth = routes.auth.clone();
         let gateway = Gateway::new(parsed.listener, routes, dialer, tools, metrics);
         tasks.spawn(Arc::clone(&gateway).keep_standby(CancellationToken::new()));

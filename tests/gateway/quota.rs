@@ -206,6 +206,23 @@ async fn rush(admission: &str) -> Rush {
         "{CONFIG}\n[quota]\nadmission = '{admission}'\n[quota.expect]\nmean_minutes = 15\n"
     );
     let world = World::with_config(&config, &replies("enforce = 'response'"));
+    let rush = rush_to(&world, GA, (4.0, 12.0)).await;
+    println!("{admission}: {rush}");
+    rush
+}
+
+impl std::fmt::Display for Rush {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} admitted, {} refused, {} responses refused in band",
+            self.n_admitted, self.n_refused, self.n_rate_limited
+        )
+    }
+}
+
+/// Callers of calls between so many minutes.
+async fn rush_to(world: &World, target: &str, (shortest, longest): (f64, f64)) -> Rush {
     let callers = (0..80).map(async |n: u64| {
         sleep(seconds(15.0 * n as f64)).await;
         let typist = Typist {
@@ -214,9 +231,9 @@ async fn rush(admission: &str) -> Rush {
             unevenness: 0.2,
             seed: n,
         };
-        let minutes = 4.0 + 8.0 * fastrand::Rng::with_seed(n).f64();
+        let minutes = shortest + (longest - shortest) * fastrand::Rng::with_seed(n).f64();
         let until = Instant::now() + seconds(60.0 * minutes);
-        match Wire::try_open(&world, GA).await {
+        match Wire::try_open(world, target).await {
             Ok(wire) => Ok(typist.talk(wire, until).await),
             Err(answer) => Err(answer),
         }
@@ -235,10 +252,6 @@ async fn rush(admission: &str) -> Rush {
         }
     }
     world.assert_quiet().await;
-    println!(
-        "{admission}: {} admitted, {} refused, {} responses refused in band",
-        rush.n_admitted, rush.n_refused, rush.n_rate_limited
-    );
     rush
 }
 
@@ -260,6 +273,121 @@ async fn by_forecast_no_call_that_was_let_in_meets_the_limit() {
         assert!(answer.contains("\r\nretry-after: "), "{answer}");
         assert!(answer.contains("capacity_exceeded"), "{answer}");
     }
+}
+
+const MAIN: &str = "/openai/v1/realtime?model=main";
+
+/// Deployments with their grants, as the gateway knows them and as the far end keeps them, in a pool `main`.
+fn pool(admission: &str, members: &str, grants: &[(&str, &str)], are_told: bool) -> World {
+    let mut config = format!(
+        "[auth]\nmode = 'none'\n[quota]\nadmission = '{admission}'\n[quota.expect]\nmean_minutes = 6\n\
+         [pools.main]\ndeployments = {members}\n"
+    );
+    let mut simulator = replies("");
+    for (name, grant) in grants {
+        config += &format!(
+            "[deployments.{name}]\nurl = 'ws://127.0.0.1:1'\nmodel = '{name}'\napi_key = 'sim-key'\n"
+        );
+        if are_told {
+            config += &format!("[deployments.{name}.quota]\n{grant}\n");
+        }
+        simulator += &format!("[deployments.{name}.quota]\nenforce = 'response'\n{grant}\n");
+    }
+    World::with_config(&config, &simulator)
+}
+
+fn used(world: &World, deployment: &str) -> f64 {
+    let counts = world.simulator.quota(deployment);
+    counts.map_or(0.0, |counts| counts.tokens)
+}
+
+const UNLIKE: [(&str, &str); 2] = [
+    ("small", "tokens_per_minute = 100_000"),
+    ("large", "tokens_per_minute = 300_000"),
+];
+
+#[tokio::test(start_paused = true)]
+async fn calls_go_where_their_tokens_will_fit() {
+    for (admission, minutes) in [("reactive", (3.0, 10.0)), ("forecast", (4.0, 12.0))] {
+        let world = pool(admission, "['small', 'large']", &UNLIKE, true);
+        let rush = rush_to(&world, MAIN, minutes).await;
+        let share = used(&world, "small") / (used(&world, "small") + used(&world, "large"));
+        println!(
+            "{admission}: {rush}; {:.1} % of the tokens at the small one",
+            share * 100.0
+        );
+        assert!(rush.n_admitted > 40, "{rush:?}");
+        assert!(admission == "forecast" || rush.n_admitted == 80, "{rush:?}");
+        assert_eq!(rush.n_rate_limited, 0);
+        // A quarter by the grants, half by sessions. Ties are broken by chance.
+        assert!((0.18..0.33).contains(&share), "{share}");
+    }
+}
+
+/// What the above is measured against: grants that nobody knows of.
+#[tokio::test(start_paused = true)]
+async fn by_sessions_the_small_one_is_asked_for_too_much() {
+    let world = pool("reactive", "['small', 'large']", &UNLIKE, false);
+    let rush = rush_to(&world, MAIN, (3.0, 10.0)).await;
+    println!("not told: {rush}");
+    assert!(rush.n_rate_limited > 50, "{rush:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_provisioned_deployment_spills_to_the_next_tier() {
+    let members = "['units', { name = 'standard', priority = 1 }]";
+    let grants = [
+        ("units", "provisioned_units = 15"),
+        ("standard", "tokens_per_minute = 300_000"),
+    ];
+    let world = pool("forecast", members, &grants, true);
+    let first = Wire::open(&world, MAIN).await;
+    let sessions = |deployment: &str| {
+        let all = world.simulator.sessions();
+        all.iter().filter(|it| it.deployment == deployment).count()
+    };
+    assert_eq!((sessions("units"), sessions("standard")), (1, 0));
+    drop(first);
+    let rush = rush_to(&world, MAIN, (4.0, 12.0)).await;
+    let (units, standard) = (sessions("units"), sessions("standard"));
+    println!("{rush}; {units} at the units, {standard} spilt");
+    assert_eq!(rush.n_rate_limited, 0);
+    assert!(units > 10 && standard > 10, "{units}, {standard}");
+    let spilt = r#"trunkline_dial_choices_total{deployment="standard",pool="main",reason="spill"}"#;
+    assert!(world.metric(spilt) > 10.0);
+    // With nobody left there, it is the first again.
+    let _again = Wire::open(&world, MAIN).await;
+    assert_eq!(sessions("units"), units + 1);
+}
+
+/// "Please try again in 2.6s": so long, and no longer, by both who count and who choose.
+#[tokio::test(start_paused = true)]
+async fn what_a_refusal_in_band_says_of_time_is_believed() {
+    let grants = [("one", "tokens_per_minute = 4_200")];
+    let world = pool("reactive", "['one']", &grants, true);
+    let mut wire = Wire::open(&world, MAIN).await;
+    let session = json!({"type": "realtime", "output_modalities": ["text"]});
+    let update = json!({"type": "session.update", "session": session});
+    wire.text(&update.to_string()).await;
+    let create = r#"{"type":"response.create"}"#;
+    wire.text(create).await;
+    assert_eq!(response_done(&mut wire).await["status"], "completed");
+    wire.text(create).await;
+    let error = &response_done(&mut wire).await["status_details"]["error"];
+    assert_eq!(error["code"], "rate_limit_exceeded");
+    let message = error["message"].as_str().expect("a message");
+    let (_, time) = message.rsplit_once("try again in ").expect("a time");
+    let time: f64 = time.trim_end_matches("s.").parse().expect("seconds");
+    assert!((0.1..4.0).contains(&time), "{message}");
+    let account = world.gateway.quota().account("one");
+    let left = account.can_take(1.0).expect_err("paused");
+    assert!((left.as_secs_f64() - time).abs() < 0.01, "{left:?}, {time}");
+    let paused = r#"trunkline_deployment_condition{condition="paused",deployment="one"}"#;
+    assert_eq!(world.metric(paused), 1.0);
+    assert!(Wire::try_open(&world, MAIN).await.is_err());
+    sleep(seconds(time + 0.01)).await;
+    assert_eq!(account.can_take(1.0), Ok(()));
+    drop(wire);
 }
 
 /// The usual configuration with limits of the tenant that everybody is of.

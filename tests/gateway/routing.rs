@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trunkline::config::Config;
+use trunkline::routing::Load;
 use trunkline::simulator::{Blow, Mood, Simulator, SimulatorConfig};
 use trunkline::telemetry::Metrics;
 use trunkline::upstream::{Dialer, Pool, Resolve, SessionRequest, Trouble};
@@ -204,6 +205,28 @@ async fn a_rate_limit_pauses_one_deployment_for_as_long_as_it_says() {
     assert!(condition(&world, "west", "paused"));
     east.abort();
     west.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_of_one_member_is_in_its_account_too() {
+    let pool = "deployments = ['east', 'west']";
+    let (world, mut accepted) = World::scripted(&config(pool), "", &["east"]);
+    let limit = |_| "HTTP/1.1 429 x\r\nretry-after-ms: 7000\r\n\r\n".to_owned();
+    let east = TaskTracker::new().spawn(says(accepted.remove(0), limit));
+    let mut calls = Vec::new();
+    for _ in 0..6 {
+        calls.push(ask(&world).await);
+    }
+    assert!(calls.iter().all(|call| call.status == 101));
+    assert_eq!((dials(&world, "east"), held(&world, "west")), (1.0, 6.0));
+    assert!(condition(&world, "east", "paused") && condition(&world, "west", "well"));
+    let account = |name: &str| world.gateway.quota().account(name).can_take(1.0);
+    let left = account("east").expect_err("paused");
+    assert!((6_900..=7_000).contains(&left.as_millis()), "{left:?}");
+    assert_eq!(account("west"), Ok(()));
+    sleep(7 * SECOND).await;
+    assert_eq!(account("east"), Ok(()));
+    east.abort();
 }
 
 #[tokio::test(start_paused = true)]
@@ -454,6 +477,37 @@ async fn a_caller_stays_where_it_was() {
     assert_eq!(homes.len(), 3, "{homes:?}");
 }
 
+/// Twilio calls from its own addresses, whoever is on the phone.
+#[tokio::test(start_paused = true)]
+async fn a_caller_is_known_by_its_number() {
+    let pool = "deployments = ['east', 'west', 'north']\nsticky = 'caller'";
+    let world = World::with_config(&config(pool), "");
+    let mut homes: BTreeMap<String, u32> = BTreeMap::new();
+    for n in 0..12 {
+        let form = format!("CallSid=CA1&AccountSid=AC1&From=%2B1555000{n:04}&To=%2B15550002222");
+        let webhook = format!(
+            "POST /twilio/voice/desk HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
+            form.len()
+        );
+        for address in 1..=3 {
+            let stream = world.connect_from(Ipv4Addr::new(10, 9, 0, 9));
+            let answer = World::ask(stream, &webhook).await;
+            assert!(answer.contains("<Stream"), "{answer}");
+            let stream = world.connect_from(Ipv4Addr::new(10, 9, 0, address));
+            assert_eq!(ask_on(stream, "/twilio/media/desk").await.status, 101);
+        }
+        let sessions = world.simulator.sessions();
+        let last: Vec<_> = sessions[sessions.len() - 3..]
+            .iter()
+            .map(|it| it.deployment.clone())
+            .collect();
+        assert!(last.iter().all(|it| *it == last[0]), "{last:?}");
+        *homes.entry(last[0].clone()).or_default() += 1;
+    }
+    assert_eq!(homes.len(), 3, "{homes:?}");
+}
+
 /// Dialler, pools and a simulator without a gateway.
 struct Net {
     dialer: Dialer,
@@ -489,11 +543,80 @@ impl Net {
         }
     }
 
+    fn with_load(mut self, full: &'static [&'static str]) -> Self {
+        self.dialer = self.dialer.with_load(Arc::new(Full(full)));
+        self
+    }
+
     async fn open(&self) -> trunkline::upstream::Session {
         let request = SessionRequest::default();
         let opened = self.dialer.open_in(&self.pool, &request).await;
         opened.expect("a session")
     }
+}
+
+/// Says that some deployments are full and nothing else.
+#[derive(Debug)]
+struct Full(&'static [&'static str]);
+
+impl Load for Full {
+    fn pressure(&self, _deployment: &str, _n_sessions: u32) -> Option<f64> {
+        Some(0.0)
+    }
+
+    fn may_take(&self, deployment: &str, _n_calls: u32) -> Result<(), Duration> {
+        match self.0.contains(&deployment) {
+            true => Err(SECOND),
+            false => Ok(()),
+        }
+    }
+
+    fn refused(&self, _deployment: &str, _retry_after: Duration) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_load_or_with_the_same_sessions_count() {
+    let net = Net::new(&config("deployments = ['east', 'west', 'north']")).with_load(&[]);
+    let mut sessions = Vec::new();
+    for _ in 0..9 {
+        sessions.push(net.open().await);
+    }
+    for name in ["east", "west", "north"] {
+        let at = sessions
+            .iter()
+            .filter(|it| it.place.deployment().name() == name);
+        assert_eq!(at.count(), 3, "{name}");
+    }
+}
+
+/// A call that was let in is served, by a full deployment if there is no other.
+#[tokio::test(start_paused = true)]
+async fn a_full_one_is_better_than_none() {
+    let check = async |full, avoid: &[&str], expected: &str| {
+        let net = Net::new(&config(BOTH)).with_load(full);
+        let request = SessionRequest {
+            avoid: avoid.iter().map(|name| (*name).to_owned()).collect(),
+            ..SessionRequest::default()
+        };
+        let session = net.dialer.open_in(&net.pool, &request).await;
+        let session = session.expect("a session");
+        assert_eq!(
+            session.place.deployment().name(),
+            expected,
+            "{full:?}, {avoid:?}"
+        );
+    };
+    check(&[], &[], "east").await;
+    check(&["east"], &[], "west").await;
+    check(&["east", "west"], &[], "east").await;
+    check(&["west"], &["east"], "west").await;
+    check(&["east", "west"], &["east"], "west").await;
+    check(&["east", "west"], &["east", "west"], "east").await;
+    // One that is full comes before one that is in trouble.
+    let net = Net::new(&config(BOTH)).with_load(&["west"]);
+    let session = net.open().await;
+    session.place.report(Trouble::RateLimited(Some(9 * SECOND)));
+    assert_eq!(net.open().await.place.deployment().name(), "west");
 }
 
 #[tokio::test(start_paused = true)]

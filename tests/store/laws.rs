@@ -49,6 +49,7 @@ laws!(
     a_short_pool_is_shared_by_weight,
     leases_of_dead_calls_need_nothing,
     an_id_is_used_once_in_its_life,
+    a_text_is_there_for_its_life,
     names_are_anything,
     many_leases_are_renewed_at_once,
 );
@@ -441,6 +442,27 @@ async fn an_id_is_used_once_in_its_life(store: &dyn Store) {
     assert_eq!(store.use_once("another".into(), HOUR).await, Ok(false));
 }
 
+async fn a_text_is_there_for_its_life(store: &dyn Store) {
+    let get = async |name: &str| store.get(name.into()).await.expect("the store answers");
+    let put = async |name: &str, text: &str, life| {
+        let put = store.put(name.into(), text.into(), life).await;
+        put.expect("the store answers");
+    };
+    assert_eq!(get("a").await, None);
+    put("a", "first", HOUR).await;
+    put("a", "\0 ü\r\n", HOUR).await;
+    put("b", "", HOUR).await;
+    assert_eq!(get("a").await.as_deref(), Some("\0 ü\r\n"));
+    assert_eq!(get("b").await.as_deref(), Some(""));
+    // What is kept under a name has nothing to do with ids that were used.
+    assert_eq!(store.use_once("b".into(), HOUR).await, Ok(true));
+    let life = Duration::from_millis(100);
+    put("a", "last", life).await;
+    sleep(life + Duration::from_millis(20)).await;
+    assert_eq!(get("a").await, None);
+    assert_eq!(get("b").await.as_deref(), Some(""));
+}
+
 async fn names_are_anything(store: &dyn Store) {
     let long = "x".repeat(5_000);
     let names = [
@@ -471,6 +493,8 @@ async fn names_are_anything(store: &dyn Store) {
             "{name:?}"
         );
         assert_eq!(store.use_once(name.into(), HOUR).await, Ok(true));
+        assert_eq!(store.put(name.into(), name.into(), HOUR).await, Ok(()));
+        assert_eq!(store.get(name.into()).await, Ok(Some(name.to_owned())));
         assert_eq!(
             spend(store, spend_window(name, HOUR * 1_000_000, 2.0))
                 .await

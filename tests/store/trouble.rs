@@ -96,6 +96,8 @@ impl World {
         };
         self.store.release(vec![end]).await.expect("always");
         assert!(self.store.use_once("ticket".into(), HOUR).await.is_err());
+        let put = self.store.put("key".into(), "text".into(), HOUR).await;
+        assert!(put.is_err() && self.store.get("key".into()).await.is_err());
     }
 }
 
