@@ -112,8 +112,8 @@ impl Statement {
 
     /// Whether all that matters is signed, in time. `now` is in seconds since 1970.
     pub(super) fn check(&self, now: u64) -> Result<(), Denied> {
-        let covers = |wanted: &&str| self.components.iter().any(|own| own == wanted);
-        let is_complete = COMPONENTS.iter().all(|wanted| covers(&wanted));
+        let covers = |wanted: &str| self.components.iter().any(|own| own.as_str() == wanted);
+        let is_complete = COMPONENTS.iter().all(|wanted| covers(wanted));
         if !is_complete || self.text("alg") != Some("hmac-sha256") {
             return Err(Denied::BadSignature);
         }

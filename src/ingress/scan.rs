@@ -30,10 +30,8 @@ impl<'a> Scanner<'a> {
     pub(super) fn literal(&mut self) -> Option<&'a str> {
         self.skip_space();
         let rest = &self.text[self.at..];
-        let literals = ["true", "false", "null"].into_iter();
-        let literal = literals
-            .filter(|literal| rest.starts_with(literal))
-            .last()?;
+        let mut literals = ["true", "false", "null"].into_iter();
+        let literal = literals.find(|literal| rest.starts_with(literal))?;
         self.at += literal.len();
         Some(&rest[..literal.len()])
     }
