@@ -80,6 +80,14 @@ impl Identity {
             ..Self::default()
         }
     }
+
+    /// The same, but what it showed is good for one call only; it is remembered until `expires`, in Unix seconds.
+    pub(super) fn good_once(self, id: OneTimeId, expires: u64) -> Self {
+        Self {
+            one_time: Some((id, expires)),
+            ..self
+        }
+    }
 }
 
 /// Why a caller is not let in. For metrics and logs; the caller is told only that it is not.
@@ -216,7 +224,7 @@ pub enum MintError {
 #[derive(Clone, Debug)]
 pub struct Authenticator {
     keys: KeyRing,
-    issuers: Arc<[Issuer]>,
+    issuers: Arc<[Arc<Issuer>]>,
     certificates: Certificates,
     signer: Option<TicketSigner>,
     ephemeral: Arc<EphemeralKeys>,
@@ -286,8 +294,10 @@ impl Authenticator {
         metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let issuers = Arc::clone(&self.issuers);
-        issuers.iter().for_each(Issuer::start);
+        let own = self.issuers.iter();
+        let providers = self.providers.iter().filter_map(ProviderScheme::issuer);
+        let issuers: Vec<_> = own.chain(providers).cloned().collect();
+        issuers.iter().for_each(|issuer| issuer.start());
         async move {
             let fetching = issuers
                 .iter()
@@ -415,8 +425,8 @@ impl Authenticator {
         now: Now,
     ) -> Result<Identity, Denied> {
         let mut found = None;
-        if let Some(tenant) = self.signing_tenant(shown, purpose)? {
-            agree(&mut found, Identity::of(tenant))?;
+        if let Some(identity) = self.by_provider(shown, purpose).await? {
+            agree(&mut found, identity)?;
         }
         let secret_ticket = shown.secret.filter(|text| text.starts_with(ticket::PREFIX));
         match (shown.ticket, secret_ticket) {
@@ -469,19 +479,20 @@ impl Authenticator {
         providers.find(|provider| provider.dialect() == dialect)
     }
 
-    fn signing_tenant(
+    async fn by_provider(
         &self,
         shown: Shown<'_>,
         purpose: Purpose<'_>,
-    ) -> Result<Option<&str>, Denied> {
+    ) -> Result<Option<Identity>, Denied> {
         let (Some(provider), Some(request)) = (self.provider(purpose), shown.signed) else {
             return Ok(None);
         };
-        match provider.tenant(request) {
+        // As tokens, what a provider signed is judged by the wall clock as it is.
+        let now = unix_seconds(SystemTime::now());
+        match provider.caller(request, now).await? {
             // A webhook is answered to the provider alone, whatever else is shown.
-            Ok(None) if matches!(purpose, Purpose::Webhook { .. }) => Err(Denied::Missing),
-            Ok(tenant) => Ok(tenant),
-            Err(_) => Err(Denied::BadSignature),
+            None if matches!(purpose, Purpose::Webhook { .. }) => Err(Denied::Missing),
+            identity => Ok(identity),
         }
     }
 
@@ -535,15 +546,18 @@ impl Authenticator {
     }
 }
 
-fn issuers(config: &AuthConfig, tenants: &BTreeSet<String>) -> Result<Arc<[Issuer]>, AuthError> {
-    let mut issuers: Vec<Issuer> = Vec::new();
+fn issuers(
+    config: &AuthConfig,
+    tenants: &BTreeSet<String>,
+) -> Result<Arc<[Arc<Issuer>]>, AuthError> {
+    let mut issuers: Vec<Arc<Issuer>> = Vec::new();
     for (config, n) in config.issuers.iter().zip(1..) {
         let mistake = |(field, problem)| AuthError::Issuer(n, field, problem);
         let issuer = Issuer::new(config, tenants).map_err(mistake)?;
         if issuers.iter().any(|other| other.url() == issuer.url()) {
             return Err(mistake(("url", "this issuer stands twice")));
         }
-        issuers.push(issuer);
+        issuers.push(Arc::new(issuer));
     }
     Ok(issuers.into())
 }

@@ -1,11 +1,13 @@
 //! Providers that sign their requests: which of the accounts that the operator named has sent this one.
 //!
-//! A new dialect's scheme is one more variant of [`ProviderScheme`]. What a provider did not sign is no proof of
+//! A new dialect's scheme is one more variant of [`ProviderScheme`], one more field of [`ProvidersConfig`], and a file
+//! of its own. What a provider did not sign is no proof of
 //! anything, and no signature is never taken for a good one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use http::HeaderMap;
 use secrecy::SecretString;
@@ -13,6 +15,11 @@ use serde::Deserialize;
 
 use crate::secret::{SecretError, Source};
 
+use super::Identity;
+use super::authenticator::Denied;
+use super::issuer::Issuer;
+use super::provider_acs::{AcsAccounts, AcsConfig};
+use super::provider_genesys::{GenesysAccounts, GenesysConfig};
 use super::twilio_signature::{self, Signed};
 
 /// A request as its provider may have signed it.
@@ -33,6 +40,88 @@ pub struct SignedRequest<'a> {
 pub enum ProviderScheme {
     /// `X-Twilio-Signature`, by the auth token of an account.
     Twilio(TwilioAccounts),
+    /// A token of Call Automation for a resource.
+    Acs(AcsAccounts),
+    /// An API key, and a signature over the request.
+    Genesys(GenesysAccounts),
+}
+
+/// The `[providers]` table: the accounts of all providers but Twilio, which has a table of its own.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProvidersConfig {
+    /// Azure Communication Services.
+    pub acs: AcsConfig,
+    /// Genesys Cloud.
+    pub genesys: GenesysConfig,
+}
+
+/// Something in the `[providers]` table that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where, from the table on.
+    pub path: Vec<String>,
+    /// What is wrong. Holds nothing of a secret.
+    pub problem: String,
+}
+
+impl Mistake {
+    pub(super) fn new(field: &str, problem: impl Into<String>) -> Self {
+        Self {
+            path: vec![field.to_owned()],
+            problem: problem.into(),
+        }
+    }
+
+    /// In account number `n`, from 1.
+    pub(super) fn of_account(n: usize, field: &str, problem: impl Into<String>) -> Self {
+        Self {
+            path: vec!["accounts".to_owned(), n.to_string(), field.to_owned()],
+            problem: problem.into(),
+        }
+    }
+
+    fn of(mut self, provider: &str) -> Self {
+        self.path.insert(0, provider.to_owned());
+        self
+    }
+}
+
+impl ProvidersConfig {
+    /// The schemes of the providers that have accounts. `tenants` are all that there are.
+    ///
+    /// # Errors
+    ///
+    /// The first mistake of each provider.
+    pub fn build(&self, tenants: &BTreeSet<String>) -> Result<Vec<ProviderScheme>, Vec<Mistake>> {
+        let (mut schemes, mut mistakes) = (Vec::new(), Vec::new());
+        let mut add = |name: &str, built: Result<ProviderScheme, Mistake>| match built {
+            Ok(scheme) => schemes.push(scheme),
+            Err(mistake) => mistakes.push(mistake.of(name)),
+        };
+        if !self.acs.accounts.is_empty() {
+            add(
+                "acs",
+                AcsAccounts::new(&self.acs, tenants).map(ProviderScheme::Acs),
+            );
+        }
+        if !self.genesys.accounts.is_empty() {
+            let built = GenesysAccounts::new(&self.genesys, tenants);
+            add("genesys", built.map(ProviderScheme::Genesys));
+        }
+        if mistakes.is_empty() {
+            Ok(schemes)
+        } else {
+            Err(mistakes)
+        }
+    }
+
+    /// The tenants that have an account.
+    pub fn tenants(&self) -> impl Iterator<Item = &String> {
+        let acs = self.acs.accounts.iter().map(|account| &account.tenant);
+        let genesys = self.genesys.accounts.iter();
+        acs.chain(genesys.map(|account| &account.tenant))
+    }
 }
 
 /// A signature that is none of any account.
@@ -44,17 +133,36 @@ impl ProviderScheme {
     pub(super) const fn dialect(&self) -> &'static str {
         match self {
             Self::Twilio(_) => "twilio",
+            Self::Acs(_) => "acs",
+            Self::Genesys(_) => "genesys",
         }
     }
 
-    /// The tenant whose account has signed, if anybody has.
+    /// Whose account has signed, if anybody has. `now` is in seconds since 1970.
     ///
     /// # Errors
     ///
-    /// If there is a signature and it is not good.
-    pub(super) fn tenant(&self, request: SignedRequest<'_>) -> Result<Option<&str>, BadSignature> {
+    /// If there is a signature or token and it is not good.
+    pub(super) async fn caller(
+        &self,
+        request: SignedRequest<'_>,
+        now: u64,
+    ) -> Result<Option<Identity>, Denied> {
         match self {
-            Self::Twilio(accounts) => accounts.tenant(request),
+            Self::Twilio(accounts) => match accounts.tenant(request) {
+                Ok(tenant) => Ok(tenant.map(Identity::of)),
+                Err(BadSignature) => Err(Denied::BadSignature),
+            },
+            Self::Acs(accounts) => accounts.caller(request, now).await,
+            Self::Genesys(accounts) => accounts.caller(request, now),
+        }
+    }
+
+    /// Whose keys have to be kept fresh for it.
+    pub(super) fn issuer(&self) -> Option<&Arc<Issuer>> {
+        match self {
+            Self::Twilio(_) | Self::Genesys(_) => None,
+            Self::Acs(accounts) => Some(accounts.issuer()),
         }
     }
 }
@@ -232,7 +340,6 @@ mod tests {
         expected: Result<Option<&str>, BadSignature>,
     ) {
         let accounts = TwilioAccounts::new("https://example.com", accounts).unwrap();
-        let scheme = ProviderScheme::Twilio(accounts);
         let mut headers = HeaderMap::new();
         for signature in signatures {
             headers.append("X-Twilio-Signature", signature.parse().unwrap());
@@ -246,7 +353,11 @@ mod tests {
             signed: Signed::Upgrade,
             agent: "desk",
         };
-        assert_eq!(scheme.tenant(request), expected, "{target} {signatures:?}");
+        assert_eq!(
+            accounts.tenant(request),
+            expected,
+            "{target} {signatures:?}"
+        );
     }
 
     #[test]

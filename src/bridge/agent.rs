@@ -214,9 +214,11 @@ impl Agent {
 
     pub(super) fn policy(&self, capabilities: &Capabilities) -> CallPolicy {
         CallPolicy {
-            lead: self.config.playout.lead,
+            lead: capabilities.lead.bound(self.config.playout.lead),
+            chunk_frames: capabilities.chunk_frames,
             uses_marks: match capabilities.marks {
                 Marks::EchoedAlways | Marks::EchoedWhenPlayed => true,
+                Marks::None => false,
             },
             greeting: self.config.greeting.clone(),
             dtmf: self.config.dtmf,

@@ -29,6 +29,7 @@ use crate::transport::Metered;
 use crate::upstream::{Decoder, Place, Session, SessionContext, SessionFormats, encode};
 
 use super::agent::Agent;
+use super::idle::Idle;
 use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress, loss_of};
 use super::media_path::MediaPath;
@@ -113,6 +114,10 @@ impl ConductedCall {
             n_commands: 0,
             configured_at: None,
             clearing: false,
+            reply_closed: false,
+            takes_audio: true,
+            idle: Idle::default(),
+            chunk: Vec::new(),
             first_frame_of: None,
             overrun: Duration::ZERO,
             audio: Vec::new(),
@@ -159,6 +164,14 @@ pub(super) struct Conduct {
     pub(super) configured_at: Option<Instant>,
     /// A clear is among what is being written to the caller.
     pub(super) clearing: bool,
+    /// All audio of the reply is in the playout queue or has left.
+    pub(super) reply_closed: bool,
+    /// The caller's side has room for audio, as far as it says so.
+    pub(super) takes_audio: bool,
+    /// How far audio was sent, where the line must never be quiet.
+    pub(super) idle: Idle,
+    /// The frames of one message.
+    pub(super) chunk: Vec<u8>,
     /// The turn whose first frame is among it.
     pub(super) first_frame_of: Option<TurnLatency>,
     pub(super) overrun: Duration,
@@ -257,7 +270,9 @@ impl Conduct {
     fn set_timer(&mut self) {
         let core = self.core.poll_timeout(Instant::now().into_std());
         let watch = self.legs.watch_at();
-        let deadline = core.map_or(watch, |at| watch.min(Instant::from_std(at)));
+        let due = [core, self.idle.due()];
+        let due = due.into_iter().flatten().map(Instant::from_std);
+        let deadline = due.fold(watch, Instant::min);
         if self.timer.deadline() != deadline {
             self.timer.as_mut().reset(deadline);
         }
@@ -282,6 +297,17 @@ impl Conduct {
         }
         self.core.handle_timeout(now.into_std());
         self.do_outputs(Current::Other, now);
+        if self.idle.take(now.into_std()) {
+            self.send_silence();
+        }
+    }
+
+    /// What keeps a line from being quiet.
+    fn send_silence(&mut self) {
+        let frame = self.media.as_ref().map(MediaPath::silent_frame);
+        if let Some(frame) = frame.filter(|_| self.takes_audio) {
+            self.tell_caller(CallerCommand::Audio(&frame));
+        }
     }
 
     fn tool_result(&mut self, result: ToolResult, now: Instant) {
@@ -311,20 +337,43 @@ impl Conduct {
                 return self.break_off(name, *close_code);
             }
         };
+        self.answer_caller();
         match decoded {
-            Ok(CallerEvent::Audio) => self.caller_audio(now),
-            Ok(CallerEvent::Started(info)) => self.caller_started(&info, now),
-            Ok(CallerEvent::Dtmf(digit)) => {
-                self.input(Input::CallerDtmf(digit), Current::Other, now)
+            Ok(event) => self.caller_said(event, now),
+            Err(error) => return self.bad_input(&error),
+        }
+        while self.ended.is_none()
+            && let Some(event) = self.dialect.more(&mut self.audio)
+        {
+            self.caller_said(event, now);
+        }
+    }
+
+    /// Sends what the protocol itself wants sent because of the caller's message.
+    fn answer_caller(&mut self) {
+        loop {
+            match self.dialect.answer(&mut self.wire) {
+                Outgoing::Nothing => return,
+                kind => self.send_caller(kind),
             }
-            Ok(CallerEvent::MarkReached(mark)) => {
-                self.input(Input::CallerMark(mark), Current::Other, now)
+        }
+    }
+
+    fn caller_said(&mut self, event: CallerEvent, now: Instant) {
+        match event {
+            CallerEvent::Audio => self.caller_audio(now),
+            CallerEvent::Started(info) => self.caller_started(&info, now),
+            CallerEvent::Dtmf(digit) => self.input(Input::CallerDtmf(digit), Current::Other, now),
+            CallerEvent::MarkReached(mark) => {
+                self.input(Input::CallerMark(mark), Current::Other, now);
             }
-            Ok(CallerEvent::Stopped) => {
-                self.input(Input::End(EndReason::CallerHangup), Current::Other, now)
+            CallerEvent::Paused => self.input(Input::CallerPaused, Current::Other, now),
+            CallerEvent::Resumed => self.input(Input::CallerResumed, Current::Other, now),
+            CallerEvent::Flow(takes_audio) => self.takes_audio = takes_audio,
+            CallerEvent::Stopped => {
+                self.input(Input::End(EndReason::CallerHangup), Current::Other, now);
             }
-            Ok(CallerEvent::Nothing) => {}
-            Err(error) => self.bad_input(&error),
+            CallerEvent::Nothing => {}
         }
     }
 
@@ -349,7 +398,14 @@ impl Conduct {
 
     fn caller_started(&mut self, info: &CallInfo, now: Instant) {
         let audio = self.place.deployment().audio();
-        match MediaPath::new(info.input, info.output, audio, &self.agent) {
+        let can = self.dialect.capabilities();
+        match MediaPath::new(
+            info.input,
+            info.output,
+            audio,
+            can.chunk_frames,
+            &self.agent,
+        ) {
             Ok(media) => self.media = Some(media),
             Err(error) => {
                 tracing::debug!(%error, "the caller's audio format cannot be served");
@@ -369,6 +425,9 @@ impl Conduct {
         );
         let call_id = self.ledger.call_id().to_owned();
         self.tell_caller(CallerCommand::Started { call_id: &call_id });
+        if can.fills_silence {
+            self.idle.start(now.into_std());
+        }
         let configured = self.configured.is_some() && self.configured == self.formats;
         self.input(Input::CallerStarted { configured }, Current::Other, now);
     }
@@ -404,7 +463,13 @@ impl Conduct {
     }
 
     fn tell_caller(&mut self, command: CallerCommand<'_>) {
-        let sent = match self.dialect.encode(command, &mut self.wire) {
+        let kind = self.dialect.encode(command, &mut self.wire);
+        self.send_caller(kind);
+    }
+
+    /// Sends the message that was written.
+    fn send_caller(&mut self, kind: Outgoing) {
+        let sent = match kind {
             Outgoing::Nothing => Ok(()),
             Outgoing::Binary => {
                 let message = Bytes::copy_from_slice(&self.wire);
@@ -534,18 +599,25 @@ impl Conduct {
                 self.append(|media, out| media.silence_event(duration, out));
             }
             Output::QueueReply => self.queue_reply(current, now),
-            Output::PadReply => self.pad_reply(now),
+            Output::PadReply => {
+                self.pad_reply(now);
+                self.reply_closed = true;
+                self.tell_reply_ended();
+            }
             Output::Play { frames, mark } => {
-                self.play(frames);
+                self.play(frames, now);
                 if let Some(mark) = mark {
                     self.tell_caller(CallerCommand::Mark(mark));
                 }
+                self.tell_reply_ended();
                 self.legs.to_caller.get_or_insert(now);
             }
             Output::Clear => {
                 self.tell_caller(CallerCommand::Clear);
                 self.legs.to_caller.get_or_insert(now);
                 self.clearing = true;
+                self.reply_closed = false;
+                self.idle.cleared(now.into_std());
                 if let Some(media) = &mut self.media {
                     media.clear();
                 }
@@ -595,6 +667,7 @@ impl Conduct {
         else {
             return;
         };
+        self.reply_closed = false;
         match media.queue_reply(audio) {
             Ok((duration, frames)) => {
                 let overrun = media.overrun();
@@ -633,28 +706,61 @@ impl Conduct {
             .handle_input(Input::ReplyPadded(frames), now.into_std());
     }
 
-    fn play(&mut self, frames: usize) {
+    /// Says that a reply was sent to its end, once it was.
+    fn tell_reply_ended(&mut self) {
+        let is_sent = self
+            .media
+            .as_ref()
+            .is_some_and(|media| media.queue.is_empty());
+        if self.reply_closed && is_sent {
+            self.reply_closed = false;
+            self.tell_caller(CallerCommand::ReplyEnded);
+        }
+    }
+
+    fn play(&mut self, frames: usize, now: Instant) {
         // Taken out so that a frame can be lent to the dialect while the call is borrowed.
         let Some(mut media) = self.media.take() else {
             return;
         };
         let duration = FRAME * u32::try_from(frames).unwrap_or(u32::MAX);
         let is_late = |since: Instant| since.elapsed() >= MAX_BEHIND;
-        if self.legs.caller.blocked_since().is_some_and(is_late) {
+        let is_blocked = self.legs.caller.blocked_since().is_some_and(is_late);
+        if is_blocked || !self.takes_audio {
             self.ledger.metrics.dropped(FrameDrop::CallerSlow, duration);
             for _ in 0..frames {
                 media.queue.pop();
             }
         } else {
+            self.send_frames(&mut media, frames);
+            self.idle.sent(duration, now.into_std());
+            self.ledger.metrics.audio(Direction::ToCaller, duration);
+        }
+        self.media = Some(media);
+    }
+
+    /// Sends the first frames of the queue, as many in a message as the dialect wants.
+    fn send_frames(&mut self, media: &mut MediaPath, frames: usize) {
+        let chunk_frames = self.dialect.capabilities().chunk_frames;
+        if chunk_frames == 1 {
             for _ in 0..frames {
                 if let Some(frame) = media.queue.front() {
                     self.tell_caller(CallerCommand::Audio(frame));
                 }
                 media.queue.pop();
             }
-            self.ledger.metrics.audio(Direction::ToCaller, duration);
+            return;
         }
-        self.media = Some(media);
+        let mut chunk = std::mem::take(&mut self.chunk);
+        for _ in 0..frames.div_ceil(chunk_frames) {
+            chunk.clear();
+            for _ in 0..chunk_frames {
+                chunk.extend_from_slice(media.queue.front().unwrap_or_default());
+                media.queue.pop();
+            }
+            self.tell_caller(CallerCommand::Audio(&chunk));
+        }
+        self.chunk = chunk;
     }
 
     fn transcript(&mut self, speaker: Speaker, current: Current<'_>) {
@@ -666,6 +772,25 @@ impl Conduct {
         }
     }
 
+    /// Writes out what was said last, and answers, until the caller's side has closed.
+    async fn take_leave(&mut self) {
+        loop {
+            let event = std::future::poll_fn(|cx| {
+                let _: Poll<()> = self.legs.caller.poll_flush(cx);
+                self.legs.caller.poll_event(cx)
+            });
+            let message = match event.await {
+                LegEvent::Text(text) => self.dialect.decode(Incoming::Text(&text), &mut self.audio),
+                LegEvent::Binary(_) => continue,
+                LegEvent::Closed(_) | LegEvent::Gone | LegEvent::Broken { .. } => return,
+            };
+            self.answer_caller();
+            if message.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn finish(mut self, end: &End) -> CallSummary {
         self.running_tools.abort_all();
         self.tell_caller(CallerCommand::End {
@@ -673,6 +798,12 @@ impl Conduct {
         });
         for (kind, n) in self.dialect.ignored().entries() {
             self.ledger.metrics.ignored(kind, n);
+        }
+        if let Some(patience) = self.dialect.capabilities().peer_closes
+            && end.reason.is_caller_there()
+        {
+            // Whoever does not keep to it is closed on.
+            let _ = tokio::time::timeout(patience, self.take_leave()).await;
         }
         let summary = self.ledger.end(end.reason, self.began.elapsed());
         tokio::join!(self.legs.close(end), self.sessions.close());

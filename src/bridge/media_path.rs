@@ -22,6 +22,8 @@ pub(super) struct MediaPath {
     to_model: ToModel,
     to_caller: ToCaller,
     pub(super) queue: FrameQueue,
+    /// Frames that leave together; a reply is a whole number of these.
+    chunk_frames: usize,
     /// The queue could not take all of the current reply: its rest is not wanted, because words out of
     /// the middle of it would be noise.
     overflowed: bool,
@@ -59,9 +61,13 @@ impl MediaPath {
         input: AudioFormat,
         output: AudioFormat,
         audio: ModelAudio,
+        chunk_frames: usize,
         agent: &Agent,
     ) -> Result<Self, MediaError> {
         let opus = agent.config.opus;
+        let chunk = FRAME * u32::try_from(chunk_frames).unwrap_or(u32::MAX);
+        let n_chunks = agent.config.playout.max.as_nanos() / chunk.as_nanos().max(1);
+        let max = chunk * u32::try_from(n_chunks).unwrap_or(u32::MAX);
         Ok(Self {
             input,
             output,
@@ -69,7 +75,8 @@ impl MediaPath {
             audio,
             to_model: to_model(input, audio)?,
             to_caller: to_caller(output, audio, opus)?,
-            queue: FrameQueue::new(output, agent.config.playout.max),
+            queue: FrameQueue::new(output, max),
+            chunk_frames,
             overflowed: false,
             refused: Duration::ZERO,
             half_sample: None,
@@ -147,7 +154,7 @@ impl MediaPath {
     pub(super) fn queue_clip(&mut self, clip: &Clip) -> Result<usize, MediaError> {
         let mut encoder = CallerEncoder::new(clip.rate(), self.output, self.opus)?;
         let frames = encoder.encode(clip.samples(), &mut self.queue)?;
-        Ok(frames + encoder.flush(&mut self.queue)?)
+        Ok(frames + encoder.flush(&mut self.queue)? + self.fill_chunk())
     }
 
     /// Takes in one message of caller audio and says how long it is.
@@ -263,18 +270,35 @@ impl MediaPath {
             self.forget_begun();
             return Ok(0);
         }
-        match &mut self.to_caller {
-            ToCaller::Transcode(encoder) => Ok(encoder.flush(&mut self.queue)?),
+        let padded = match &mut self.to_caller {
+            ToCaller::Transcode(encoder) => encoder.flush(&mut self.queue)?,
+            ToCaller::Pass { begun, .. } if begun.is_empty() => 0,
             ToCaller::Pass { begun, silence } => {
-                if begun.is_empty() {
-                    return Ok(0);
-                }
                 begun.resize(G711_FRAME, *silence);
                 let queued = self.queue.push(begun);
                 begun.clear();
-                Ok(usize::from(queued))
+                usize::from(queued)
             }
-        }
+        };
+        Ok(padded + self.fill_chunk())
+    }
+
+    /// Completes the last chunk with silence; says how many frames that were. Frames leave by chunks, so the queue
+    /// holds whole ones but for the last.
+    fn fill_chunk(&mut self) -> usize {
+        let rest = self.queue.len() % self.chunk_frames;
+        let missing = if rest == 0 {
+            0
+        } else {
+            self.chunk_frames - rest
+        };
+        let silence = silent_frame(self.output);
+        (0..missing).filter(|_| self.queue.push(&silence)).count()
+    }
+
+    /// A frame in which nothing is heard, in the caller's format; empty for Opus, which has no fixed one.
+    pub(super) fn silent_frame(&self) -> Vec<u8> {
+        silent_frame(self.output)
     }
 
     /// Throws away what was not played.
@@ -296,6 +320,12 @@ impl MediaPath {
     pub(super) fn overrun(&self) -> Duration {
         self.refused + FRAME * u32::try_from(self.queue.overrun_frames()).unwrap_or(u32::MAX)
     }
+}
+
+fn silent_frame(format: AudioFormat) -> Vec<u8> {
+    let n_samples = n_samples(format.rate, FRAME);
+    let n_bytes = n_samples * format.codec.bytes_per_sample().unwrap_or(0);
+    vec![silence_of(format); n_bytes]
 }
 
 fn to_model(input: AudioFormat, audio: ModelAudio) -> Result<ToModel, MediaError> {

@@ -6,6 +6,7 @@
 mod agent;
 mod conduct;
 mod echo;
+mod idle;
 mod leg;
 mod legs;
 mod media_path;

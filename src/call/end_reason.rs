@@ -30,6 +30,12 @@ macro_rules! end_reasons {
                 }
             }
 
+            /// Whether somebody may be left on the caller's side who can still be told.
+            #[must_use]
+            pub const fn is_caller_there(self) -> bool {
+                !matches!(self, Self::CallerGone | Self::CallerTooSlow)
+            }
+
             /// The WebSocket close code that the caller sees (RFC 6455, 7.4.1), where the gateway closes.
             #[must_use]
             pub const fn close_code(self) -> u16 {

@@ -34,6 +34,12 @@ pub enum CallerEvent {
     Dtmf(Digit),
     /// Everything sent before this mark was played, or thrown away by a clear.
     MarkReached(Mark),
+    /// No audio comes until [`CallerEvent::Resumed`]; the call goes on.
+    Paused,
+    /// Audio comes again.
+    Resumed,
+    /// The caller's side takes no more audio for now (`false`), or takes it again.
+    Flow(bool),
     /// The caller says that the call is over.
     Stopped,
     /// A message that is well formed and means nothing to a call (greetings, keepalives, marks that are not ours).
@@ -52,8 +58,12 @@ pub enum CallerCommand<'a> {
     Audio(&'a [u8]),
     /// Ask for an echo when everything sent so far was played.
     Mark(Mark),
+    /// All audio of a reply was sent.
+    ReplyEnded,
     /// Throw away what was sent and not played yet.
     Clear,
+    /// Press these keys towards the caller's line.
+    Keys(&'a [Digit]),
     /// Words that were said, as far as they are known.
     Transcript {
         /// Who said them.
@@ -105,6 +115,14 @@ impl Digit {
     pub fn new(key: char) -> Option<Self> {
         let key = key.to_ascii_uppercase();
         matches!(key, '0'..='9' | '*' | '#' | 'A'..='D').then_some(Self(key))
+    }
+
+    /// The key of a text that names one key and nothing else.
+    #[must_use]
+    pub fn only(text: &str) -> Option<Self> {
+        let mut keys = text.chars();
+        let first = keys.next().and_then(Self::new);
+        first.filter(|_| keys.next().is_none())
     }
 
     /// The key's name.

@@ -98,9 +98,9 @@ impl Segment {
 }
 
 impl Heard {
-    pub(super) fn new(lead: Duration, uses_marks: bool) -> Self {
+    pub(super) fn new(lead: Duration, chunk_frames: usize, uses_marks: bool) -> Self {
         Self {
-            pacer: Pacer::new(lead),
+            pacer: Pacer::new(lead).in_chunks_of(chunk_frames),
             uses_marks,
             session: 0,
             segments: VecDeque::new(),
@@ -183,9 +183,9 @@ impl Heard {
         })
     }
 
-    /// Whether a whole frame waits to be released.
+    /// Whether as many frames wait as are released together.
     pub(super) fn has_waiting(&self) -> bool {
-        self.waiting_frames() > 0
+        self.waiting_frames() >= self.pacer.chunk_frames()
     }
 
     /// When the next frame is due, if one waits.
@@ -399,7 +399,7 @@ mod tests {
         stalled: u64,
     ) -> (Duration, Duration) {
         let start = Instant::now();
-        let mut heard = Heard::new(LEAD, marks);
+        let mut heard = Heard::new(LEAD, 1, marks);
         let mut far = FarEnd {
             delay: ms(delay),
             arrivals: Vec::new(),
@@ -451,7 +451,7 @@ mod tests {
     #[test]
     fn a_far_end_that_acknowledges_on_arrival_is_believed() {
         let start = Instant::now();
-        let mut heard = Heard::new(LEAD, true);
+        let mut heard = Heard::new(LEAD, 1, true);
         heard.queue("item", 0, ms(2_000), 100);
         let mut sent = Duration::ZERO;
         for t in 0..777 {
@@ -471,7 +471,7 @@ mod tests {
     fn one_late_acknowledgement_is_no_stall() {
         let (start, round_trip, late) = (Instant::now(), ms(160), ms(60));
         for cut_ms in 400..900 {
-            let mut heard = Heard::new(LEAD, true);
+            let mut heard = Heard::new(LEAD, 1, true);
             heard.queue("item", 0, ms(2_000), 100);
             let mut acks = VecDeque::new();
             for t in 0..cut_ms {
@@ -494,7 +494,7 @@ mod tests {
     #[test]
     fn a_far_end_that_stops_acknowledging_has_stopped_playing() {
         let start = Instant::now();
-        let mut heard = Heard::new(LEAD, true);
+        let mut heard = Heard::new(LEAD, 1, true);
         heard.queue("item", 0, ms(3_000), 150);
         let mut last_ack = Duration::ZERO;
         let mut marks = VecDeque::new();
@@ -525,7 +525,7 @@ mod tests {
     #[test]
     fn marks_of_an_older_generation_say_nothing() {
         let start = Instant::now();
-        let mut heard = Heard::new(LEAD, true);
+        let mut heard = Heard::new(LEAD, 1, true);
         heard.queue("a", 0, ms(100), 5);
         let old = heard
             .release(start)
@@ -541,7 +541,7 @@ mod tests {
     #[test]
     fn every_item_that_was_not_heard_out_is_cut() {
         let start = Instant::now();
-        let mut heard = Heard::new(LEAD, false);
+        let mut heard = Heard::new(LEAD, 1, false);
         heard.queue("a", 0, ms(100), 5);
         heard.queue("b", 0, ms(90), 5);
         heard.queue("b", 1, ms(40), 2);
@@ -564,7 +564,7 @@ mod tests {
     #[test]
     fn the_padding_of_a_last_frame_is_not_speech() {
         let start = Instant::now();
-        let mut heard = Heard::new(LEAD, false);
+        let mut heard = Heard::new(LEAD, 1, false);
         heard.queue("a", 0, ms(30), 1);
         heard.complete(1);
         heard.release(start);
@@ -574,7 +574,7 @@ mod tests {
     #[test]
     fn an_item_that_goes_on_after_its_padding_keeps_its_own_count() {
         let start = Instant::now();
-        let mut heard = Heard::new(LEAD, false);
+        let mut heard = Heard::new(LEAD, 1, false);
         heard.queue("a", 0, ms(30), 1);
         heard.complete(1);
         heard.queue("a", 0, ms(200), 10);
@@ -595,7 +595,7 @@ mod tests {
     fn an_item_of_which_more_was_to_come_is_cut_at_its_end() {
         let start = Instant::now();
         for (grows, expected) in [(true, vec![ms(40)]), (false, vec![])] {
-            let mut heard = Heard::new(LEAD, false);
+            let mut heard = Heard::new(LEAD, 1, false);
             heard.queue("a", 0, ms(40), 2);
             heard.release(start);
             let cuts = heard.clear(grows, start + ms(500));
@@ -607,7 +607,7 @@ mod tests {
     #[test]
     fn what_found_no_room_in_the_queue_was_not_heard() {
         let start = Instant::now();
-        let mut heard = Heard::new(LEAD, false);
+        let mut heard = Heard::new(LEAD, 1, false);
         heard.queue("a", 0, ms(500), 2);
         heard.queue("b", 0, ms(200), 10);
         for t in 0..100 {

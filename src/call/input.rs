@@ -19,6 +19,10 @@ pub enum Input<'a> {
     },
     /// So much audio came from the caller.
     CallerAudio(Duration),
+    /// No audio comes from the caller's side for now, which is no sign of trouble.
+    CallerPaused,
+    /// It comes again.
+    CallerResumed,
     /// A key was pressed.
     CallerDtmf(Digit),
     /// A mark came back.

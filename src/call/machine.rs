@@ -138,7 +138,7 @@ impl Call {
             deadlines.set(Timer::MaxDuration, now + policy.timeouts.max_duration);
         }
         Self {
-            heard: Heard::new(policy.lead, policy.uses_marks),
+            heard: Heard::new(policy.lead, policy.chunk_frames, policy.uses_marks),
             gap: GapFiller::new(policy.gap),
             policy,
             phase: Phase::Connected,
@@ -171,6 +171,12 @@ impl Call {
         match input {
             Input::CallerStarted { configured } => self.caller_started(configured, now),
             Input::CallerAudio(duration) => self.caller_audio(duration, now),
+            Input::CallerPaused => {
+                self.deadlines.stop(Timer::CallerMedia);
+                self.gap.pause();
+            }
+            Input::CallerResumed if self.is_live() => self.expect_caller_media(now),
+            Input::CallerResumed => {}
             Input::CallerDtmf(digit) => self.caller_dtmf(digit, now),
             Input::CallerMark(mark) => {
                 self.heard.mark_reached(mark, now);

@@ -33,6 +33,7 @@ fn beginning() -> Instant {
 pub(super) fn policy() -> CallPolicy {
     CallPolicy {
         lead: ms(100),
+        chunk_frames: 1,
         uses_marks: false,
         greeting: None,
         dtmf: DtmfPolicy::default(),

@@ -11,6 +11,8 @@ use crate::media::GapSettings;
 pub struct CallPolicy {
     /// Reply audio may be handed over so long before it is due at the ear.
     pub lead: Duration,
+    /// Reply audio is handed over so many frames at a time.
+    pub chunk_frames: usize,
     /// Whether the caller's dialect echoes marks.
     pub uses_marks: bool,
     /// What the agent is told to say first; `None` waits for the caller.

@@ -13,7 +13,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::admin::{AdminConfig, AdminToken};
-use crate::auth::{AuthConfig, AuthMode, Authenticator, ProviderScheme, TwilioAccounts};
+use crate::auth::{
+    AuthConfig, AuthMode, Authenticator, ProviderScheme, ProvidersConfig, TwilioAccounts,
+};
 use crate::bridge::{Agent, AgentConfig, TenantPolicy};
 use crate::listener::{ListenerConfig, Routes, Tls, TwilioConfig, is_origin, is_public_url};
 use crate::quota::{Price, QuotaConfig, TenantQuota};
@@ -53,6 +55,9 @@ pub struct Config {
     /// How Twilio's numbers are answered.
     #[serde(default)]
     pub twilio: TwilioConfig,
+    /// The accounts of other providers.
+    #[serde(default)]
+    pub providers: ProvidersConfig,
     /// What tokens cost, by model.
     #[serde(default)]
     pub prices: BTreeMap<String, Price>,
@@ -398,8 +403,21 @@ impl Config {
                 mistakes.add(&path, problem);
             }
         }
-        let providers = self.build_twilio_accounts(mistakes)?;
+        let mut providers = self.build_twilio_accounts(mistakes)?;
         let tenants = self.tenants.keys().cloned().collect();
+        match self.providers.build(&tenants) {
+            Ok(others) => providers.extend(others),
+            Err(found) => {
+                for mistake in found {
+                    let path = ["providers"].into_iter();
+                    let path: Vec<&str> = path
+                        .chain(mistake.path.iter().map(String::as_str))
+                        .collect();
+                    mistakes.add(&path, mistake.problem);
+                }
+                return None;
+            }
+        }
         Authenticator::new(&self.auth, providers, &tenants)
             .map_err(|error| {
                 let path = error.field();

@@ -91,7 +91,8 @@ impl Config {
             let keys = self.auth.keys.iter().map(|key| &key.tenant);
             let certificates = self.auth.certificates.iter().map(|it| &it.tenant);
             let accounts = self.twilio.accounts.iter().map(|account| &account.tenant);
-            let mut known = keys.chain(certificates).chain(accounts);
+            let others = self.providers.tenants();
+            let mut known = keys.chain(certificates).chain(accounts).chain(others);
             let mut issuers = self.auth.issuers.iter();
             let is_issued = issuers.any(|issuer| {
                 let names_any = issuer.tenant_claim.is_some() && issuer.tenants.is_empty();

@@ -63,7 +63,7 @@ use std::io::Write;
 use serde::Deserialize;
 
 use super::json::{self, Scalar};
-use super::{Capabilities, DialectError, Ignored, Incoming, Marks, Outgoing, ignore};
+use super::{Capabilities, Clear, DialectError, Ignored, Incoming, Marks, Outgoing, Speak, ignore};
 use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
@@ -100,29 +100,27 @@ struct Formats {
     output: AudioFormat,
 }
 
-impl Audio {
-    /// The dialect's name.
-    pub const NAME: &'static str = "audio";
+impl Speak for Audio {
+    const NAME: &'static str = "audio";
+
+    const PATH: &'static str = "/v1/audio";
 
     /// The contract above in figures.
-    pub const CAPABILITIES: Capabilities = Capabilities {
-        by_provider: false,
+    const CAPABILITIES: Capabilities = Capabilities {
         marks: Marks::EchoedWhenPlayed,
+        clear: Clear::Command,
+        keys_in: true,
+        says_end: true,
+        by_provider: false,
         max_message_bytes: MAX_MESSAGE_BYTES,
+        ..Capabilities::OF_A_PROVIDER
     };
 
-    /// What was well formed and had no effect so far.
-    #[must_use]
-    pub const fn ignored(&self) -> Ignored {
+    fn ignored(&self) -> Ignored {
         self.ignored
     }
 
-    /// Reads one message; see [`super::Dialect::decode`].
-    ///
-    /// # Errors
-    ///
-    /// What was wrong with the message.
-    pub fn decode(
+    fn decode(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
@@ -134,6 +132,47 @@ impl Audio {
         }
     }
 
+    // Before the start only an error or an end can
+    // be said, after the client's end nothing.
+    fn encode(&mut self, command: CallerCommand<'_>, out: &mut Vec<u8>) -> Outgoing {
+        out.clear();
+        match (command, self.state) {
+            (_, State::Ended) => Outgoing::Nothing,
+            (CallerCommand::Error { code, message }, _) => {
+                write_control("error", &[("code", code), ("message", message)], out)
+            }
+            (CallerCommand::End { reason }, _) => write_control("end", &[("reason", reason)], out),
+            (_, State::Waiting) => Outgoing::Nothing,
+            (CallerCommand::Audio([]) | CallerCommand::ReplyEnded | CallerCommand::Keys(_), _) => {
+                Outgoing::Nothing
+            }
+            (CallerCommand::Audio(audio), _) => {
+                out.extend_from_slice(audio);
+                Outgoing::Binary
+            }
+            (CallerCommand::Started { call_id }, State::Open(formats)) => {
+                write_control("started", &[("call_id", call_id)], out);
+                out.pop();
+                write_format("format", formats.input, out);
+                write_format("output", formats.output, out);
+                out.push(b'}');
+                Outgoing::Text
+            }
+            (CallerCommand::Mark(mark), _) => {
+                write!(out, r#"{{"type":"mark","name":"{mark}"}}"#)
+                    .expect("writing to memory cannot fail");
+                Outgoing::Text
+            }
+            (CallerCommand::Clear, _) => write_control("clear", &[], out),
+            (CallerCommand::Transcript { speaker, text }, _) => {
+                let fields = [("speaker", speaker.name()), ("text", text)];
+                write_control("transcript", &fields, out)
+            }
+        }
+    }
+}
+
+impl Audio {
     fn binary(&mut self, bytes: &[u8], audio: &mut Vec<u8>) -> Result<CallerEvent, DialectError> {
         let format = match self.state {
             State::Waiting => return Err(DialectError::BeforeStart),
@@ -224,43 +263,6 @@ impl Audio {
             None => ignore(&mut self.ignored.foreign_marks),
         })
     }
-
-    /// Writes one message; see [`super::Dialect::encode`]. Before the start only an error or an end can
-    /// be said, after the client's end nothing.
-    pub fn encode(&mut self, command: CallerCommand<'_>, out: &mut Vec<u8>) -> Outgoing {
-        out.clear();
-        match (command, self.state) {
-            (_, State::Ended) => Outgoing::Nothing,
-            (CallerCommand::Error { code, message }, _) => {
-                write_control("error", &[("code", code), ("message", message)], out)
-            }
-            (CallerCommand::End { reason }, _) => write_control("end", &[("reason", reason)], out),
-            (_, State::Waiting) => Outgoing::Nothing,
-            (CallerCommand::Audio([]), _) => Outgoing::Nothing,
-            (CallerCommand::Audio(audio), _) => {
-                out.extend_from_slice(audio);
-                Outgoing::Binary
-            }
-            (CallerCommand::Started { call_id }, State::Open(formats)) => {
-                write_control("started", &[("call_id", call_id)], out);
-                out.pop();
-                write_format("format", formats.input, out);
-                write_format("output", formats.output, out);
-                out.push(b'}');
-                Outgoing::Text
-            }
-            (CallerCommand::Mark(mark), _) => {
-                write!(out, r#"{{"type":"mark","name":"{mark}"}}"#)
-                    .expect("writing to memory cannot fail");
-                Outgoing::Text
-            }
-            (CallerCommand::Clear, _) => write_control("clear", &[], out),
-            (CallerCommand::Transcript { speaker, text }, _) => {
-                let fields = [("speaker", speaker.name()), ("text", text)];
-                write_control("transcript", &fields, out)
-            }
-        }
-    }
 }
 
 /// The most audio that one message may hold: a second, or an Opus packet.
@@ -275,11 +277,9 @@ fn dtmf(text: &str) -> Result<CallerEvent, DialectError> {
     let digit = json::parse::<DtmfMessage>(text, "dtmf")?
         .digit
         .ok_or(DialectError::MissingField { field: "digit" })?;
-    let mut keys = digit.0.chars();
-    match (keys.next().and_then(Digit::new), keys.next()) {
-        (Some(digit), None) => Ok(CallerEvent::Dtmf(digit)),
-        _ => Err(DialectError::UnknownDigit),
-    }
+    Digit::only(&digit.0)
+        .map(CallerEvent::Dtmf)
+        .ok_or(DialectError::UnknownDigit)
 }
 
 #[derive(Deserialize)]

@@ -53,6 +53,9 @@ pub enum DialectError {
     /// A message for another stream than the one that was started.
     #[error("a message for another stream")]
     WrongStream,
+    /// A sequence number that does not follow the last.
+    #[error("a sequence number does not follow")]
+    OutOfSequence,
     /// A codec, rate or channel count that is not spoken here.
     #[error("the audio format is not supported")]
     UnsupportedFormat,
@@ -77,6 +80,7 @@ impl DialectError {
         "before_start",
         "second_start",
         "wrong_stream",
+        "out_of_sequence",
         "unsupported_format",
         "unknown_digit",
     ];
@@ -98,6 +102,7 @@ impl DialectError {
             Self::BeforeStart => "before_start",
             Self::SecondStart => "second_start",
             Self::WrongStream => "wrong_stream",
+            Self::OutOfSequence => "out_of_sequence",
             Self::UnsupportedFormat => "unsupported_format",
             Self::UnknownDigit => "unknown_digit",
         }
@@ -121,6 +126,7 @@ impl DialectError {
             | Self::BeforeStart
             | Self::SecondStart
             | Self::WrongStream
+            | Self::OutOfSequence
             | Self::UnknownDigit => 1008,
         }
     }
@@ -162,6 +168,7 @@ mod tests {
             DialectError::BeforeStart,
             DialectError::SecondStart,
             DialectError::WrongStream,
+            DialectError::OutOfSequence,
             DialectError::UnsupportedFormat,
             DialectError::UnknownDigit,
         ];

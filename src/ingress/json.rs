@@ -2,10 +2,11 @@
 //!
 //! Only structure is looked at; whether the text is valid JSON is the parser's to say.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use memchr::memchr2;
-use serde::de::{Deserialize, Deserializer, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::DialectError;
@@ -137,6 +138,77 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(
             DialectError::MalformedJson
         }
     })
+}
+
+/// The members of a JSON object, which has been through [`check`], by their names in lower case: some senders
+/// capitalise them and some do not.
+///
+/// # Errors
+///
+/// As [`parse`]; and [`DialectError::DuplicateKey`], since two readers could take two different ones.
+pub(super) fn folded<'a>(
+    text: &'a str,
+    message: &'static str,
+) -> Result<BTreeMap<String, &'a RawValue>, DialectError> {
+    let members: Members<'a> = parse(text, message)?;
+    let mut folded = BTreeMap::new();
+    for (name, value) in members.0 {
+        if folded.insert(name.to_ascii_lowercase(), value).is_some() {
+            return Err(DialectError::DuplicateKey);
+        }
+    }
+    Ok(folded)
+}
+
+/// A member's value.
+///
+/// # Errors
+///
+/// [`DialectError::WrongShape`] of the `message` so named.
+pub(super) fn value<'a, T: Deserialize<'a>>(
+    raw: &'a RawValue,
+    message: &'static str,
+) -> Result<T, DialectError> {
+    serde_json::from_str(raw.get()).map_err(|_| DialectError::WrongShape { message })
+}
+
+/// The value of a member that may be missing or `null`.
+///
+/// # Errors
+///
+/// As [`value`].
+pub(super) fn optional<'a, T: Deserialize<'a>>(
+    raw: Option<&&'a RawValue>,
+    message: &'static str,
+) -> Result<Option<T>, DialectError> {
+    raw.map_or(Ok(None), |raw| value(raw, message))
+}
+
+/// Every member as it was written.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
+        }
+        Ok(Members(members))
+    }
 }
 
 /// A string, or a number or truth value taken as its text: some senders quote them and some do not.

@@ -6,24 +6,55 @@
 //! opens either.
 //!
 //! Nothing here opens a socket, reads a clock, resamples, or decides whether a caller may call.
+//!
+//! # How to add a dialect
+//!
+//! 1. `src/ingress/NAME.rs`: a type with [`Default`], [`Clone`] and [`Debug`] that implements [`Speak`]. Its module
+//!    header says what happens when the peer does not keep to the rules; each quirk of the provider is a test with
+//!    the source in a comment. A property test shows that `decode` is total.
+//! 2. One line in `dialects!` below, and the `mod` line. Route, metric labels, tickets and limits follow from that.
+//! 3. `tests/golden/ingress/NAME-CASE.in` and `.out`: whole conversations, see `golden.rs`.
+//! 4. `src/simulator/phone_NAME.rs`: the provider's side, which implements `FarEnd`, and one line in the `phones!`
+//!    table of `src/simulator/phone_dialect.rs`.
+//! 5. One row in the table of `tests/dialects/rows.rs`: how it is called, its credential, and for each scenario that
+//!    the wire forbids, why.
+//! 6. Where the provider proves itself by more than a key of ours, one more scheme in `src/auth/provider.rs`; else
+//!    [`CredentialIn`] says where its key stands.
+//! 7. The table in README is written by `TRUNKLINE_GOLDEN=write cargo test --lib ingress::capability`.
+//!
+//! What the bridge does by itself for every dialect, from its [`Capabilities`]: playout truth without marks, chunks
+//! of more than a frame, a lead that suits the provider, silence where the line must never be quiet, the echo of a
+//! subprotocol, and the wait for a peer that wants to be the one who closes. Big-endian samples are swapped by the
+//! dialect itself ([`swap_samples`]).
 
+mod acs;
 mod audio;
+mod capability;
 mod error;
+mod genesys;
 #[cfg(test)]
 mod golden;
 pub mod json;
 mod mint;
 mod realtime;
 mod refusal;
+mod scan;
 mod twilio;
 mod twilio_scan;
 mod twilio_voice;
 pub mod upgrade;
 
+use std::collections::BTreeMap;
+
+use http::HeaderMap;
+
 use crate::call::{CallerCommand, CallerEvent};
 
+pub use acs::Acs;
 pub use audio::Audio;
+pub use capability::{Capabilities, Clear, CredentialIn, Lead, Marks};
 pub use error::DialectError;
+pub use genesys::Genesys;
 pub use mint::{MintRequest, MintRoute};
 pub use realtime::{Carrier, Credential, CredentialKind, FrontDoor, RealtimeRequest};
 pub use refusal::{ErrorStyle, Refusal};
@@ -62,24 +93,113 @@ pub enum Outgoing {
     Nothing,
 }
 
+/// The request that opened the socket, as far as a dialect may read it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Head<'a> {
+    query: Option<&'a str>,
+    headers: Option<&'a HeaderMap>,
+}
+
+/// Most parameters that are taken from a query.
+const MAX_PARAMETERS: usize = 64;
+
+impl<'a> Head<'a> {
+    /// The head of a request with that query and these headers.
+    #[must_use]
+    pub const fn new(query: Option<&'a str>, headers: &'a HeaderMap) -> Self {
+        Self {
+            query,
+            headers: Some(headers),
+        }
+    }
+
+    /// A header's value, if it is there once and is text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&'a str> {
+        let mut values = self.headers?.get_all(name).iter();
+        let only = values.next()?.to_str().ok()?;
+        values.next().is_none().then_some(only)
+    }
+
+    /// The query's names and values, without those that hold a credential.
+    #[must_use]
+    pub fn parameters(&self) -> BTreeMap<String, String> {
+        form_urlencoded::parse(self.query.unwrap_or_default().as_bytes())
+            .take(MAX_PARAMETERS)
+            .filter(|(name, _)| !realtime::CREDENTIAL_PARAMETERS.contains(&name.as_ref()))
+            .map(|(name, value)| (name.into_owned(), value.into_owned()))
+            .collect()
+    }
+}
+
+/// What a dialect is to the rest of the gateway. One value is one call.
+pub trait Speak: Default {
+    /// The dialect's name, on metric labels, in tickets and in the configuration.
+    const NAME: &'static str;
+
+    /// Where its callers come to: this path, then the agent, then perhaps a ticket.
+    const PATH: &'static str;
+
+    /// What it can and cannot express.
+    const CAPABILITIES: Capabilities;
+
+    /// What was well formed and had no effect so far.
+    fn ignored(&self) -> Ignored;
+
+    /// The socket was opened by this request.
+    fn opened(&mut self, head: &Head<'_>) {
+        let _ = head;
+    }
+
+    /// Reads one message; see [`Dialect::decode`].
+    ///
+    /// # Errors
+    ///
+    /// What was wrong with the message.
+    fn decode(
+        &mut self,
+        message: Incoming<'_>,
+        audio: &mut Vec<u8>,
+    ) -> Result<CallerEvent, DialectError>;
+
+    /// What else the last message meant; see [`Dialect::more`].
+    fn more(&mut self, audio: &mut Vec<u8>) -> Option<CallerEvent> {
+        let _ = audio;
+        None
+    }
+
+    /// What the last message is to be answered with; see [`Dialect::answer`].
+    fn answer(&mut self, out: &mut Vec<u8>) -> Outgoing {
+        let _ = out;
+        Outgoing::Nothing
+    }
+
+    /// Writes one message; see [`Dialect::encode`].
+    fn encode(&mut self, command: CallerCommand<'_>, out: &mut Vec<u8>) -> Outgoing;
+}
+
 /// Declares the dialects, so that one more is one more line.
 macro_rules! dialects {
     ($($(#[$doc:meta])* $variant:ident($dialect:ty),)+) => {
         /// The wire format of one caller leg, with the state that it has during one call.
         #[derive(Clone, Debug)]
         pub enum Dialect {
-            $($(#[$doc])* $variant($dialect),)+
+            $($(#[$doc])* $variant(Box<$dialect>),)+
         }
 
         impl Dialect {
-            /// Names of all dialects, as routes and metric labels have them.
+            /// Names of all dialects, as tickets and metric labels have them.
             pub const NAMES: &'static [&'static str] = &[$(<$dialect>::NAME),+];
+
+            /// Names of all dialects, with the path of each.
+            pub const PATHS: &'static [(&'static str, &'static str)] =
+                &[$((<$dialect>::NAME, <$dialect>::PATH)),+];
 
             /// A dialect at the beginning of a call, by its name.
             #[must_use]
             pub fn by_name(name: &str) -> Option<Self> {
                 $(if name == <$dialect>::NAME {
-                    return Some(Self::$variant(<$dialect>::default()));
+                    return Some(Self::$variant(Box::default()));
                 })+
                 None
             }
@@ -98,14 +218,20 @@ macro_rules! dialects {
 
             /// What was well formed and had no effect so far.
             #[must_use]
-            pub const fn ignored(&self) -> Ignored {
+            pub fn ignored(&self) -> Ignored {
                 match self { $(Self::$variant(dialect) => dialect.ignored(),)+ }
+            }
+
+            /// The socket was opened by this request. Comes before all messages, or not at all.
+            pub fn opened(&mut self, head: &Head<'_>) {
+                match self { $(Self::$variant(dialect) => dialect.opened(head),)+ }
             }
 
             /// Reads one message.
             ///
             /// `audio` is cleared first; after [`CallerEvent::Audio`] it holds the audio's bytes. Once it
-            /// has grown to the size of a frame, audio in the usual form costs no allocation.
+            /// has grown to the size of a frame, audio in the usual form costs no allocation. Afterwards
+            /// [`Self::answer`] and [`Self::more`] want to be asked.
             ///
             /// # Errors
             ///
@@ -116,6 +242,19 @@ macro_rules! dialects {
                 audio: &mut Vec<u8>,
             ) -> Result<CallerEvent, DialectError> {
                 match self { $(Self::$variant(dialect) => dialect.decode(message, audio),)+ }
+            }
+
+            /// What else the last message meant, in order, until there is nothing more: one message may hold
+            /// several keys, or release audio that waited for it. `audio` as for [`Self::decode`].
+            pub fn more(&mut self, audio: &mut Vec<u8>) -> Option<CallerEvent> {
+                match self { $(Self::$variant(dialect) => dialect.more(audio),)+ }
+            }
+
+            /// Writes what the protocol itself wants sent because of the last message, until that is
+            /// [`Outgoing::Nothing`]: a pong, the answer to a probe, a step of a closing handshake. It leaves before
+            /// the message has any other effect. `out` is cleared first.
+            pub fn answer(&mut self, out: &mut Vec<u8>) -> Outgoing {
+                match self { $(Self::$variant(dialect) => dialect.answer(out),)+ }
             }
 
             /// Writes one message to `out`, which is cleared first.
@@ -131,26 +270,41 @@ dialects! {
     Twilio(Twilio),
     /// The project's own: binary audio, JSON control.
     Audio(Audio),
+    /// Azure Communication Services, Call Automation's bidirectional audio streaming.
+    Acs(Acs),
+    /// Genesys Cloud's Audio Connector.
+    Genesys(Genesys),
 }
 
-/// What a dialect's callers can say and may send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capabilities {
-    /// Whether callers say what was played.
-    pub marks: Marks,
-    /// Whether only a provider's servers speak it, and never a web page.
-    pub by_provider: bool,
-    /// The largest message a caller may send, in bytes. A good limit for the socket's reader too.
-    pub max_message_bytes: usize,
+impl Dialect {
+    /// The dialect spoken at this path, and what the path has behind it: the agent, and perhaps a ticket.
+    #[must_use]
+    pub fn at(path: &str) -> Option<(&'static str, &str, Option<&str>)> {
+        let (name, rest) = Self::PATHS
+            .iter()
+            .find_map(|(name, own)| Some((name, path.strip_prefix(own)?.strip_prefix('/')?)))?;
+        match rest.split_once('/') {
+            None => Some((name, rest, None)),
+            Some((agent, ticket)) if !ticket.contains('/') => Some((name, agent, Some(ticket))),
+            Some(_) => None,
+        }
+    }
+
+    /// The path of the dialect of that name.
+    #[must_use]
+    pub fn path_of(name: &str) -> Option<&'static str> {
+        Self::PATHS
+            .iter()
+            .find(|(own, _)| *own == name)
+            .map(|(_, path)| *path)
+    }
 }
 
-/// Whether and when a caller echoes marks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Marks {
-    /// When played and also when thrown away, both alike: only the generation tells them apart.
-    EchoedAlways,
-    /// When played; those thrown away are not heard of again.
-    EchoedWhenPlayed,
+/// Turns big-endian samples into little-endian ones, or back, in place. Half a sample at the end stays as it is.
+pub fn swap_samples(bytes: &mut [u8]) {
+    for sample in bytes.as_chunks_mut::<2>().0 {
+        sample.swap(0, 1);
+    }
 }
 
 /// Messages that were well formed and had no effect, counted by kind. They never end a call.
@@ -202,5 +356,48 @@ mod tests {
             assert_eq!(dialect.name(), *name);
         }
         assert!(Dialect::by_name("smoke").is_none());
+    }
+
+    #[test]
+    fn a_path_leads_to_a_dialect_and_an_agent() {
+        let check = |path: &str, expected| assert_eq!(Dialect::at(path), expected, "{path}");
+        check("/twilio/media/desk", Some(("twilio", "desk", None)));
+        check("/v1/audio/desk/tt_x", Some(("audio", "desk", Some("tt_x"))));
+        check("/acs/media/desk/", Some(("acs", "desk", Some(""))));
+        for nowhere in [
+            "/",
+            "/acs",
+            "/acs/media",
+            "/acs/mediation/desk",
+            "/acs/media/a/b/c",
+        ] {
+            check(nowhere, None);
+        }
+        // No path hides another.
+        for (name, path) in Dialect::PATHS {
+            check(&format!("{path}/a"), Some((name, "a", None)));
+        }
+    }
+
+    #[test]
+    fn a_head_gives_its_parameters_and_no_credential() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-one", "1".parse().unwrap());
+        headers.append("x-two", "1".parse().unwrap());
+        headers.append("x-two", "2".parse().unwrap());
+        let query = "a=b+c&api-key=s3cret&Authorization=s3cret&ticket=s3cret&token=s3cret&a=d";
+        let head = Head::new(Some(query), &headers);
+        assert_eq!(head.header("x-one"), Some("1"));
+        assert_eq!(head.header("x-two"), None);
+        let expected = BTreeMap::from([("a".to_owned(), "d".to_owned())]);
+        assert_eq!(head.parameters(), expected);
+        assert!(Head::default().parameters().is_empty());
+    }
+
+    #[test]
+    fn samples_are_swapped_whole() {
+        let mut bytes = [1, 2, 3, 4, 5];
+        swap_samples(&mut bytes);
+        assert_eq!(bytes, [2, 1, 4, 3, 5]);
     }
 }

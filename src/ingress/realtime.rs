@@ -9,12 +9,14 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use http::HeaderMap;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
 
 use crate::realtime::Shape;
 
-use super::{ErrorStyle, Refusal, upgrade};
+use super::{CredentialIn, ErrorStyle, Refusal, upgrade};
 
 /// The only subprotocol that is ever selected.
 const SUBPROTOCOL: &str = "realtime";
@@ -86,6 +88,31 @@ impl Credential {
         let protocols = upgrade::protocols(headers)
             .map_err(|error| Refusal::bad_request("invalid_subprotocol", error.to_string()))?;
         credential(headers, &protocols, &query)
+    }
+
+    /// The same for the callers of a dialect whose provider can show it only there.
+    ///
+    /// # Errors
+    ///
+    /// If a carrier is used in a way that no client uses it.
+    pub fn find_in(
+        place: CredentialIn,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Option<Self>, Refusal> {
+        let own = match place {
+            CredentialIn::Usual => None,
+            CredentialIn::Query => return Self::find(query, &HeaderMap::new()),
+            CredentialIn::Header(name) => header_secret(headers, name)?.map(str::to_owned),
+            CredentialIn::Basic => basic_password(headers)?,
+        };
+        let Some(secret) = own else {
+            return Self::find(query, headers);
+        };
+        let mut usual = HeaderMap::new();
+        let value = HeaderValue::from_str(&secret).map_err(|_| Refusal::unauthorized())?;
+        usual.insert("api-key", value);
+        Self::find(query, &usual)
     }
 
     /// The secret itself. Never to be logged, labelled or quoted.
@@ -257,6 +284,10 @@ impl Route {
 /// The query's parameters, decoded.
 struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
+/// Parameters of a query that hold a credential, ours or a provider's: no part of what a call is about.
+pub(super) const CREDENTIAL_PARAMETERS: [&str; 5] =
+    ["api-key", "Authorization", "ticket", "token", "tok"];
+
 /// Parameters that mean something here, and thus must not come twice.
 const KNOWN_PARAMETERS: [&str; 9] = [
     "api-version",
@@ -373,6 +404,22 @@ fn header_secret<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a st
         return Err(Refusal::unauthorized());
     }
     Ok(Some(value).filter(|value| !value.is_empty()))
+}
+
+/// The password of `Authorization: Basic` (RFC 7617 section 2). Whose it is, the password alone must tell.
+fn basic_password(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(value) = header_secret(headers, AUTHORIZATION.as_str())? else {
+        return Ok(None);
+    };
+    let (scheme, encoded) = value.split_once(' ').unwrap_or((value, ""));
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return Ok(None);
+    }
+    let decoded = STANDARD.decode(encoded.trim()).ok();
+    let text = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
+    let password = text.as_deref().and_then(|text| text.split_once(':'));
+    let (_, password) = password.ok_or_else(Refusal::unauthorized)?;
+    Ok(Some(password.to_owned()))
 }
 
 /// The token of a `Bearer` value; the scheme's case does not matter (RFC 9110 section 11.1).

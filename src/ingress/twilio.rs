@@ -24,7 +24,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::json::{self, Scalar};
-use super::{Capabilities, DialectError, Ignored, Incoming, Marks, Outgoing, ignore, twilio_scan};
+use super::{
+    Capabilities, Clear, DialectError, Ignored, Incoming, Marks, Outgoing, Speak, ignore,
+    twilio_scan,
+};
 use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
 use crate::media::{AudioFormat, Codec, SampleRate};
 use crate::realtime::{decode_audio, encode_audio};
@@ -57,29 +60,25 @@ struct Stream {
     sid_json: String,
 }
 
-impl Twilio {
-    /// The dialect's name.
-    pub const NAME: &'static str = "twilio";
+impl Speak for Twilio {
+    const NAME: &'static str = "twilio";
 
-    /// Source: telephony reference 1.4 (marks).
-    pub const CAPABILITIES: Capabilities = Capabilities {
-        by_provider: true,
+    const PATH: &'static str = "/twilio/media";
+
+    /// Source: telephony reference 1.4 and 1.5.
+    const CAPABILITIES: Capabilities = Capabilities {
         marks: Marks::EchoedAlways,
+        clear: Clear::Command,
+        keys_in: true,
         max_message_bytes: MAX_MESSAGE_BYTES,
+        ..Capabilities::OF_A_PROVIDER
     };
 
-    /// What was well formed and had no effect so far.
-    #[must_use]
-    pub const fn ignored(&self) -> Ignored {
+    fn ignored(&self) -> Ignored {
         self.ignored
     }
 
-    /// Reads one message; see [`super::Dialect::decode`].
-    ///
-    /// # Errors
-    ///
-    /// What was wrong with the message.
-    pub fn decode(
+    fn decode(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
@@ -100,6 +99,43 @@ impl Twilio {
         self.decode_any(text, audio)
     }
 
+    // Nothing can be said outside of a stream.
+    fn encode(&mut self, command: CallerCommand<'_>, out: &mut Vec<u8>) -> Outgoing {
+        out.clear();
+        let State::Streaming(stream) = &self.state else {
+            return Outgoing::Nothing;
+        };
+        match command {
+            CallerCommand::Audio([]) => Outgoing::Nothing,
+            CallerCommand::Audio(audio) => {
+                stream.begin("media", out);
+                out.extend_from_slice(br#","media":{"payload":""#);
+                encode_audio(audio, out);
+                out.extend_from_slice(br#""}}"#);
+                Outgoing::Text
+            }
+            CallerCommand::Mark(mark) => {
+                stream.begin("mark", out);
+                write!(out, r#","mark":{{"name":"{mark}"}}}}"#)
+                    .expect("writing to memory cannot fail");
+                Outgoing::Text
+            }
+            CallerCommand::Clear => {
+                stream.begin("clear", out);
+                out.push(b'}');
+                Outgoing::Text
+            }
+            CallerCommand::Started { .. }
+            | CallerCommand::ReplyEnded
+            | CallerCommand::Keys(_)
+            | CallerCommand::Transcript { .. }
+            | CallerCommand::Error { .. }
+            | CallerCommand::End { .. } => Outgoing::Nothing,
+        }
+    }
+}
+
+impl Twilio {
     /// Decodes a media message in its usual form. If it is anything else, or bad, `decode_any` decides.
     fn decode_usual_media(&self, text: &str, audio: &mut Vec<u8>) -> bool {
         let State::Streaming(stream) = &self.state else {
@@ -204,11 +240,9 @@ impl Twilio {
         let text = body.digit.ok_or(DialectError::MissingField {
             field: "dtmf.digit",
         })?;
-        let mut keys = text.0.chars();
-        match (keys.next().and_then(Digit::new), keys.next()) {
-            (Some(digit), None) => Ok(CallerEvent::Dtmf(digit)),
-            _ => Err(DialectError::UnknownDigit),
-        }
+        Digit::only(&text.0)
+            .map(CallerEvent::Dtmf)
+            .ok_or(DialectError::UnknownDigit)
     }
 
     fn mark(&mut self, envelope: &Envelope<'_>) -> Result<CallerEvent, DialectError> {
@@ -231,39 +265,6 @@ impl Twilio {
         match text_of(envelope.stream_sid.as_ref()) {
             Some(sid) if !stream.is(sid) => Err(DialectError::WrongStream),
             _ => Ok(stream),
-        }
-    }
-
-    /// Writes one message; see [`super::Dialect::encode`]. Nothing can be said outside of a stream.
-    pub fn encode(&mut self, command: CallerCommand<'_>, out: &mut Vec<u8>) -> Outgoing {
-        out.clear();
-        let State::Streaming(stream) = &self.state else {
-            return Outgoing::Nothing;
-        };
-        match command {
-            CallerCommand::Audio([]) => Outgoing::Nothing,
-            CallerCommand::Audio(audio) => {
-                stream.begin("media", out);
-                out.extend_from_slice(br#","media":{"payload":""#);
-                encode_audio(audio, out);
-                out.extend_from_slice(br#""}}"#);
-                Outgoing::Text
-            }
-            CallerCommand::Mark(mark) => {
-                stream.begin("mark", out);
-                write!(out, r#","mark":{{"name":"{mark}"}}}}"#)
-                    .expect("writing to memory cannot fail");
-                Outgoing::Text
-            }
-            CallerCommand::Clear => {
-                stream.begin("clear", out);
-                out.push(b'}');
-                Outgoing::Text
-            }
-            CallerCommand::Started { .. }
-            | CallerCommand::Transcript { .. }
-            | CallerCommand::Error { .. }
-            | CallerCommand::End { .. } => Outgoing::Nothing,
         }
     }
 }

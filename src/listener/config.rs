@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::auth::TwilioAccountConfig;
 use crate::bridge::REALTIME;
+use crate::ingress::Dialect;
 
 use super::callers::CallersConfig;
 use super::limits::LimitsConfig;
@@ -106,8 +107,7 @@ impl ListenerConfig {
                 let model: String = form_urlencoded::byte_serialize(agent.as_bytes()).collect();
                 format!("{base}/v1/realtime?model={model}&ticket={ticket}")
             }
-            "twilio" => format!("{base}/twilio/media/{agent}/{ticket}"),
-            _ => format!("{base}/v1/{dialect}/{agent}/{ticket}"),
+            _ => format!("{base}{}/{agent}/{ticket}", Dialect::path_of(dialect)?),
         })
     }
 }

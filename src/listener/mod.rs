@@ -318,14 +318,8 @@ impl Gateway {
                 let agent = (*agent).to_owned();
                 self.twilio_voice(request, Some(agent), peer).await
             }
-            (_, ["twilio", "media", agent, ticket @ ..]) if ticket.len() <= 1 => {
-                let ticket = ticket.first().copied();
-                self.call(request, Way::Phone("twilio", agent, ticket), peer)
-                    .await
-            }
-            (_, ["v1", "audio", agent, ticket @ ..]) if ticket.len() <= 1 => {
-                let ticket = ticket.first().copied();
-                self.call(request, Way::Phone("audio", agent, ticket), peer)
+            _ if let Some((dialect, agent, ticket)) = Dialect::at(&path) => {
+                self.call(request, Way::Phone(dialect, agent, ticket), peer)
                     .await
             }
             (&Method::POST, ["v1", "tickets"]) => self.ticket(request, peer).await,

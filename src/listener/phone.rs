@@ -12,7 +12,7 @@ use tracing::Instrument;
 use crate::auth::{Purpose, Shown, Signed, SignedRequest};
 use crate::bridge::ConductedCall;
 use crate::ingress::{
-    Credential, Dialect, ErrorStyle, Refusal, RejectReason, VoiceWebhook, twiml_connect,
+    Credential, Dialect, ErrorStyle, Head, Refusal, RejectReason, VoiceWebhook, twiml_connect,
     twiml_reject,
 };
 use crate::upstream::SessionRequest;
@@ -47,7 +47,7 @@ impl Gateway {
         mut request: Request<Body>,
         peer: &Peer,
     ) -> Answer {
-        let Some(dialect) = Dialect::by_name(dialect) else {
+        let Some(mut dialect) = Dialect::by_name(dialect) else {
             return self.refused(dialect, &Refusal::not_found(), STYLE);
         };
         let name = dialect.name();
@@ -57,7 +57,9 @@ impl Gateway {
         };
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (head, _) = request.into_parts();
-        let credential = Credential::find(head.uri.query(), &head.headers);
+        let can = dialect.capabilities();
+        dialect.opened(&Head::new(head.uri.query(), &head.headers));
+        let credential = Credential::find_in(can.credential, head.uri.query(), &head.headers);
         let prepared = match credential {
             Ok(credential) => {
                 let shown = Shown {
@@ -80,9 +82,8 @@ impl Gateway {
             Ok(call) => call,
             Err(refusal) => return self.refused(name, &refusal, STYLE),
         };
-        let max_message = call.dialect.capabilities().max_message_bytes;
         let sizes = SocketLimits {
-            frames: self.config.callers.phone.frames(max_message),
+            frames: self.config.callers.phone.frames(can.max_message_bytes),
             max_unsent: MAX_UNSENT,
             read_buffer: 4 * 1024,
         };
@@ -95,7 +96,7 @@ impl Gateway {
             }
             .instrument(span),
         );
-        switch(&upgrade.accept, None)
+        switch(&upgrade.accept, can.subprotocol(&upgrade.protocols))
     }
 
     async fn prepare_phone(

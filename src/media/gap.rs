@@ -69,6 +69,12 @@ impl GapFiller {
         true
     }
 
+    /// No audio is to be expected until the next comes, and no silence is wanted in its place.
+    pub fn pause(&mut self) {
+        self.covered_until = None;
+        self.filled = Duration::ZERO;
+    }
+
     /// When silence will be due if nothing arrives.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {

@@ -13,6 +13,8 @@ use super::format::FRAME;
 #[derive(Clone, Debug)]
 pub struct Pacer {
     lead: Duration,
+    /// Frames that leave together.
+    chunk_frames: usize,
     play_end: Option<Instant>,
 }
 
@@ -34,8 +36,27 @@ impl Pacer {
     pub fn new(lead: Duration) -> Self {
         Self {
             lead: lead.max(FRAME),
+            chunk_frames: 1,
             play_end: None,
         }
+    }
+
+    /// The same, but only so many frames together may leave, or a multiple of them. The lead is at least that long.
+    #[must_use]
+    pub fn in_chunks_of(mut self, frames: usize) -> Self {
+        self.chunk_frames = frames.max(1);
+        self.lead = self.lead.max(self.chunk());
+        self
+    }
+
+    /// Frames that leave together.
+    #[must_use]
+    pub fn chunk_frames(&self) -> usize {
+        self.chunk_frames
+    }
+
+    fn chunk(&self) -> Duration {
+        FRAME * u32::try_from(self.chunk_frames).unwrap_or(u32::MAX)
     }
 
     /// Releases what may leave at `now` of the `available` frames.
@@ -43,11 +64,12 @@ impl Pacer {
         // What ends at this very moment is followed without a hole.
         let running = self.play_end.filter(|end| *end >= now);
         let mut play_end = running.unwrap_or(now);
-        let due = play_end + FRAME;
+        let chunk = self.chunk();
+        let due = play_end + chunk;
         let mut frames = 0;
-        while frames < available && play_end + FRAME <= now + self.lead {
-            play_end += FRAME;
-            frames += 1;
+        while frames + self.chunk_frames <= available && play_end + chunk <= now + self.lead {
+            play_end += chunk;
+            frames += self.chunk_frames;
         }
         if frames == 0 {
             return None;
@@ -64,7 +86,7 @@ impl Pacer {
     #[must_use]
     pub fn deadline(&self, now: Instant) -> Instant {
         match self.play_end {
-            Some(end) if end >= now => end + FRAME - self.lead,
+            Some(end) if end >= now => end + self.chunk() - self.lead,
             _ => now,
         }
     }
@@ -109,6 +131,21 @@ mod tests {
                 (1, Some(Duration::ZERO))
             );
         }
+    }
+
+    #[test]
+    fn frames_leave_in_whole_chunks() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(ms(400)).in_chunks_of(10);
+        assert_eq!(pacer.release(9, start), None, "no part of a chunk");
+        assert_eq!(pacer.release(29, start).map(|r| r.frames), Some(20));
+        let due = pacer.deadline(start);
+        assert_eq!(due, start + ms(200));
+        assert_eq!(pacer.release(19, due - ms(1)), None, "never early");
+        assert_eq!(pacer.release(19, due).map(|r| r.frames), Some(10));
+        // A lead shorter than a chunk would hold it for ever.
+        let mut pacer = Pacer::new(ms(20)).in_chunks_of(10);
+        assert_eq!(pacer.release(10, start).map(|r| r.frames), Some(10));
     }
 
     #[test]

@@ -21,14 +21,11 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::config::Shape;
-use super::phone_audio::AudioWire;
 use super::phone_call::PhoneCall;
 use super::phone_dial::Dialer;
-use super::phone_dialect::{ApiKey, Dialect, Wire, shape_of};
-use super::phone_realtime::RealtimeWire;
+use super::phone_dialect::{ApiKey, Dialect, FarEnd, Setting, shape_of};
 use super::phone_script::{Act, Script};
 use super::phone_timeline::{CallReport, Refusal, in_ms};
-use super::phone_twilio::TwilioWire;
 use crate::media::{AudioFormat, Codec};
 
 /// What may wait for a peer that does not read; half a minute of PCM16 at 24 kHz in base64.
@@ -48,6 +45,7 @@ pub struct SoftPhone {
     shape: Shape,
     format: AudioFormat,
     api_key: Option<ApiKey>,
+    client_secret: Option<ApiKey>,
     headers: Vec<(HeaderName, HeaderValue)>,
     parameters: BTreeMap<String, String>,
     instructions: Option<String>,
@@ -97,6 +95,7 @@ impl SoftPhone {
             dialect,
             format: AudioFormat::MODEL_PCM,
             api_key: None,
+            client_secret: None,
             headers: Vec::new(),
             parameters: BTreeMap::new(),
             instructions: None,
@@ -138,6 +137,13 @@ impl SoftPhone {
     #[must_use]
     pub fn api_key(mut self, key: impl Into<String>) -> Self {
         self.api_key = Some(ApiKey::new(key.into()));
+        self
+    }
+
+    /// A secret that the request is signed with, in dialects whose provider signs.
+    #[must_use]
+    pub fn client_secret(mut self, secret: impl Into<String>) -> Self {
+        self.client_secret = Some(ApiKey::new(secret.into()));
         self
     }
 
@@ -235,7 +241,7 @@ impl SoftPhone {
             Ok(wire) => wire,
             Err(error) => return failed(report, dialled, error.to_string()),
         };
-        let request = match self.request(&wire) {
+        let request = match self.request(&*wire) {
             Ok(request) => request,
             Err(error) => return failed(report, dialled, error.to_string()),
         };
@@ -278,11 +284,7 @@ impl SoftPhone {
 
     /// Converts what will be said to the phone's rate, which takes time that is no part of the call.
     fn prepare(&self) -> Script {
-        let format = match self.dialect {
-            Dialect::Twilio => AudioFormat::ULAW_8K,
-            Dialect::Audio => self.format,
-            Dialect::Realtime => AudioFormat::MODEL_PCM,
-        };
+        let format = self.wire().map_or(self.format, |wire| wire.format());
         Script::new(&self.script, format.rate.hz())
     }
 
@@ -294,28 +296,27 @@ impl SoftPhone {
         self.keeps_audio
     }
 
-    fn wire(&self) -> Result<Wire, PhoneError> {
-        Ok(match self.dialect {
-            Dialect::Twilio => Wire::Twilio(TwilioWire::new(self.seed, self.parameters.clone())),
-            Dialect::Audio => Wire::Audio(
-                AudioWire::new(self.format, self.parameters.clone())
-                    .map_err(|_| PhoneError::Codec(self.format.codec.name()))?,
-            ),
-            Dialect::Realtime => Wire::Realtime(RealtimeWire::new(
-                &self.uri,
-                self.shape,
-                self.api_key.clone(),
-                self.instructions.clone(),
-            )),
-        })
+    fn wire(&self) -> Result<Box<dyn FarEnd>, PhoneError> {
+        let setting = Setting {
+            uri: self.uri.clone(),
+            shape: self.shape,
+            format: self.format,
+            api_key: self.api_key.clone(),
+            client_secret: self.client_secret.clone(),
+            parameters: self.parameters.clone(),
+            instructions: self.instructions.clone(),
+            seed: self.seed,
+        };
+        let made = self.dialect.far_end(setting);
+        made.map_err(|_| PhoneError::Codec(self.format.codec.name()))
     }
 
-    fn request(&self, wire: &Wire) -> Result<Request<()>, PhoneError> {
+    fn request(&self, wire: &dyn FarEnd) -> Result<Request<()>, PhoneError> {
         let address = |_| PhoneError::Address(shown(&self.uri));
         let mut request = self.uri.clone().into_client_request().map_err(address)?;
         let headers = request.headers_mut();
         match &self.api_key {
-            Some(key) if self.dialect != Dialect::Realtime => {
+            Some(key) if !wire.shows_key() => {
                 let bearer = HeaderValue::from_str(&format!("Bearer {}", key.reveal()));
                 let invalid = |_| PhoneError::Header(AUTHORIZATION.to_string());
                 headers.insert(AUTHORIZATION, bearer.map_err(invalid)?);
@@ -456,8 +457,9 @@ mod tests {
             "ws://h/p?model=m&api-key=***&Authorization=***",
         );
         let phone = SoftPhone::new("ws://h/v1/realtime", Dialect::Realtime).unwrap();
-        let phone = phone.api_key("secret").header("x-key", "secret").unwrap();
+        let phone = phone.api_key("s3cret").header("x-key", "s3cret").unwrap();
+        let phone = phone.client_secret("s3cret");
         let text = format!("{phone:?} {:?}", phone.wire());
-        assert!(!text.contains("secret"), "{text}");
+        assert!(!text.contains("s3cret"), "{text}");
     }
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::phone_codec::{CodecError, decode, encode};
-use super::phone_dialect::{Heard, excerpt};
+use super::phone_dialect::{FarEnd, Heard, excerpt};
 use crate::media::{AudioFormat, Codec};
 
 #[derive(Debug)]
@@ -51,12 +51,14 @@ impl AudioWire {
             is_started: false,
         })
     }
+}
 
-    pub(crate) const fn format(&self) -> AudioFormat {
+impl FarEnd for AudioWire {
+    fn format(&self) -> AudioFormat {
         self.format
     }
 
-    pub(crate) fn opening(&self) -> Vec<Message> {
+    fn opening(&mut self) -> Vec<Message> {
         vec![text(&json!({
             "type": "start",
             "format": {"codec": self.format.codec.name(), "rate": self.format.rate.hz()},
@@ -64,24 +66,24 @@ impl AudioWire {
         }))]
     }
 
-    pub(crate) fn audio(&self, samples: &[i16]) -> Message {
+    fn audio(&mut self, samples: &[i16]) -> Option<Message> {
         let bytes = encode(self.format.codec, samples).expect("checked when the wire was made");
-        Message::binary(bytes)
+        Some(Message::binary(bytes))
     }
 
-    pub(crate) fn dtmf(&self, digit: char) -> Message {
-        text(&json!({"type": "dtmf", "digit": digit.to_string()}))
+    fn dtmf(&mut self, digit: char) -> Option<Message> {
+        Some(text(&json!({"type": "dtmf", "digit": digit.to_string()})))
     }
 
-    pub(crate) fn mark(&self, name: &str) -> Message {
-        text(&json!({"type": "mark", "name": name}))
+    fn mark(&mut self, name: &str, was_played: bool) -> Option<Message> {
+        was_played.then(|| text(&json!({"type": "mark", "name": name})))
     }
 
-    pub(crate) fn end(&self) -> Message {
-        text(&json!({"type": "end"}))
+    fn farewell(&mut self) -> Option<Message> {
+        Some(text(&json!({"type": "end"})))
     }
 
-    pub(crate) fn receive(&mut self, message: &Message) -> Vec<Heard> {
+    fn receive(&mut self, message: &Message) -> Vec<Heard> {
         let heard = match message {
             Message::Text(text) => self.read(text),
             Message::Binary(bytes) => self.read_audio(bytes),
@@ -89,7 +91,9 @@ impl AudioWire {
         };
         vec![heard.unwrap_or_else(Heard::Violation)]
     }
+}
 
+impl AudioWire {
     fn read(&mut self, text: &str) -> Result<Heard, String> {
         let control =
             serde_json::from_str(text).map_err(|e| format!("{e} in {}", excerpt(text)))?;
@@ -152,7 +156,7 @@ mod tests {
 
     #[test]
     fn opens_with_its_format() {
-        let wire = AudioWire::new(AudioFormat::ULAW_8K, BTreeMap::new()).unwrap();
+        let mut wire = AudioWire::new(AudioFormat::ULAW_8K, BTreeMap::new()).unwrap();
         let start: serde_json::Value =
             serde_json::from_str(wire.opening()[0].to_text().unwrap()).unwrap();
         assert_eq!(

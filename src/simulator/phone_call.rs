@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::phone::{CLOSE_TIMEOUT, SoftPhone};
-use super::phone_dialect::{Dialect, Heard, Wire};
+use super::phone_dialect::{Dialect, FarEnd, Heard};
 use super::phone_playout::{Noticed, Playout, Recording, STEP};
 use super::phone_script::{Ear, Script};
 use super::phone_timeline::{
@@ -19,11 +19,9 @@ use super::phone_timeline::{
 };
 use super::wav::Clip;
 
-/// Twilio takes "over 10 minutes" of waiting audio and discards the rest with warning 31931.
-const MAX_QUEUED: Duration = Duration::from_secs(600);
-
 pub(crate) struct PhoneCall {
-    wire: Wire,
+    wire: Box<dyn FarEnd>,
+    opened: Instant,
     script: Script,
     playout: Playout,
     report: CallReport,
@@ -49,16 +47,26 @@ pub(crate) struct PhoneCall {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
-    Ringing { until: Instant },
-    Talking { next_frame: Instant },
-    HungUp { until: Instant },
+    Ringing {
+        until: Instant,
+    },
+    Talking {
+        next_frame: Instant,
+    },
+    /// The farewell was said and has to be answered.
+    TakingLeave {
+        until: Instant,
+    },
+    HungUp {
+        until: Instant,
+    },
     Over,
 }
 
 impl PhoneCall {
     /// `script` is made for the wire's sample rate.
     pub(crate) fn new(
-        wire: Wire,
+        wire: Box<dyn FarEnd>,
         script: Script,
         phone: &SoftPhone,
         report: CallReport,
@@ -68,6 +76,7 @@ impl PhoneCall {
         let (reply_gap, answer_timeout) = phone.timing();
         Self {
             wire,
+            opened: dialled,
             script,
             playout: Playout::new(rate, phone.is_keeping_audio()),
             report,
@@ -94,12 +103,11 @@ impl PhoneCall {
     /// The socket is open.
     pub(crate) fn open(&mut self, now: Instant) {
         self.report.upgraded_ms = Some(self.at(now));
+        self.opened = now;
         for message in self.wire.opening() {
             self.send(message);
         }
-        if let Wire::Twilio(wire) = &self.wire {
-            // To the provider, the open socket is the answer.
-            let call_id = wire.call_sid().to_owned();
+        if let Some(call_id) = self.wire.answered_by_upgrade() {
             self.answer(now, Some(call_id));
         }
     }
@@ -134,18 +142,27 @@ impl PhoneCall {
                 self.play(now);
                 self.talk(now);
             }
+            State::TakingLeave { until } if until <= now => {
+                self.violation(now, "the farewell was not answered".to_owned());
+                self.close_socket(now);
+            }
             State::HungUp { until } if until <= now => {
                 self.violation(now, "the close frame was not answered".to_owned());
                 self.state = State::Over;
             }
-            State::Ringing { .. } | State::HungUp { .. } | State::Over => {}
+            State::Ringing { .. }
+            | State::TakingLeave { .. }
+            | State::HungUp { .. }
+            | State::Over => {}
         }
     }
 
     /// When [`PhoneCall::handle_timeout`] should be called next.
     pub(crate) fn next_wake(&self) -> Instant {
         match self.state {
-            State::Ringing { until } | State::HungUp { until } => until,
+            State::Ringing { until } | State::TakingLeave { until } | State::HungUp { until } => {
+                until
+            }
             State::Talking { next_frame } => self
                 .playout
                 .next_step()
@@ -158,7 +175,7 @@ impl PhoneCall {
     pub(crate) fn disconnected(&mut self, now: Instant, error: Option<String>) {
         match self.state {
             State::HungUp { .. } => self.state = State::Over,
-            State::Ringing { .. } | State::Talking { .. } => {
+            State::Ringing { .. } | State::Talking { .. } | State::TakingLeave { .. } => {
                 let why = error.map_or(String::new(), |error| format!(": {error}"));
                 self.broken(
                     now,
@@ -244,6 +261,11 @@ impl PhoneCall {
                 message,
             }),
             Heard::End { reason } => self.report.end_reason = Some(reason),
+            Heard::Say(message) => self.send(message),
+            Heard::HangUp => {
+                self.play(now);
+                self.close_socket(now);
+            }
             Heard::Violation(text) => self.violation(now, text),
         }
     }
@@ -252,9 +274,10 @@ impl PhoneCall {
         let received = &mut self.report.received;
         received.audio_messages += 1;
         received.audio_ms += in_ms(self.playout.time_of(samples.len() as u64));
-        if self.report.dialect == Dialect::Twilio && self.playout.queued() > MAX_QUEUED {
-            let text = "31931: more than 10 minutes of audio wait, discarded".to_owned();
-            return self.violation(now, text);
+        if let Some((most, text)) = self.wire.most_queued()
+            && self.playout.queued() > most
+        {
+            return self.violation(now, text.to_owned());
         }
         let reply = item.unwrap_or_else(|| self.reply_of_audio_now(now));
         self.reply = Some(reply);
@@ -264,8 +287,13 @@ impl PhoneCall {
         self.turn_being_answered()
             .first_received_ms
             .get_or_insert(at_ms);
+        let was_playing = self.playout.is_playing();
         if let Some(hole) = self.playout.push_audio(now, samples, reply) {
             self.notice(now, hole);
+        }
+        if !was_playing && self.playout.is_playing() {
+            let told = self.wire.playing(true);
+            told.into_iter().for_each(|message| self.send(message));
         }
     }
 
@@ -289,7 +317,7 @@ impl PhoneCall {
     /// What a client does that owns its playback: the caller speaks, so be silent and say how far it got.
     fn stop_playback(&mut self, now: Instant) {
         let is_playing = self.playout.is_playing();
-        let Wire::Realtime(wire) = &mut self.wire else {
+        let Some(wire) = self.wire.as_realtime() else {
             return;
         };
         let Some(item) = wire.newest_item() else {
@@ -317,6 +345,10 @@ impl PhoneCall {
 
     fn clear(&mut self, now: Instant, truncate: Option<Truncate>) {
         let at_ms = self.at(now);
+        if self.playout.is_playing() {
+            let told = self.wire.playing(false);
+            told.into_iter().for_each(|message| self.send(message));
+        }
         let progress = self.reply.take().map(|reply| self.playout.progress(reply));
         let progress = progress.unwrap_or_default();
         let mut noticed = Vec::new();
@@ -355,6 +387,8 @@ impl PhoneCall {
             Noticed::Voiced { from, until } => self.hear_voice(from, until),
             Noticed::Dry { at } => {
                 self.dry_since = Some(at);
+                let told = self.wire.playing(false);
+                told.into_iter().for_each(|message| self.send(message));
                 let at_ms = self.at(at);
                 self.interrupted(at_ms, |barge_in, after| {
                     barge_in.silence_after_ms.get_or_insert(after);
@@ -438,16 +472,23 @@ impl PhoneCall {
         if doings.hang_up {
             return self.hang_up(now);
         }
-        let message = self.wire.audio(&frame);
-        self.send(message);
+        for heard in self.wire.due(now - self.opened) {
+            self.handle_heard(now, heard);
+        }
+        if let Some(message) = self.wire.audio(&frame) {
+            self.send(message);
+            self.report.sent.audio_messages += 1;
+        }
         self.frame = frame;
-        self.report.sent.audio_messages += 1;
         self.report.sent.audio_ms += in_ms(STEP);
         if doings.speech_began {
             self.begin_speech(now);
         }
         if doings.speech_ended {
             self.end_speech(now);
+        }
+        if let Some(message) = doings.message {
+            self.send(message);
         }
         if let Some(digit) = doings.dtmf {
             self.press(now, digit);
@@ -505,6 +546,21 @@ impl PhoneCall {
         if let Some(farewell) = self.wire.farewell() {
             self.send(farewell);
         }
+        if self.wire.waits_for_farewell() {
+            self.report.close = Some(CloseReport {
+                by: Side::Caller,
+                code: None,
+                reason: String::new(),
+            });
+            self.state = State::TakingLeave {
+                until: now + CLOSE_TIMEOUT,
+            };
+            return;
+        }
+        self.close_socket(now);
+    }
+
+    fn close_socket(&mut self, now: Instant) {
         let frame = CloseFrame {
             code: CloseCode::Normal,
             reason: "".into(),
@@ -525,6 +581,7 @@ impl PhoneCall {
     fn closed(&mut self, now: Instant, frame: Option<&CloseFrame>) {
         let by = match self.state {
             State::HungUp { .. } => Side::Caller,
+            State::TakingLeave { .. } => Side::Caller,
             State::Ringing { .. } | State::Talking { .. } | State::Over => Side::Gateway,
         };
         if by == Side::Gateway {

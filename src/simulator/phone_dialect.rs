@@ -2,28 +2,165 @@
 //!
 //! Each dialect is one pure file, written from the reference and not from the gateway's own reading of it.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
 use serde::Serialize;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::config::Shape;
+use super::phone_acs::AcsWire;
 use super::phone_audio::AudioWire;
+use super::phone_codec::CodecError;
+use super::phone_genesys::GenesysWire;
 use super::phone_realtime::RealtimeWire;
 use super::phone_twilio::TwilioWire;
 use crate::media::AudioFormat;
 
-/// A wire format that the phone speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Dialect {
+/// What a call of the phone is to be like, as far as its wire format cares.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    pub(crate) uri: Uri,
+    pub(crate) shape: Shape,
+    pub(crate) format: AudioFormat,
+    pub(crate) api_key: Option<ApiKey>,
+    pub(crate) client_secret: Option<ApiKey>,
+    pub(crate) parameters: BTreeMap<String, String>,
+    pub(crate) instructions: Option<String>,
+    pub(crate) seed: u64,
+}
+
+/// The far end of a dialect on one call: what the provider says, and what it takes.
+///
+/// It is written from the reference, and honest about what the provider does: a message that the provider would
+/// not take is a [`Heard::Violation`].
+pub(crate) trait FarEnd: fmt::Debug + Send {
+    /// Headers of the upgrade request that the dialect itself needs.
+    fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        Vec::new()
+    }
+
+    /// Whether the headers show the API key; else it is a bearer token.
+    fn shows_key(&self) -> bool {
+        false
+    }
+
+    /// What the provider sends as soon as the socket is open.
+    fn opening(&mut self) -> Vec<Message>;
+
+    /// The provider's name of the call, where the open socket is the answer to it.
+    fn answered_by_upgrade(&self) -> Option<String> {
+        None
+    }
+
+    /// Of both directions.
+    fn format(&self) -> AudioFormat;
+
+    /// 20 ms of the caller's voice; a provider that sends larger messages collects it.
+    fn audio(&mut self, samples: &[i16]) -> Option<Message>;
+
+    /// A key press, if the dialect can express one.
+    fn dtmf(&mut self, digit: char) -> Option<Message> {
+        let _ = digit;
+        None
+    }
+
+    /// Says that a mark was reached, or was thrown away by a clear, where the dialect says so.
+    fn mark(&mut self, name: &str, was_played: bool) -> Option<Message> {
+        let _ = (name, was_played);
+        None
+    }
+
+    /// Playing began (`true`) or ran dry, where the dialect says so.
+    fn playing(&mut self, is_playing: bool) -> Option<Message> {
+        let _ = is_playing;
+        None
+    }
+
+    /// What is due by the clock, as keepalives. Asked every 20 ms; `since` is the time since the socket was open.
+    fn due(&mut self, since: Duration) -> Vec<Heard> {
+        let _ = since;
+        Vec::new()
+    }
+
+    /// What is said before hanging up, if anything.
+    fn farewell(&mut self) -> Option<Message> {
+        None
+    }
+
+    /// After the farewell the gateway has to answer before the socket may be closed; [`Heard::HangUp`] says that it did.
+    fn waits_for_farewell(&self) -> bool {
+        false
+    }
+
+    /// Reads one data message. Total over all input.
+    fn receive(&mut self, message: &Message) -> Vec<Heard>;
+
+    /// Waiting audio beyond which the provider discards what comes, and its words for that.
+    fn most_queued(&self) -> Option<(Duration, &'static str)> {
+        None
+    }
+
+    /// The realtime dialect has more to it.
+    fn as_realtime(&mut self) -> Option<&mut RealtimeWire> {
+        None
+    }
+
+    /// Tokens, where the dialect tells.
+    fn tokens(&self) -> Option<TokenTotals> {
+        None
+    }
+}
+
+/// Declares what the phone speaks, so that one more is one more line: the name, a segment of its paths, and how its
+/// far end is made.
+macro_rules! phones {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $make:expr;)+) => {
+        /// A wire format that the phone speaks.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Dialect {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl Dialect {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// Its name on command lines and in reports.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// The far end of a call.
+            ///
+            /// # Errors
+            ///
+            /// [`CodecError`] if the phone does not speak the codec that was asked for.
+            pub(crate) fn far_end(self, setting: Setting) -> Result<Box<dyn FarEnd>, CodecError> {
+                match self { $(Self::$variant => {
+                    let make: fn(Setting) -> Result<Box<dyn FarEnd>, CodecError> = $make;
+                    make(setting)
+                })+ }
+            }
+        }
+    };
+}
+
+phones! {
     /// Twilio Media Streams, as Twilio speaks it.
-    Twilio,
+    Twilio = "twilio", |it| Ok(Box::new(TwilioWire::new(it.seed, it.parameters)));
     /// Trunkline's own plain dialect.
-    Audio,
+    Audio = "audio", |it| Ok(Box::new(AudioWire::new(it.format, it.parameters)?));
     /// The Realtime API, as an SDK client speaks it.
-    Realtime,
+    Realtime = "realtime", |it| Ok(Box::new(RealtimeWire::new(&it.uri, it.shape, it.api_key, it.instructions)));
+    /// Azure Communication Services, as Call Automation speaks it.
+    Acs = "acs", |it| Ok(Box::new(AcsWire::new(it.seed, it.format)));
+    /// Genesys Cloud, as its Audio Connector speaks.
+    Genesys = "genesys", |it| Ok(Box::new(GenesysWire::new(it)));
 }
 
 impl Dialect {
@@ -32,30 +169,14 @@ impl Dialect {
     pub fn guess(path: &str) -> Option<Self> {
         let path = path.split('?').next().unwrap_or_default();
         let mut segments = path.split('/').filter(|s| !s.is_empty());
-        segments.find_map(|segment| match segment {
-            "twilio" => Some(Self::Twilio),
-            "audio" => Some(Self::Audio),
-            "realtime" => Some(Self::Realtime),
-            _ => None,
-        })
+        segments.find_map(Self::from_name)
     }
 
     /// The dialect of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Twilio, Self::Audio, Self::Realtime]
-            .into_iter()
-            .find(|dialect| dialect.name() == name)
-    }
-
-    /// Its name on command lines and in reports.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Twilio => "twilio",
-            Self::Audio => "audio",
-            Self::Realtime => "realtime",
-        }
+        let mut all = Self::ALL.iter().copied();
+        all.find(|dialect| dialect.name() == name)
     }
 }
 
@@ -112,6 +233,10 @@ pub(crate) enum Heard {
     Error { code: String, message: String },
     /// The gateway says why it ends the call.
     End { reason: String },
+    /// The provider answers by itself.
+    Say(Message),
+    /// The provider closes the socket now.
+    HangUp,
     /// The gateway broke the rules of the dialect.
     Violation(String),
 }
@@ -137,94 +262,6 @@ pub struct TokenTotals {
     pub output_audio: u64,
 }
 
-/// One dialect's state on one call.
-#[derive(Debug)]
-pub(crate) enum Wire {
-    Twilio(TwilioWire),
-    Audio(AudioWire),
-    Realtime(RealtimeWire),
-}
-
-impl Wire {
-    /// Headers of the upgrade request that the dialect itself needs.
-    pub(crate) fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
-        match self {
-            Self::Realtime(wire) => wire.headers(),
-            Self::Twilio(_) | Self::Audio(_) => Vec::new(),
-        }
-    }
-
-    /// What the phone sends as soon as the socket is open.
-    pub(crate) fn opening(&mut self) -> Vec<Message> {
-        match self {
-            Self::Twilio(wire) => wire.opening(),
-            Self::Audio(wire) => wire.opening(),
-            Self::Realtime(wire) => wire.opening(),
-        }
-    }
-
-    pub(crate) const fn format(&self) -> AudioFormat {
-        match self {
-            Self::Twilio(_) => AudioFormat::ULAW_8K,
-            Self::Audio(wire) => wire.format(),
-            Self::Realtime(_) => AudioFormat::MODEL_PCM,
-        }
-    }
-
-    /// 20 ms of the caller's voice.
-    pub(crate) fn audio(&mut self, samples: &[i16]) -> Message {
-        match self {
-            Self::Twilio(wire) => wire.audio(samples),
-            Self::Audio(wire) => wire.audio(samples),
-            Self::Realtime(wire) => wire.audio(samples),
-        }
-    }
-
-    /// A key press, if the dialect can express one.
-    pub(crate) fn dtmf(&mut self, digit: char) -> Option<Message> {
-        match self {
-            Self::Twilio(wire) => Some(wire.dtmf(digit)),
-            Self::Audio(wire) => Some(wire.dtmf(digit)),
-            Self::Realtime(_) => None,
-        }
-    }
-
-    /// Says that a mark was reached. One that a clear threw away is echoed by Twilio all the same, and by a
-    /// client of the plain dialect not at all.
-    pub(crate) fn mark(&mut self, name: &str, was_played: bool) -> Option<Message> {
-        match self {
-            Self::Twilio(wire) => Some(wire.mark(name)),
-            Self::Audio(wire) => was_played.then(|| wire.mark(name)),
-            Self::Realtime(_) => None,
-        }
-    }
-
-    /// What is said before hanging up, if anything.
-    pub(crate) fn farewell(&mut self) -> Option<Message> {
-        match self {
-            Self::Twilio(wire) => Some(wire.stop()),
-            Self::Audio(wire) => Some(wire.end()),
-            Self::Realtime(_) => None,
-        }
-    }
-
-    /// Reads one data message. Total over all input.
-    pub(crate) fn receive(&mut self, message: &Message) -> Vec<Heard> {
-        match self {
-            Self::Twilio(wire) => wire.receive(message),
-            Self::Audio(wire) => wire.receive(message),
-            Self::Realtime(wire) => wire.receive(message),
-        }
-    }
-
-    pub(crate) fn tokens(&self) -> Option<TokenTotals> {
-        match self {
-            Self::Realtime(wire) => Some(wire.tokens()),
-            Self::Twilio(_) | Self::Audio(_) => None,
-        }
-    }
-}
-
 /// The beginning of a text, for reports about it.
 pub(crate) fn excerpt(text: &str) -> String {
     const N_CHARS: usize = 120;
@@ -245,6 +282,7 @@ mod tests {
         check("/twilio/media/support", Some(Dialect::Twilio));
         check("/v1/twilio/support", Some(Dialect::Twilio));
         check("/v1/audio/support?x=1", Some(Dialect::Audio));
+        check("/acs/media/support", Some(Dialect::Acs));
         check("/openai/realtime?api-version=1", Some(Dialect::Realtime));
         check("/v1/realtime?model=audio", Some(Dialect::Realtime));
         check("/", None);

@@ -14,8 +14,8 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::config::Shape;
 use super::phone_codec::{decode, encode};
-use super::phone_dialect::{ApiKey, Heard, TokenTotals, excerpt};
-use crate::media::Codec;
+use super::phone_dialect::{ApiKey, FarEnd, Heard, TokenTotals, excerpt};
+use crate::media::{AudioFormat, Codec};
 
 #[derive(Debug)]
 pub(crate) struct RealtimeWire {
@@ -46,29 +46,9 @@ pub(crate) struct Truncation {
     pub(crate) message: Message,
 }
 
-impl RealtimeWire {
-    pub(crate) fn new(
-        uri: &Uri,
-        shape: Shape,
-        api_key: Option<ApiKey>,
-        instructions: Option<String>,
-    ) -> Self {
-        let is_azure = uri.path().contains("/openai/");
-        Self {
-            shape,
-            is_azure,
-            needs_beta_header: shape == Shape::Preview && !is_azure,
-            api_key,
-            instructions,
-            is_created: false,
-            is_configured: false,
-            items: Vec::new(),
-            tokens: TokenTotals::default(),
-        }
-    }
-
+impl FarEnd for RealtimeWire {
     /// Azure takes its key as `api-key`, OpenAI as a bearer token (1.3).
-    pub(crate) fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+    fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers = Vec::new();
         if let Some(key) = &self.api_key {
             let (name, value) = if self.is_azure {
@@ -87,7 +67,7 @@ impl RealtimeWire {
         headers
     }
 
-    pub(crate) fn opening(&self) -> Vec<Message> {
+    fn opening(&mut self) -> Vec<Message> {
         let turn_detection = json!({
             "type": "server_vad",
             "threshold": 0.5,
@@ -119,9 +99,60 @@ impl RealtimeWire {
         vec![text(&json!({"type": "session.update", "session": session}))]
     }
 
-    pub(crate) fn audio(&self, samples: &[i16]) -> Message {
+    fn audio(&mut self, samples: &[i16]) -> Option<Message> {
         let bytes = encode(Codec::Pcm16, samples).expect("PCM16 is spoken");
-        text(&json!({"type": "input_audio_buffer.append", "audio": STANDARD.encode(bytes)}))
+        let append = json!({"type": "input_audio_buffer.append", "audio": STANDARD.encode(bytes)});
+        Some(text(&append))
+    }
+
+    fn tokens(&self) -> Option<TokenTotals> {
+        Some(self.tokens)
+    }
+
+    fn receive(&mut self, message: &Message) -> Vec<Heard> {
+        let heard = match message {
+            Message::Text(text) => self.read(text),
+            Message::Binary(_) => Err("a binary message".to_owned()),
+            _ => return Vec::new(),
+        };
+        match heard {
+            Ok(heard) => heard.into_iter().collect(),
+            Err(reason) => vec![Heard::Violation(reason)],
+        }
+    }
+
+    fn format(&self) -> AudioFormat {
+        AudioFormat::MODEL_PCM
+    }
+
+    fn shows_key(&self) -> bool {
+        true
+    }
+
+    fn as_realtime(&mut self) -> Option<&mut RealtimeWire> {
+        Some(self)
+    }
+}
+
+impl RealtimeWire {
+    pub(crate) fn new(
+        uri: &Uri,
+        shape: Shape,
+        api_key: Option<ApiKey>,
+        instructions: Option<String>,
+    ) -> Self {
+        let is_azure = uri.path().contains("/openai/");
+        Self {
+            shape,
+            is_azure,
+            needs_beta_header: shape == Shape::Preview && !is_azure,
+            api_key,
+            instructions,
+            is_created: false,
+            is_configured: false,
+            items: Vec::new(),
+            tokens: TokenTotals::default(),
+        }
     }
 
     /// Cuts the newest reply at `played_ms`, unless all of it was heard or it was cut before.
@@ -147,22 +178,6 @@ impl RealtimeWire {
     /// The phone's number of the newest reply, if it has any audio yet.
     pub(crate) fn newest_item(&self) -> Option<usize> {
         self.items.len().checked_sub(1)
-    }
-
-    pub(crate) const fn tokens(&self) -> TokenTotals {
-        self.tokens
-    }
-
-    pub(crate) fn receive(&mut self, message: &Message) -> Vec<Heard> {
-        let heard = match message {
-            Message::Text(text) => self.read(text),
-            Message::Binary(_) => Err("a binary message".to_owned()),
-            _ => return Vec::new(),
-        };
-        match heard {
-            Ok(heard) => heard.into_iter().collect(),
-            Err(reason) => vec![Heard::Violation(reason)],
-        }
     }
 
     fn read(&mut self, text: &str) -> Result<Option<Heard>, String> {
@@ -474,7 +489,7 @@ mod tests {
             "output_token_details":{"text_tokens":30,"audio_tokens":91}}}});
         assert_eq!(hear(&mut wire, done.clone()), [Heard::ReplyDone]);
         hear(&mut wire, done);
-        let totals = wire.tokens();
+        let totals = wire.tokens().unwrap();
         assert_eq!(
             (totals.responses, totals.input, totals.cached),
             (2, 264, 128)

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
 
 use super::judge::frames_voiced;
 use super::phone_playout::STEP;
@@ -36,6 +37,10 @@ pub enum Act {
     },
     /// Press a key. Dialects without keys note a failure.
     Dtmf(char),
+    /// Send this text message, whatever it is.
+    SendText(String),
+    /// Send this binary message, whatever it is.
+    SendBinary(Vec<u8>),
     /// Hang up.
     HangUp,
     /// Wait for the other side to end the call.
@@ -64,6 +69,8 @@ pub(crate) struct Doings {
     /// The last voiced frame of something said.
     pub(crate) speech_ended: bool,
     pub(crate) dtmf: Option<char>,
+    /// To be sent as it is.
+    pub(crate) message: Option<Message>,
     pub(crate) hang_up: bool,
     /// A wait that was not rewarded.
     pub(crate) failure: Option<String>,
@@ -181,6 +188,14 @@ impl Script {
             }
             Act::Dtmf(digit) => {
                 doings.dtmf = Some(digit);
+                return true;
+            }
+            Act::SendText(text) => {
+                doings.message = Some(Message::text(text));
+                return true;
+            }
+            Act::SendBinary(bytes) => {
+                doings.message = Some(Message::binary(bytes));
                 return true;
             }
             Act::HangUp => {

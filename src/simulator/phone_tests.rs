@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::judge::cross_correlation;
 use super::phone_audio::AudioWire;
-use super::phone_dialect::Dialect;
+use super::phone_dialect::{Dialect, FarEnd};
 use super::phone_realtime::RealtimeWire;
 use super::phone_timeline::{CallReport, CloseReport, MarkReport, Side};
 use super::phone_twilio::TwilioWire;
@@ -604,7 +604,7 @@ proptest::proptest! {
         let uri = http::Uri::from_static("ws://g/v1/realtime");
         let mut realtime = RealtimeWire::new(&uri, Shape::Ga, None, None);
         let mut audio = AudioWire::new(AudioFormat::MODEL_PCM, Default::default()).unwrap();
-        let twilio = TwilioWire::new(1, Default::default());
+        let mut twilio = TwilioWire::new(1, Default::default());
         for text in messages[1..3].iter().map(|m| (*m).to_owned()).chain([text]) {
             for message in [Message::binary(text.clone()), Message::text(text)] {
                 realtime.receive(&message);

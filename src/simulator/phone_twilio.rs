@@ -4,6 +4,7 @@
 //! would not take: it answers what it cannot read with error 31951 and binary with 31950.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,8 +13,8 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::phone_codec::{decode, encode};
-use super::phone_dialect::{Heard, excerpt};
-use crate::media::Codec;
+use super::phone_dialect::{FarEnd, Heard, excerpt};
+use crate::media::{AudioFormat, Codec};
 
 /// Twilio's frame, 20 ms of mu-law.
 const FRAME_MS: u64 = 20;
@@ -66,12 +67,25 @@ impl TwilioWire {
             n_chunks: 0,
         }
     }
+}
 
-    pub(crate) fn call_sid(&self) -> &str {
-        &self.call_sid
+impl FarEnd for TwilioWire {
+    fn answered_by_upgrade(&self) -> Option<String> {
+        // To Twilio, the open socket is the answer.
+        Some(self.call_sid.clone())
     }
 
-    pub(crate) fn opening(&mut self) -> Vec<Message> {
+    fn format(&self) -> AudioFormat {
+        AudioFormat::ULAW_8K
+    }
+
+    fn most_queued(&self) -> Option<(Duration, &'static str)> {
+        // "Over 10 minutes", then warning 31931 (telephony reference 1.5).
+        let text = "31931: more than 10 minutes of audio wait, discarded";
+        Some((Duration::from_secs(600), text))
+    }
+
+    fn opening(&mut self) -> Vec<Message> {
         let connected = json!({"event": "connected", "protocol": "Call", "version": "1.0.0"});
         let start = json!({
             "event": "start",
@@ -89,10 +103,10 @@ impl TwilioWire {
         vec![text(&connected), text(&start)]
     }
 
-    pub(crate) fn audio(&mut self, samples: &[i16]) -> Message {
+    fn audio(&mut self, samples: &[i16]) -> Option<Message> {
         let bytes = encode(Codec::Ulaw, samples).expect("mu-law is spoken");
         self.n_chunks += 1;
-        text(&json!({
+        Some(text(&json!({
             "event": "media",
             "sequenceNumber": self.next_sequence_number(),
             "streamSid": self.stream_sid,
@@ -102,37 +116,38 @@ impl TwilioWire {
                 "timestamp": ((self.n_chunks - 1) * FRAME_MS).to_string(),
                 "payload": STANDARD.encode(bytes),
             },
-        }))
+        })))
     }
 
-    pub(crate) fn dtmf(&mut self, digit: char) -> Message {
-        text(&json!({
+    fn dtmf(&mut self, digit: char) -> Option<Message> {
+        Some(text(&json!({
             "event": "dtmf",
             "sequenceNumber": self.next_sequence_number(),
             "streamSid": self.stream_sid,
             "dtmf": {"track": "inbound_track", "digit": digit.to_string()},
-        }))
+        })))
     }
 
-    pub(crate) fn mark(&mut self, name: &str) -> Message {
-        text(&json!({
+    fn mark(&mut self, name: &str, _was_played: bool) -> Option<Message> {
+        // One that a clear threw away comes back all the same.
+        Some(text(&json!({
             "event": "mark",
             "sequenceNumber": self.next_sequence_number(),
             "streamSid": self.stream_sid,
             "mark": {"name": name},
-        }))
+        })))
     }
 
-    pub(crate) fn stop(&mut self) -> Message {
-        text(&json!({
+    fn farewell(&mut self) -> Option<Message> {
+        Some(text(&json!({
             "event": "stop",
             "sequenceNumber": self.next_sequence_number(),
             "streamSid": self.stream_sid,
             "stop": {"accountSid": self.account_sid, "callSid": self.call_sid},
-        }))
+        })))
     }
 
-    pub(crate) fn receive(&self, message: &Message) -> Vec<Heard> {
+    fn receive(&mut self, message: &Message) -> Vec<Heard> {
         let heard = match message {
             Message::Text(text) => self.read(text),
             Message::Binary(_) => Err("31950: a binary message".to_owned()),
@@ -140,7 +155,9 @@ impl TwilioWire {
         };
         vec![heard.unwrap_or_else(Heard::Violation)]
     }
+}
 
+impl TwilioWire {
     fn read(&self, text: &str) -> Result<Heard, String> {
         let command: Command =
             serde_json::from_str(text).map_err(|e| format!("31951: {e} in {}", excerpt(text)))?;
@@ -203,13 +220,16 @@ mod tests {
         assert_eq!(start["start"]["customParameters"], json!({"tok": "abc"}));
         assert_eq!(start["start"]["mediaFormat"]["sampleRate"], 8_000);
         wire.audio(&[0; 160]);
-        let media = value(&wire.audio(&[0; 160]));
+        let media = value(&wire.audio(&[0; 160]).unwrap());
         assert_eq!(media["sequenceNumber"], "3");
         assert_eq!(media["media"]["chunk"], "2");
         assert_eq!(media["media"]["timestamp"], "20");
         assert_eq!(media["media"]["payload"].as_str().map(str::len), Some(216));
-        assert_eq!(value(&wire.dtmf('5'))["dtmf"]["digit"], "5");
-        assert_eq!(value(&wire.stop())["stop"]["accountSid"], wire.account_sid);
+        assert_eq!(value(&wire.dtmf('5').unwrap())["dtmf"]["digit"], "5");
+        assert_eq!(
+            value(&wire.farewell().unwrap())["stop"]["accountSid"],
+            wire.account_sid
+        );
     }
 
     fn check_refused(text: &str, why: &str) {

@@ -13,18 +13,14 @@ use crate::wire::Wire;
 const DIALECTS: [Dialect; 3] = [Dialect::Twilio, Dialect::Audio, Dialect::Realtime];
 
 fn name(dialect: Dialect) -> &'static str {
-    match dialect {
-        Dialect::Twilio => "twilio",
-        Dialect::Audio => "audio",
-        Dialect::Realtime => "realtime",
-    }
+    dialect.name()
 }
 
 fn phone(dialect: Dialect, script: impl Into<Vec<Act>>) -> SoftPhone {
     let url = match dialect {
         Dialect::Twilio => "ws://gateway/twilio/media/ga",
-        Dialect::Audio => "ws://gateway/v1/audio/ga",
         Dialect::Realtime => "ws://gateway/openai/v1/realtime?model=ga",
+        _ => "ws://gateway/v1/audio/ga",
     };
     SoftPhone::new(url, dialect)
         .expect("a good address")

@@ -1,7 +1,7 @@
 //! Callers' messages: whole conversations with a dialect, one message a line.
 
 use trunkline::call::CallerEvent;
-use trunkline::ingress::{Dialect, Incoming, VoiceWebhook, twiml_connect};
+use trunkline::ingress::{Dialect, Incoming, Outgoing, VoiceWebhook, twiml_connect};
 
 /// Lines that begin with this byte are binary messages.
 const BINARY: u8 = 0xff;
@@ -14,11 +14,19 @@ pub(crate) fn audio(bytes: &[u8]) {
     converse("audio", bytes);
 }
 
+pub(crate) fn acs(bytes: &[u8]) {
+    converse("acs", bytes);
+}
+
+pub(crate) fn genesys(bytes: &[u8]) {
+    converse("genesys", bytes);
+}
+
 /// The call starts once, before everything else; audio has bytes, never more than the message; nothing comes after
 /// an error that ends the call or after the caller's end.
 fn converse(dialect: &str, bytes: &[u8]) {
     let mut dialect = Dialect::by_name(dialect).expect("known");
-    let mut audio = Vec::new();
+    let (mut audio, mut answer) = (Vec::new(), Vec::new());
     let (mut started, mut stopped) = (false, false);
     for line in bytes.split(|byte| *byte == b'\n') {
         let message = match line {
@@ -28,33 +36,49 @@ fn converse(dialect: &str, bytes: &[u8]) {
                 Err(_) => Incoming::Binary(line),
             },
         };
-        match dialect.decode(message, &mut audio) {
-            Ok(CallerEvent::Started(info)) => {
-                assert!(!started && !stopped, "started twice, or after the end");
-                assert!(
-                    info.parameters.len() <= line.len(),
-                    "parameters from nowhere"
-                );
-                started = true;
-            }
-            Ok(CallerEvent::Audio) => {
-                assert!(started && !stopped, "audio of no call");
-                assert!(!audio.is_empty() && audio.len() <= line.len());
-            }
-            Ok(CallerEvent::Dtmf(_) | CallerEvent::MarkReached(_)) => {
-                assert!(started && !stopped, "an event of no call");
-            }
-            Ok(CallerEvent::Stopped) => {
-                assert!(!stopped, "stopped twice");
-                stopped = true;
-            }
-            Ok(CallerEvent::Nothing) => {}
-            Err(error) => {
-                assert!(!error.to_string().is_empty() && !error.name().is_empty());
-                if error.ends_call() {
-                    return;
+        let mut next = Some(dialect.decode(message, &mut audio));
+        let mut is_held = false;
+        while let Some(event) = next {
+            match event {
+                Ok(CallerEvent::Started(info)) => {
+                    assert!(!started && !stopped, "started twice, or after the end");
+                    assert!(
+                        info.parameters.len() <= line.len(),
+                        "parameters from nowhere"
+                    );
+                    started = true;
+                }
+                Ok(CallerEvent::Audio) => {
+                    assert!(started && !stopped, "audio of no call");
+                    // What was held before is not of this line.
+                    assert!(!audio.is_empty() && (is_held || audio.len() <= line.len()));
+                }
+                Ok(
+                    CallerEvent::Dtmf(_)
+                    | CallerEvent::MarkReached(_)
+                    | CallerEvent::Paused
+                    | CallerEvent::Resumed
+                    | CallerEvent::Flow(_),
+                ) => {
+                    assert!(started && !stopped, "an event of no call");
+                }
+                Ok(CallerEvent::Stopped) => {
+                    assert!(!stopped, "stopped twice");
+                    stopped = true;
+                }
+                Ok(CallerEvent::Nothing) => {}
+                Err(error) => {
+                    assert!(!error.to_string().is_empty() && !error.name().is_empty());
+                    if error.ends_call() {
+                        return;
+                    }
                 }
             }
+            is_held = true;
+            next = dialect.more(&mut audio).map(Ok);
+        }
+        while dialect.answer(&mut answer) != Outgoing::Nothing {
+            assert!(!answer.is_empty(), "an answer of nothing");
         }
     }
 }

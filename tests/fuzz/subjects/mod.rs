@@ -19,6 +19,8 @@ pub(crate) const SUBJECTS: &[Subject] = &[
     ("call_laws", call_laws::run),
     ("twilio", callers::twilio),
     ("audio", callers::audio),
+    ("acs", callers::acs),
+    ("genesys", callers::genesys),
     ("twilio_voice", callers::twilio_voice),
     ("front_door", requests::front_door),
     ("upgrade", requests::upgrade),

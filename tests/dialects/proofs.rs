@@ -1,0 +1,146 @@
+//! How the providers of the dialects prove themselves, made here as they make it.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::LazyLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit, Mac};
+use ring::rand::SystemRandom;
+use ring::rsa::PublicKeyComponents;
+use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
+use serde_json::json;
+use sha1::Sha1;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use trunkline::outbound::Outbound;
+use trunkline::simulator::SoftPhone;
+
+use crate::harness::World;
+
+/// An API key of the tenant `acme`.
+pub(crate) const KEY: &str = "tk_dialects";
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.expect("after 1970").as_secs()
+}
+
+// Twilio: telephony reference 1.2.
+
+pub(crate) const TWILIO_TOKEN: &str = "12345";
+
+pub(crate) fn twilio_accounts() -> String {
+    format!("[[twilio.accounts]]\ntenant = 'acme'\nauth_token = '{TWILIO_TOKEN}'\n")
+}
+
+pub(crate) fn twilio(phone: SoftPhone, token: &str) -> SoftPhone {
+    let url = format!("wss://gateway{}", phone.uri().path());
+    let mut mac = Hmac::<Sha1>::new_from_slice(token.as_bytes()).expect("a key of any length");
+    mac.update(url.as_bytes());
+    let signature = STANDARD.encode(mac.finalize().into_bytes());
+    phone
+        .header("x-twilio-signature", &signature)
+        .expect("base64")
+}
+
+// Genesys: telephony reference 8.2. The phone signs by itself.
+
+pub(crate) const GENESYS_KEY: &str = "SGVsbG8sIEkgYW0gdGhlIEFQSSBrZXkh";
+
+pub(crate) const GENESYS_SECRET: &str = "TXlTdXBlclNlY3JldEtleVRlbGxOby0xITJAMyM0JDU=";
+
+pub(crate) fn genesys_accounts() -> String {
+    format!(
+        "[[providers.genesys.accounts]]\ntenant = 'acme'\napi_key = '{GENESYS_KEY}'\n\
+         client_secret = '{GENESYS_SECRET}'\n"
+    )
+}
+
+// Azure Communication Services: telephony reference 7.1.
+
+static RSA: LazyLock<RsaKeyPair> = LazyLock::new(|| {
+    let pem = include_str!("../golden/entra/client.pem");
+    let (_, key) = pem
+        .split_once("-----BEGIN PRIVATE KEY-----")
+        .expect("a key");
+    let (key, _) = key.split_once("-----END").expect("its end");
+    let der = STANDARD.decode(key.split_whitespace().collect::<String>());
+    RsaKeyPair::from_pkcs8(&der.expect("base64")).expect("an RSA key")
+});
+
+/// The key set, for as long as the process lives.
+static KEYS: LazyLock<SocketAddr> = LazyLock::new(|| {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let public: PublicKeyComponents<Vec<u8>> = RSA.public().into();
+    let [n, e] = [public.n, public.e].map(|number| URL_SAFE_NO_PAD.encode(number));
+    let key = json!({"kty": "RSA", "kid": "a1", "use": "sig", "alg": "RS256", "n": n, "e": e});
+    let set = json!({"keys": [key]}).to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let _ = stream.read(&mut [0; 4096]);
+            let length = set.len();
+            let head =
+                format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+            let _ = stream.write_all((head + &set).as_bytes());
+        }
+    });
+    address
+});
+
+pub(crate) fn acs_accounts() -> String {
+    let address = *KEYS;
+    format!(
+        "[providers.acs]\njwks_url = 'http://{address}/calling/keys'\n\
+         [[providers.acs.accounts]]\ntenant = 'acme'\nresource_id = 'resource-1'\n"
+    )
+}
+
+/// A token of Call Automation for that resource, good for so many seconds.
+pub(crate) fn acs_token(resource: &str, life: i64) -> String {
+    let header = json!({"alg": "RS256", "typ": "JWT", "kid": "a1"});
+    let claims = json!({
+        "iss": "https://acscallautomation.communication.azure.com",
+        "aud": resource,
+        "iat": now(),
+        "nbf": now(),
+        "exp": now().saturating_add_signed(life),
+    });
+    let parts = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+    let message = parts.join(".");
+    let mut signature = vec![0; RSA.public().modulus_len()];
+    RSA.sign(
+        &RSA_PKCS1_SHA256,
+        &SystemRandom::new(),
+        message.as_bytes(),
+        &mut signature,
+    )
+    .expect("signed");
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+/// Has the gateway fetch the keys; simulated time stands still for that.
+pub(crate) async fn fetch_keys(world: &World) {
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    // The clock does not run ahead while there is blocking work.
+    let held = tokio::task::spawn_blocking(move || wait.recv().is_ok());
+    let metrics = std::sync::Arc::clone(world.gateway.metrics());
+    let stop = CancellationToken::new();
+    let keeper = world
+        .auth
+        .keep_keys_fresh(Outbound::new(), metrics, stop.clone());
+    TaskTracker::new().spawn(keeper);
+    while !world
+        .metrics()
+        .contains("trunkline_signing_key_fetches_total{")
+    {
+        tokio::task::yield_now().await;
+    }
+    stop.cancel();
+    drop(done);
+    held.await.expect("no panic");
+}

@@ -1,0 +1,76 @@
+//! One row a dialect: how it is called, by what credential, and what its wire cannot express.
+
+use trunkline::simulator::SoftPhone;
+use trunkline::simulator::phone_dialect::Dialect;
+
+use crate::proofs;
+use crate::scenarios::Scenario::{self, Keepalive, MarkAfterClear};
+
+/// A dialect as the scenarios see it.
+pub(crate) struct Row {
+    pub(crate) dialect: Dialect,
+    /// Tables of the configuration by which its callers are let in.
+    pub(crate) accounts: fn() -> String,
+    /// Whether these are let in by keys that have to be fetched.
+    pub(crate) fetches_keys: bool,
+    /// Shows a good credential, by the dialect's own scheme.
+    pub(crate) good: fn(SoftPhone) -> SoftPhone,
+    /// Shows one of the same kind that is not good.
+    pub(crate) bad: fn(SoftPhone) -> SoftPhone,
+    /// What the wire cannot express, and why.
+    pub(crate) limits: &'static [(Scenario, &'static str)],
+}
+
+const NO_KEEPALIVE: (Scenario, &str) = (
+    Keepalive,
+    "has no keepalive of its own; the WebSocket's ping keeps it",
+);
+
+const NO_MARKS: (Scenario, &str) = (
+    MarkAfterClear,
+    "has no marks: the playout clock says what was heard",
+);
+
+/// In the order of [`trunkline::ingress::Dialect::NAMES`].
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        dialect: Dialect::Twilio,
+        accounts: proofs::twilio_accounts,
+        fetches_keys: false,
+        good: |phone| proofs::twilio(phone, proofs::TWILIO_TOKEN),
+        bad: |phone| proofs::twilio(phone, "another token"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::Audio,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| phone.api_key(proofs::KEY),
+        bad: |phone| phone.api_key("tk_another"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::Acs,
+        accounts: proofs::acs_accounts,
+        fetches_keys: true,
+        good: |phone| phone.api_key(proofs::acs_token("resource-1", 300)),
+        bad: |phone| phone.api_key(proofs::acs_token("resource-2", 300)),
+        limits: &[NO_KEEPALIVE, NO_MARKS],
+    },
+    Row {
+        dialect: Dialect::Genesys,
+        accounts: proofs::genesys_accounts,
+        fetches_keys: false,
+        good: |phone| {
+            phone
+                .api_key(proofs::GENESYS_KEY)
+                .client_secret(proofs::GENESYS_SECRET)
+        },
+        bad: |phone| {
+            phone
+                .api_key(proofs::GENESYS_KEY)
+                .client_secret("YW5vdGhlciBzZWNyZXQ=")
+        },
+        limits: &[NO_MARKS],
+    },
+];
