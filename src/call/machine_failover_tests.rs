@@ -52,7 +52,7 @@ fn a_session_that_stalls_is_lost_and_its_answer_asked_of_the_next() {
         10100 opened     => replaced stalled; use; configure; text [The caller spoke here; the words are not known.]; replay 0..0
         10150 updated    => create
         10200 created r1 =>
-        10700 delta r1 a 100 => queue; gap 699
+        10700 delta r1 a 100 => queue; gap 149
         ",
     );
 }
@@ -384,7 +384,7 @@ fn items_of_different_sessions_are_different_even_with_one_name() {
         160  lost closed       => lose closed; open
         170  opened configured => replaced closed; use; text [The caller pressed these keys: #]; replay 0..0; create
         180  created r1        =>
-        200  delta r1 a 1000   => queue; gap 40
+        200  delta r1 a 1000   => queue; gap 10
         700  speech            => clear; truncate a 500
         ",
     );

@@ -267,6 +267,9 @@ impl<'a> Opening<'a> {
                         second_at = Some(now() + DialTimes::SLOW);
                     } else if now() < dialled_at + DialTimes::SLOW {
                         second_at = Some(dialled_at + DialTimes::SLOW);
+                    } else if let Next::Dial(member, dialling, reason) = self.next() {
+                        under_way.push(self.dial(member, dialling, reason));
+                        second_at = Some(now() + DialTimes::SLOW);
                     } else {
                         // Whoever failed or was left out before may be well by now.
                         self.ask_others_again();
