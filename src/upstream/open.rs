@@ -25,10 +25,8 @@ const WORTH_WAITING: Duration = Duration::from_secs(2);
 /// How often a call looks whether a probe has come to something.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How often a call whose dial is slow looks for somebody else.
-const SLOW_LOOK: Duration = Duration::from_millis(500);
-
-/// A caller whose session was lost waits for the next one: a second deployment is dialled after so long at most.
+/// A caller whose session was lost waits for the next one: a second deployment is dialled after so long at most, and
+/// looked for again as often.
 const LIVE_HEDGE: Duration = Duration::from_millis(250);
 
 /// All deployments are asked so often at most.
@@ -265,7 +263,7 @@ impl<'a> Opening<'a> {
                         self.hedge = Some(self.dials.len());
                         under_way.push(self.dial(member, dialling, "hedge"));
                         second_at = Some(now() + DialTimes::SLOW);
-                    } else if now() < dialled_at + DialTimes::SLOW {
+                    } else if !self.is_live() && now() < dialled_at + DialTimes::SLOW {
                         second_at = Some(dialled_at + DialTimes::SLOW);
                     } else if let Next::Dial(member, dialling, reason) = self.next() {
                         under_way.push(self.dial(member, dialling, reason));
@@ -273,7 +271,7 @@ impl<'a> Opening<'a> {
                     } else {
                         // Whoever failed or was left out before may be well by now.
                         self.ask_others_again();
-                        second_at = Some(now() + SLOW_LOOK);
+                        second_at = Some(now() + LIVE_HEDGE);
                     }
                 }
             }

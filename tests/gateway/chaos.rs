@@ -153,7 +153,10 @@ impl Plan {
             world.simulator.set_mood(name, Mood::Well);
         }
         watch.abort();
-        let gaps = Gaps::of(&ended.lock().expect("no panic while held"));
+        let gaps = Gaps::of(
+            &ended.lock().expect("no panic while held"),
+            n_replaced(&world),
+        );
         // Sessions that never end would show after this.
         sleep(Duration::from_secs(120)).await;
         let _ = std::fs::remove_file(keys);
@@ -346,14 +349,15 @@ async fn lookup(
     Ok(http::Response::new(Full::new(answer)))
 }
 
-/// Silence that callers heard because a session was lost, beyond the model's own time to answer; from when that was
-/// noticed, in order.
+/// Silence that callers heard for each session that was lost, in order: from when the loss was noticed, or from when what
+/// there was to be played ran out, until another session was asked for the answer. None where no answer was owed.
 struct Gaps(Vec<Duration>);
 
 impl Gaps {
-    fn of(calls: &BTreeMap<String, CallSummary>) -> Self {
+    fn of(calls: &BTreeMap<String, CallSummary>, n_replaced: usize) -> Self {
         let gaps = calls.values().flat_map(|call| &call.gaps);
         let mut gaps: Vec<_> = gaps.copied().collect();
+        gaps.resize(gaps.len().max(n_replaced), Duration::ZERO);
         gaps.sort_unstable();
         Self(gaps)
     }
@@ -362,6 +366,18 @@ impl Gaps {
         let rank = (self.0.len() * 99).div_ceil(100);
         rank.checked_sub(1).map_or(Duration::ZERO, |n| self.0[n])
     }
+}
+
+/// Sessions that were lost and replaced.
+fn n_replaced(world: &World) -> usize {
+    let text = world.gateway.metrics().render().expect("metrics");
+    let is_it = |line: &&str| {
+        line.starts_with("trunkline_session_replacements_total{")
+            && line.contains("outcome=\"replaced\"")
+            && !line.contains("cause=\"rotation\"")
+    };
+    let count = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+    text.lines().filter(is_it).filter_map(count).sum::<f64>() as usize
 }
 
 /// The user's words in a conversation, however they came there.
@@ -428,7 +444,7 @@ impl Outcome {
         let n_refusals: u32 = self.callers.iter().map(|caller| caller.n_refusals).sum();
         println!(
             "chaos: {} calls ({n_refusals} times refused before), {n_words} words, {said} lookups, {} sessions, blows {:?}\n\
-             chaos: {} dropped, {} with words lost, {asked} lookups run, {} gaps, p99 {:?}, longest {:?}; turns {}",
+             chaos: {} dropped, {} with words lost, {asked} lookups run, {} sessions lost, gap p99 {:?}, longest {:?}; turns {}",
             self.callers.len(),
             self.sessions.len(),
             self.blows,
