@@ -28,6 +28,7 @@
 //! dialect itself ([`swap_samples`]).
 
 mod acs;
+mod asterisk;
 mod audio;
 mod capability;
 mod error;
@@ -51,6 +52,7 @@ use http::HeaderMap;
 use crate::call::{CallerCommand, CallerEvent};
 
 pub use acs::Acs;
+pub use asterisk::Asterisk;
 pub use audio::Audio;
 pub use capability::{Capabilities, Clear, CredentialIn, Lead, Marks};
 pub use error::DialectError;
@@ -274,6 +276,8 @@ dialects! {
     Acs(Acs),
     /// Genesys Cloud's Audio Connector.
     Genesys(Genesys),
+    /// Asterisk's `chan_websocket`.
+    Asterisk(Asterisk),
 }
 
 impl Dialect {

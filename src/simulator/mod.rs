@@ -21,6 +21,7 @@ mod options;
 mod output;
 pub mod phone;
 mod phone_acs;
+mod phone_asterisk;
 mod phone_audio;
 mod phone_call;
 mod phone_codec;

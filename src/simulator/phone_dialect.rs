@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::config::Shape;
 use super::phone_acs::AcsWire;
+use super::phone_asterisk::AsteriskWire;
 use super::phone_audio::AudioWire;
 use super::phone_codec::CodecError;
 use super::phone_genesys::GenesysWire;
@@ -161,6 +162,8 @@ phones! {
     Acs = "acs", |it| Ok(Box::new(AcsWire::new(it.seed, it.format)));
     /// Genesys Cloud, as its Audio Connector speaks.
     Genesys = "genesys", |it| Ok(Box::new(GenesysWire::new(it)));
+    /// Asterisk, as its `chan_websocket` speaks.
+    Asterisk = "asterisk", |it| Ok(Box::new(AsteriskWire::new(it)));
 }
 
 impl Dialect {

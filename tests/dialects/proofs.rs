@@ -23,6 +23,13 @@ use crate::harness::World;
 /// An API key of the tenant `acme`.
 pub(crate) const KEY: &str = "tk_dialects";
 
+/// `Authorization: Basic` (RFC 7617).
+pub(crate) fn basic(phone: SoftPhone, password: &str) -> SoftPhone {
+    let credentials = STANDARD.encode(format!("trunkline:{password}"));
+    let value = format!("Basic {credentials}");
+    phone.header("authorization", &value).expect("base64")
+}
+
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.expect("after 1970").as_secs()

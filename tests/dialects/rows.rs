@@ -73,4 +73,12 @@ pub(crate) const ROWS: &[Row] = &[
         },
         limits: &[NO_MARKS],
     },
+    Row {
+        dialect: Dialect::Asterisk,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| proofs::basic(phone, proofs::KEY),
+        bad: |phone| proofs::basic(phone, "tk_another"),
+        limits: &[NO_KEEPALIVE],
+    },
 ];
