@@ -30,6 +30,7 @@
 mod acs;
 mod asterisk;
 mod audio;
+mod audiosocket;
 mod capability;
 mod error;
 mod genesys;
@@ -54,6 +55,7 @@ use crate::call::{CallerCommand, CallerEvent};
 pub use acs::Acs;
 pub use asterisk::Asterisk;
 pub use audio::Audio;
+pub use audiosocket::AudioSocket;
 pub use capability::{Capabilities, Clear, CredentialIn, Lead, Marks};
 pub use error::DialectError;
 pub use genesys::Genesys;
@@ -278,6 +280,8 @@ dialects! {
     Genesys(Genesys),
     /// Asterisk's `chan_websocket`.
     Asterisk(Asterisk),
+    /// AudioSocket, by which Asterisk hands calls over on plain TCP.
+    AudioSocket(AudioSocket),
 }
 
 impl Dialect {

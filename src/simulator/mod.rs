@@ -23,6 +23,7 @@ pub mod phone;
 mod phone_acs;
 mod phone_asterisk;
 mod phone_audio;
+mod phone_audiosocket;
 mod phone_call;
 mod phone_codec;
 pub mod phone_dial;

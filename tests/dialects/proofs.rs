@@ -66,6 +66,17 @@ pub(crate) fn genesys_accounts() -> String {
     )
 }
 
+// AudioSocket: telephony reference 9.6.
+
+pub(crate) const AUDIOSOCKET_UUID: &str = "40325ec2-5efd-4bd3-805f-53576e581d13";
+
+pub(crate) fn audiosocket_accounts() -> String {
+    format!(
+        "[[providers.audiosocket.accounts]]\ntenant = 'acme'\nagent = 'desk'\n\
+         uuid = '{AUDIOSOCKET_UUID}'\n"
+    )
+}
+
 // Azure Communication Services: telephony reference 7.1.
 
 static RSA: LazyLock<RsaKeyPair> = LazyLock::new(|| {

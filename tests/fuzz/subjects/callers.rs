@@ -22,6 +22,10 @@ pub(crate) fn asterisk(bytes: &[u8]) {
     converse("asterisk", bytes);
 }
 
+pub(crate) fn audiosocket(bytes: &[u8]) {
+    converse("audiosocket", bytes);
+}
+
 pub(crate) fn genesys(bytes: &[u8]) {
     converse("genesys", bytes);
 }

@@ -22,6 +22,7 @@ pub(crate) const SUBJECTS: &[Subject] = &[
     ("acs", callers::acs),
     ("genesys", callers::genesys),
     ("asterisk", callers::asterisk),
+    ("audiosocket", callers::audiosocket),
     ("twilio_voice", callers::twilio_voice),
     ("front_door", requests::front_door),
     ("upgrade", requests::upgrade),
