@@ -303,7 +303,9 @@ impl Conduct {
     /// What keeps a line from being quiet.
     fn send_silence(&mut self) {
         let frame = self.media.as_ref().map(MediaPath::silent_frame);
-        if let Some(frame) = frame.filter(|_| self.takes_audio) {
+        // Silence that waited would come in the way of what is said next.
+        let takes_audio = self.takes_audio && self.legs.caller.blocked_since().is_none();
+        if let Some(frame) = frame.filter(|_| takes_audio) {
             self.tell_caller(CallerCommand::Audio(&frame));
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Begins with a UUID, which is the phone's key, or one of nobody. It is strict as Asterisk is: any kind but hang-up
 //! and its own audio is a violation, and so is audio without bytes. It has no queue: what comes is heard at once, and a
-//! second of it waiting is a violation too. After the gateway's hang-up it closes.
+//! second of it waiting is a violation too. After the gateway's hang-up it closes. The line is never quiet, so a reply is
+//! what lies between longer stretches of silence.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -20,7 +21,14 @@ use crate::media::{AudioFormat, Codec, SampleRate};
 pub(crate) struct AudioSocketWire {
     uuid: [u8; 16],
     rate: SampleRate,
+    /// Packets of nothing but silence in a row.
+    n_silent: usize,
+    /// The reply that is heard now, from 1.
+    reply: usize,
 }
+
+/// So many silent packets are part of a reply; what follows is what fills the line between two.
+const PAUSE: usize = 15;
 
 impl AudioSocketWire {
     /// Whatever the codec that is asked for, it is PCM16.
@@ -32,6 +40,8 @@ impl AudioSocketWire {
         Self {
             uuid: number.unwrap_or_else(|| random.u128(..)).to_be_bytes(),
             rate: setting.format.rate,
+            n_silent: PAUSE,
+            reply: 0,
         }
     }
 
@@ -45,7 +55,7 @@ impl AudioSocketWire {
         }
     }
 
-    fn read(&self, packet: &[u8]) -> Result<Vec<Heard>, String> {
+    fn read(&mut self, packet: &[u8]) -> Result<Vec<Heard>, String> {
         match packet {
             [0, 0, 0] => Ok(vec![
                 Heard::End {
@@ -55,9 +65,18 @@ impl AudioSocketWire {
             ]),
             [kind, _, _, audio @ ..] if *kind == self.kind() && !audio.is_empty() => {
                 let samples = decode(Codec::Pcm16, audio).map_err(|e| e.to_string())?;
+                if samples.iter().all(|sample| *sample == 0) {
+                    self.n_silent += 1;
+                    if self.n_silent > PAUSE {
+                        return Ok(Vec::new());
+                    }
+                } else {
+                    self.reply += usize::from(self.n_silent >= PAUSE);
+                    self.n_silent = 0;
+                }
                 Ok(vec![Heard::Audio {
                     samples,
-                    item: None,
+                    item: Some(self.reply.saturating_sub(1)),
                 }])
             }
             _ => Err(format!(
