@@ -20,6 +20,7 @@ mod keys;
 mod one_time;
 mod provider;
 mod provider_acs;
+mod provider_audiosocket;
 mod provider_genesys;
 mod shared_keys;
 mod ticket;
@@ -40,6 +41,7 @@ pub use provider::{
     Mistake, ProviderScheme, ProvidersConfig, SignedRequest, TwilioAccountConfig, TwilioAccounts,
 };
 pub use provider_acs::{AcsAccountConfig, AcsConfig};
+pub use provider_audiosocket::{AUDIOSOCKET_UUID, AudioSocketAccountConfig, AudioSocketConfig};
 pub use provider_genesys::{GenesysAccountConfig, GenesysConfig};
 pub use shared_keys::{KeyStore, NoStore};
 pub use ticket::OneTimeId;

@@ -19,6 +19,7 @@ use super::Identity;
 use super::authenticator::Denied;
 use super::issuer::Issuer;
 use super::provider_acs::{AcsAccounts, AcsConfig};
+use super::provider_audiosocket::{AudioSocketAccounts, AudioSocketConfig};
 use super::provider_genesys::{GenesysAccounts, GenesysConfig};
 use super::twilio_signature::{self, Signed};
 
@@ -44,6 +45,8 @@ pub enum ProviderScheme {
     Acs(AcsAccounts),
     /// An API key, and a signature over the request.
     Genesys(GenesysAccounts),
+    /// The UUID that a call begins with.
+    AudioSocket(AudioSocketAccounts),
 }
 
 /// The `[providers]` table: the accounts of all providers but Twilio, which has a table of its own.
@@ -54,6 +57,8 @@ pub struct ProvidersConfig {
     pub acs: AcsConfig,
     /// Genesys Cloud.
     pub genesys: GenesysConfig,
+    /// Asterisk by AudioSocket.
+    pub audiosocket: AudioSocketConfig,
 }
 
 /// Something in the `[providers]` table that cannot work.
@@ -109,6 +114,10 @@ impl ProvidersConfig {
             let built = GenesysAccounts::new(&self.genesys, tenants);
             add("genesys", built.map(ProviderScheme::Genesys));
         }
+        if !self.audiosocket.accounts.is_empty() {
+            let built = AudioSocketAccounts::new(&self.audiosocket, tenants);
+            add("audiosocket", built.map(ProviderScheme::AudioSocket));
+        }
         if mistakes.is_empty() {
             Ok(schemes)
         } else {
@@ -120,7 +129,9 @@ impl ProvidersConfig {
     pub fn tenants(&self) -> impl Iterator<Item = &String> {
         let acs = self.acs.accounts.iter().map(|account| &account.tenant);
         let genesys = self.genesys.accounts.iter();
+        let audiosocket = self.audiosocket.accounts.iter();
         acs.chain(genesys.map(|account| &account.tenant))
+            .chain(audiosocket.map(|account| &account.tenant))
     }
 }
 
@@ -135,6 +146,7 @@ impl ProviderScheme {
             Self::Twilio(_) => "twilio",
             Self::Acs(_) => "acs",
             Self::Genesys(_) => "genesys",
+            Self::AudioSocket(_) => "audiosocket",
         }
     }
 
@@ -155,13 +167,14 @@ impl ProviderScheme {
             },
             Self::Acs(accounts) => accounts.caller(request, now).await,
             Self::Genesys(accounts) => accounts.caller(request, now),
+            Self::AudioSocket(accounts) => accounts.caller(request),
         }
     }
 
     /// Whose keys have to be kept fresh for it.
     pub(super) fn issuer(&self) -> Option<&Arc<Issuer>> {
         match self {
-            Self::Twilio(_) | Self::Genesys(_) => None,
+            Self::Twilio(_) | Self::Genesys(_) | Self::AudioSocket(_) => None,
             Self::Acs(accounts) => Some(accounts.issuer()),
         }
     }

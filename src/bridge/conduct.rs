@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -25,12 +24,11 @@ use crate::media::FRAME;
 use crate::quota::{CallLease, Notice};
 use crate::realtime::MaxOutputTokens;
 use crate::telemetry::{CallMetrics, Direction, FrameDrop};
-use crate::transport::Metered;
 use crate::upstream::{Decoder, Place, Session, SessionContext, SessionFormats, encode};
 
 use super::agent::Agent;
 use super::idle::Idle;
-use super::leg::{LegEvent, SendError};
+use super::leg::{LegEvent, Line, SendError};
 use super::legs::{End, Heard, Legs, Progress, loss_of};
 use super::media_path::MediaPath;
 use super::notice;
@@ -70,7 +68,7 @@ pub struct ConductedCall {
 
 impl ConductedCall {
     /// Runs the call to its end on the caller's connection.
-    pub async fn run(self, caller: WebSocketStream<Metered>) {
+    pub async fn run(self, caller: impl Into<Line>) {
         let Self {
             call_id,
             dialect,
@@ -305,7 +303,9 @@ impl Conduct {
     /// What keeps a line from being quiet.
     fn send_silence(&mut self) {
         let frame = self.media.as_ref().map(MediaPath::silent_frame);
-        if let Some(frame) = frame.filter(|_| self.takes_audio) {
+        // Silence that waited would come in the way of what is said next.
+        let takes_audio = self.takes_audio && self.legs.caller.blocked_since().is_none();
+        if let Some(frame) = frame.filter(|_| takes_audio) {
             self.tell_caller(CallerCommand::Audio(&frame));
         }
     }

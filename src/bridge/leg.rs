@@ -1,4 +1,4 @@
-//! One side of a call: a WebSocket whose sends never wait.
+//! One side of a call: a WebSocket, or packets on plain TCP, whose sends never wait.
 //!
 //! What is sent goes into a bounded buffer, and the call's loop polls the flush, so that no leg can
 //! stall the other. Messages of one wake-up leave in one write.
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 
-use crate::transport::{FrameFault, Metered};
+use crate::transport::{FrameFault, Metered, Packet, Packets};
 
 /// How long a closing handshake and the last bytes may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -55,9 +55,131 @@ const DOUBTFUL: Duration = Duration::from_secs(1);
 /// One that is there answers a ping within that time: what is slow for a dial is slow for this too.
 const PONG: Duration = Duration::from_millis(1_500);
 
+/// What a leg's messages go over.
+#[derive(Debug)]
+pub enum Line {
+    /// A WebSocket.
+    Socket(Box<WebSocketStream<Metered>>),
+    /// Packets, each a binary message.
+    Packets(Packets),
+}
+
+impl From<WebSocketStream<Metered>> for Line {
+    fn from(socket: WebSocketStream<Metered>) -> Self {
+        Self::Socket(Box::new(socket))
+    }
+}
+
+impl From<Packets> for Line {
+    fn from(packets: Packets) -> Self {
+        Self::Packets(packets)
+    }
+}
+
+impl Line {
+    fn poll_event(&mut self, cx: &mut Context<'_>, unflushed: &mut bool) -> Poll<LegEvent> {
+        let socket = match self {
+            Self::Socket(socket) => socket,
+            Self::Packets(packets) => return packets.poll_packet(cx).map(LegEvent::from),
+        };
+        loop {
+            let next = std::task::ready!(Pin::new(&mut *socket).poll_next(cx));
+            return Poll::Ready(match next {
+                Some(Ok(Message::Text(text))) => LegEvent::Text(text),
+                Some(Ok(Message::Binary(bytes))) => LegEvent::Binary(bytes),
+                Some(Ok(Message::Close(frame))) => LegEvent::Closed(frame),
+                Some(Ok(Message::Ping(_))) => {
+                    *unflushed = true;
+                    continue;
+                }
+                Some(Ok(Message::Pong(_) | Message::Frame(_))) => continue,
+                Some(Err(error)) => broken(&error),
+                None => LegEvent::Gone,
+            });
+        }
+    }
+
+    /// Packets know neither texts nor pings; nobody sends any there.
+    fn send(&mut self, message: Message) -> Result<(), SendError> {
+        match (self, message) {
+            (Self::Socket(socket), message) => match Pin::new(socket).start_send(message) {
+                Ok(()) => Ok(()),
+                Err(WsError::WriteBufferFull(_)) => Err(SendError::Full),
+                Err(_) => Err(SendError::Gone),
+            },
+            (Self::Packets(packets), Message::Binary(packet)) => {
+                packets.send(&packet).then_some(()).ok_or(SendError::Full)
+            }
+            (Self::Packets(_), _) => Ok(()),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // A broken connection is told of by reading.
+        match self {
+            Self::Socket(socket) => Pin::new(socket).poll_flush(cx).map(drop),
+            Self::Packets(packets) => packets.poll_flush(cx).map(drop),
+        }
+    }
+
+    const fn can_ping(&self) -> bool {
+        matches!(self, Self::Socket(_))
+    }
+
+    fn heard_at(&self) -> Instant {
+        match self {
+            Self::Socket(socket) => socket.get_ref().heard_at(),
+            Self::Packets(packets) => packets.heard_at(),
+        }
+    }
+
+    fn message_deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Socket(socket) => socket.get_ref().message_deadline(),
+            Self::Packets(packets) => packets.message_deadline(),
+        }
+    }
+
+    fn was_unread(&mut self) {
+        match self {
+            Self::Socket(socket) => socket.get_mut().was_unread(),
+            Self::Packets(packets) => packets.was_unread(),
+        }
+    }
+
+    async fn close(&mut self, frame: CloseFrame) {
+        let socket = match self {
+            Self::Socket(socket) => &mut **socket,
+            Self::Packets(packets) => return packets.close().await,
+        };
+        // Where the peer was first, the library refuses ours: its own answer only has to be written out.
+        // Further errors mean that there is nobody left to say good-bye to.
+        if socket.close(Some(frame)).await.is_err() && socket.flush().await.is_err() {
+            return;
+        }
+        let transport = socket.get_mut().transport();
+        if transport.shutdown().await.is_err() {
+            return;
+        }
+        let mut rest = [0; 1024];
+        while matches!(transport.read(&mut rest).await, Ok(n) if n > 0) {}
+    }
+}
+
+impl From<Packet> for LegEvent {
+    fn from(packet: Packet) -> Self {
+        match packet {
+            Packet::Whole(bytes) => Self::Binary(bytes),
+            Packet::Closed => Self::Closed(None),
+            Packet::Gone => Self::Gone,
+            Packet::Broken(fault) => broken_by(fault),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Leg {
-    socket: WebSocketStream<Metered>,
+    line: Line,
     keep_alive: Duration,
     /// Since when the peer is listened to. It may have been silent for long, and perfectly well.
     since: Instant,
@@ -72,9 +194,9 @@ pub(super) struct Leg {
 }
 
 impl Leg {
-    pub(super) fn new(socket: WebSocketStream<Metered>) -> Self {
+    pub(super) fn new(line: impl Into<Line>) -> Self {
         Self {
-            socket,
+            line: line.into(),
             keep_alive: KEEP_ALIVE,
             since: Instant::now(),
             is_doubtful: false,
@@ -91,28 +213,14 @@ impl Leg {
         self.keep_alive = keep_alive;
         self.since = Instant::now();
         self.pinged_after = None;
-        self.is_doubtful = self.socket.get_ref().heard_at() + DOUBTFUL < self.since;
+        self.is_doubtful = self.line.heard_at() + DOUBTFUL < self.since;
     }
 
     /// The next message, pings and pongs left out: the library answers them.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LegEvent> {
-        loop {
-            let next = std::task::ready!(Pin::new(&mut self.socket).poll_next(cx));
-            let event = match next {
-                Some(Ok(Message::Text(text))) => LegEvent::Text(text),
-                Some(Ok(Message::Binary(bytes))) => LegEvent::Binary(bytes),
-                Some(Ok(Message::Close(frame))) => LegEvent::Closed(frame),
-                Some(Ok(Message::Ping(_))) => {
-                    self.unflushed = true;
-                    continue;
-                }
-                Some(Ok(Message::Pong(_) | Message::Frame(_))) => continue,
-                Some(Err(error)) => broken(&error),
-                None => LegEvent::Gone,
-            };
-            self.note_broken(&event);
-            return Poll::Ready(event);
-        }
+        let event = std::task::ready!(self.line.poll_event(cx, &mut self.unflushed));
+        self.note_broken(&event);
+        Poll::Ready(event)
     }
 
     pub(super) fn send_text(&mut self, text: Utf8Bytes) -> Result<(), SendError> {
@@ -125,11 +233,7 @@ impl Leg {
 
     fn send(&mut self, message: Message) -> Result<(), SendError> {
         self.unflushed = true;
-        match Pin::new(&mut self.socket).start_send(message) {
-            Ok(()) => Ok(()),
-            Err(WsError::WriteBufferFull(_)) => Err(SendError::Full),
-            Err(_) => Err(SendError::Gone),
-        }
+        self.line.send(message)
     }
 
     /// Writes out what waits. Pending while the peer takes no more; a broken connection counts as
@@ -138,7 +242,7 @@ impl Leg {
         if !self.unflushed {
             return Poll::Ready(());
         }
-        if Pin::new(&mut self.socket).poll_flush(cx).is_pending() {
+        if self.line.poll_flush(cx).is_pending() {
             self.blocked_since.get_or_insert_with(Instant::now);
             return Poll::Pending;
         }
@@ -152,10 +256,15 @@ impl Leg {
         if now < self.keep_alive_at() {
             return true;
         }
+        if !self.line.can_ping() {
+            // What it is sent tells whether it is there: somebody has to acknowledge it.
+            self.since = now;
+            return true;
+        }
         if self.is_pinged() {
             return false;
         }
-        self.pinged_after = Some(self.socket.get_ref().heard_at());
+        self.pinged_after = Some(self.line.heard_at());
         // One that is gone says so when it is read.
         let _ = self.send(Message::Ping(Bytes::new()));
         true
@@ -163,7 +272,7 @@ impl Leg {
 
     /// When [`Leg::keep_alive`] wants to be called next.
     pub(super) fn keep_alive_at(&self) -> Instant {
-        let is_unheard = self.socket.get_ref().heard_at() < self.since;
+        let is_unheard = self.line.heard_at() < self.since;
         match (self.is_pinged(), self.is_doubtful && is_unheard) {
             (false, true) => self.since,
             (true, true) => self.since + PONG,
@@ -175,17 +284,17 @@ impl Leg {
     /// When any byte came in: a message on a slow line takes its time, and is a sign of life all the same. Not before
     /// anybody listened.
     pub(super) fn heard_at(&self) -> Instant {
-        self.socket.get_ref().heard_at().max(self.since)
+        self.line.heard_at().max(self.since)
     }
 
     /// Whether it was pinged and has not been heard since.
     fn is_pinged(&self) -> bool {
-        self.pinged_after == Some(self.socket.get_ref().heard_at())
+        self.pinged_after == Some(self.line.heard_at())
     }
 
     /// When the message that is coming in must be complete.
     pub(super) fn message_deadline(&self) -> Option<Instant> {
-        self.socket.get_ref().message_deadline()
+        self.line.message_deadline()
     }
 
     /// What it is if that was not kept.
@@ -206,7 +315,7 @@ impl Leg {
 
     /// The gateway did not want to read until now.
     pub(super) fn was_unread(&mut self) {
-        self.socket.get_mut().was_unread();
+        self.line.was_unread();
     }
 
     /// Since when the peer takes nothing.
@@ -222,20 +331,7 @@ impl Leg {
             code: self.broken.unwrap_or(code).into(),
             reason: Utf8Bytes::from(reason),
         };
-        let closing = async {
-            // Where the peer was first, the library refuses ours: its own answer only has to be written out.
-            // Further errors mean that there is nobody left to say good-bye to.
-            if self.socket.close(Some(frame)).await.is_err() && self.socket.flush().await.is_err() {
-                return;
-            }
-            let transport = self.socket.get_mut().transport();
-            if transport.shutdown().await.is_err() {
-                return;
-            }
-            let mut rest = [0; 1024];
-            while matches!(transport.read(&mut rest).await, Ok(n) if n > 0) {}
-        };
-        let _ = timeout(CLOSE_TIMEOUT, closing).await;
+        let _ = timeout(CLOSE_TIMEOUT, self.line.close(frame)).await;
     }
 }
 

@@ -14,7 +14,7 @@ use crate::call::{EndReason, Loss};
 use crate::telemetry::Direction;
 use crate::transport::Metered;
 
-use super::leg::{KEEP_ALIVE, Leg, LegEvent, SendError};
+use super::leg::{KEEP_ALIVE, Leg, LegEvent, Line, SendError};
 use super::summary::Ledger;
 
 /// Messages read in a row before everything else gets its turn.
@@ -160,7 +160,7 @@ pub(super) fn loss_of(frame: Option<&CloseFrame>) -> Loss {
 impl Legs {
     /// Legs that are read whenever something comes: a caller that is slow does not delay the news that
     /// it speaks.
-    pub(super) fn free(caller: WebSocketStream<Metered>, model: WebSocketStream<Metered>) -> Self {
+    pub(super) fn free(caller: impl Into<Line>, model: WebSocketStream<Metered>) -> Self {
         let mut model = Leg::new(model);
         model.keep_alive_after(MODEL_KEEP_ALIVE);
         Self {

@@ -26,6 +26,7 @@ pub use agent::{Agent, AgentConfig, AgentError, PlayoutConfig};
 pub use conduct::ConductedCall;
 #[doc(hidden)]
 pub use echo::echo;
+pub use leg::Line;
 pub use opening::{OpenError, OpenedSession, SessionSource, TenantPolicy};
 pub use registry::{CallPermit, Calls};
 pub use relay::{REALTIME, RelayLimits, RelayedCall};

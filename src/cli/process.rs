@@ -39,6 +39,9 @@ impl Process {
     pub(super) fn start(config: &Config, mut routes: Routes) -> Result<Self, String> {
         let listener = &config.listener;
         let (caller_listener, callers) = bind(listener.address, listener.backlog)?;
+        let audiosocket = listener.audiosocket.address;
+        let audiosocket = audiosocket.map(|address| bind(address, listener.backlog));
+        let audiosocket = audiosocket.transpose()?.map(|(listener, _)| listener);
         let (admin_listener, admin) = bind(config.admin.address, ADMIN_BACKLOG)?;
         let token = AdminToken::read(&config.admin).map_err(|error| format!("admin.{error}"))?;
         let metrics = Metrics::new();
@@ -77,6 +80,11 @@ impl Process {
             stop,
         };
         process.spawn(caller_listener, admin_listener, token);
+        if let Some(audiosocket) = audiosocket {
+            let gateway = Arc::clone(&process.gateway);
+            let serving = gateway.serve_audiosocket(audiosocket, process.stop.clone());
+            process.tasks.spawn(serving);
+        }
         Ok(process)
     }
 

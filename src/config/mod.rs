@@ -384,6 +384,32 @@ impl Config {
             );
             mistakes.add(&["auth", "mode"], problem);
         }
+        let audiosocket = &self.listener.audiosocket;
+        if let Some(address) = audiosocket.address
+            && self.auth.mode == AuthMode::None
+            && !address.ip().is_loopback()
+            && self.providers.audiosocket.accounts.is_empty()
+        {
+            let problem =
+                "without [[providers.audiosocket.accounts]] it may be a loopback address only";
+            mistakes.add(&["listener", "audiosocket", "address"], problem.to_owned());
+        }
+        let agents = self.providers.audiosocket.accounts.iter().zip(1..);
+        let agents = agents.filter_map(|(account, n)| Some((account.agent.as_ref()?, Some(n))));
+        for (agent, n) in agents.chain(audiosocket.agent.as_ref().map(|agent| (agent, None))) {
+            if self.agents.contains_key(agent) {
+                continue;
+            }
+            let problem = format!("there is no agent {agent}");
+            match n {
+                Some(n) => {
+                    let n = format!("{n}");
+                    let path = ["providers", "audiosocket", "accounts", n.as_str(), "agent"];
+                    mistakes.add(&path, problem);
+                }
+                None => mistakes.add(&["listener", "audiosocket", "agent"], problem),
+            }
+        }
         for (key, n) in self.auth.keys.iter().zip(1..) {
             if !self.tenants.contains_key(&key.tenant) {
                 let problem = format!(
@@ -736,6 +762,30 @@ deployment = "east"
         assert_eq!(issuer.len(), 11, "{issuer:?}");
         let good = GOOD.replace("mode = \"none\"", "mode = \"keys\"");
         check(&format!("{good}[tenants.acme]\n{}", issuer.join("\n")), &[]);
+    }
+
+    #[test]
+    fn mistakes_about_audiosocket_are_named_with_their_lines() {
+        let account = "[[providers.audiosocket.accounts]]\ntenant = 'acme'\n";
+        let uuid = "uuid = '40325ec2-5efd-4bd3-805f-53576e581d13'\n";
+        let address = "[listener.audiosocket]\naddress = '10.0.0.1:9092'\n";
+        let tenant = "[tenants.acme]\n";
+        check(&format!("{GOOD}{tenant}{account}{uuid}{address}"), &[]);
+        check(
+            &format!("{GOOD}{tenant}{account}uuid = '1'\n"),
+            &["line 14: providers.audiosocket.accounts.1.uuid: is no UUID"],
+        );
+        check(
+            &format!("{GOOD}{address}agent = 'nobody'\n"),
+            &[
+                "line 12: listener.audiosocket.address: without [[providers.audiosocket.accounts]] it may be a loopback address only",
+                "line 13: listener.audiosocket.agent: there is no agent nobody",
+            ],
+        );
+        check(
+            &format!("{GOOD}{tenant}{account}{uuid}agent = 'nobody'\n"),
+            &["line 15: providers.audiosocket.accounts.1.agent: there is no agent nobody"],
+        );
     }
 
     #[test]

@@ -170,7 +170,11 @@ mod tests {
             ),
         };
         let message = FRAME.as_millis() as usize * can.chunk_frames;
-        let mut row = format!("| `{name}` | `{path}/AGENT` | {marks} | {clear} | ");
+        let place = match path.strip_prefix('/') {
+            Some(path) => format!("`/{path}/AGENT`"),
+            None => "TCP".to_owned(),
+        };
+        let mut row = format!("| `{name}` | {place} | {marks} | {clear} | ");
         let (keys_in, keys_out) = (yes(can.keys_in), yes(can.keys_out));
         writeln!(
             row,

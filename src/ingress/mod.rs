@@ -28,7 +28,9 @@
 //! dialect itself ([`swap_samples`]).
 
 mod acs;
+mod asterisk;
 mod audio;
+mod audiosocket;
 mod capability;
 mod error;
 mod genesys;
@@ -51,7 +53,9 @@ use http::HeaderMap;
 use crate::call::{CallerCommand, CallerEvent};
 
 pub use acs::Acs;
+pub use asterisk::Asterisk;
 pub use audio::Audio;
+pub use audiosocket::AudioSocket;
 pub use capability::{Capabilities, Clear, CredentialIn, Lead, Marks};
 pub use error::DialectError;
 pub use genesys::Genesys;
@@ -274,6 +278,10 @@ dialects! {
     Acs(Acs),
     /// Genesys Cloud's Audio Connector.
     Genesys(Genesys),
+    /// Asterisk's `chan_websocket`.
+    Asterisk(Asterisk),
+    /// AudioSocket, by which Asterisk hands calls over on plain TCP.
+    AudioSocket(AudioSocket),
 }
 
 impl Dialect {

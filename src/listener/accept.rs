@@ -27,7 +27,7 @@ use super::sources::NoHandshake;
 use super::tls::Tls;
 
 /// How long to wait before accepting again when the system has no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Gateway {
     /// Accepts callers until `shutdown`, and picks up changed certificates meanwhile.
@@ -75,18 +75,9 @@ impl Gateway {
 
     /// Serves one connection from that address as a task of its own, or turns it away.
     pub fn serve_connection(self: &Arc<Self>, transport: Transport, from: IpAddr) {
-        // An answered call is no longer among the connections.
-        let n_open = self.connections.len() + self.calls.active();
-        if n_open >= self.connection_limit {
-            if !self.door.evict() {
-                self.turn_away(transport, "too_many_connections");
-                return;
-            }
-            self.metrics.door().ended("evicted");
-        }
-        let Some(connection) = self.door.open(from) else {
-            self.turn_away(transport, "too_many_from_source");
-            return;
+        let connection = match self.take_in(from) {
+            Ok(connection) => connection,
+            Err(reason) => return self.turn_away(transport, reason),
         };
         let gateway = Arc::clone(self);
         self.connections.spawn(async move {
@@ -100,6 +91,19 @@ impl Gateway {
                 () = evicted.cancelled() => {}
             }
         });
+    }
+
+    /// Counts a connection from that address; the error is why there may be no more.
+    pub(super) fn take_in(&self, from: IpAddr) -> Result<Arc<Connection>, &'static str> {
+        // An answered call is no longer among the connections.
+        let n_open = self.connections.len() + self.calls.active();
+        if n_open >= self.connection_limit {
+            if !self.door.evict() {
+                return Err("too_many_connections");
+            }
+            self.metrics.door().ended("evicted");
+        }
+        self.door.open(from).ok_or("too_many_from_source")
     }
 
     /// Answers and closes without waiting for a request: whoever floods the gateway costs no task. A new socket takes

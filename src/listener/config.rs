@@ -10,6 +10,7 @@ use crate::auth::TwilioAccountConfig;
 use crate::bridge::REALTIME;
 use crate::ingress::Dialect;
 
+use super::audiosocket::AudioSocketListenerConfig;
 use super::callers::CallersConfig;
 use super::limits::LimitsConfig;
 use super::shed::ShedConfig;
@@ -50,6 +51,8 @@ pub struct ListenerConfig {
     pub shed: ShedConfig,
     /// What callers may send once they are answered.
     pub callers: CallersConfig,
+    /// Where Asterisk calls by AudioSocket.
+    pub audiosocket: AudioSocketListenerConfig,
 }
 
 impl Default for ListenerConfig {
@@ -68,6 +71,7 @@ impl Default for ListenerConfig {
             limits: LimitsConfig::default(),
             shed: ShedConfig::default(),
             callers: CallersConfig::default(),
+            audiosocket: AudioSocketListenerConfig::default(),
         }
     }
 }

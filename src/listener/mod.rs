@@ -5,6 +5,7 @@
 
 mod accept;
 mod answer;
+mod audiosocket;
 mod callers;
 mod config;
 mod door;
@@ -51,6 +52,7 @@ use load::QuotaLoad;
 use shed::Shedder;
 
 pub(crate) use answer::secure;
+pub use audiosocket::AudioSocketListenerConfig;
 pub use callers::{CallersConfig, PhoneLimits, RealtimeLimits};
 pub use config::{ListenerConfig, TwilioConfig, is_origin, is_public_url, usual_connections};
 #[doc(hidden)]

@@ -9,7 +9,7 @@ use hyper::body::Incoming as Body;
 use secrecy::ExposeSecret;
 use tracing::Instrument;
 
-use crate::auth::{Purpose, Shown, Signed, SignedRequest};
+use crate::auth::{Identity, Purpose, Shown, Signed, SignedRequest};
 use crate::bridge::ConductedCall;
 use crate::ingress::{
     Credential, Dialect, ErrorStyle, Head, Refusal, RejectReason, VoiceWebhook, twiml_connect,
@@ -34,7 +34,7 @@ const MAX_FORM: usize = 64 * 1024;
 
 /// What may wait to be sent to a phone: 500 ms of audio and some (limits reference). PCM16 at 48 kHz is
 /// the largest audio.
-const MAX_UNSENT: usize = 48_000 + 16 * 1024;
+pub(super) const MAX_UNSENT: usize = 48_000 + 16 * 1024;
 
 impl Gateway {
     /// Answers a phone's WebSocket. `ticket` is what the path has behind the agent.
@@ -114,14 +114,29 @@ impl Gateway {
             agent: Some(agent),
         };
         let identity = self.identify(name, shown, purpose, peer).await?;
+        self.prepare_identified(call_id, dialect, agent, &identity, ticket, peer)
+            .await
+    }
+
+    /// A call by somebody who is known, with a session to begin with.
+    pub(super) async fn prepare_identified(
+        self: &Arc<Self>,
+        call_id: &str,
+        dialect: Dialect,
+        agent: &str,
+        identity: &Identity,
+        ticket: Option<&str>,
+        peer: &Peer,
+    ) -> Result<ConductedCall, Refusal> {
+        let name = dialect.name();
         let (agent, pool) = self.routes.for_agent(&identity.tenant, agent)?;
-        let admission = self.admit_announced(&identity, &agent.name, ticket, &pool);
+        let admission = self.admit_announced(identity, &agent.name, ticket, &pool);
         let (permit, lease) = admission.await?;
-        self.use_up(name, &identity).await?;
+        self.use_up(name, identity).await?;
         // A provider's addresses say nothing of who calls.
         let caller = lease.caller_key().map(str::to_owned);
         let caller = caller.unwrap_or_else(|| peer.source());
-        let sessions = self.sessions(Arc::clone(&pool), &identity, caller);
+        let sessions = self.sessions(Arc::clone(&pool), identity, caller);
         let request = SessionRequest {
             agent: Some(agent.name.clone()),
             ..SessionRequest::default()

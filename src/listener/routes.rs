@@ -89,7 +89,8 @@ impl Routes {
     pub fn check_reach(&self, tenant: &str, dialect: &str, agent: &str) -> Result<(), Refusal> {
         if dialect == REALTIME {
             self.for_model(tenant, Some(agent)).map(|_| ())
-        } else if Dialect::NAMES.contains(&dialect) {
+        // A ticket needs a path to stand in, or a request.
+        } else if Dialect::path_of(dialect).is_some_and(|path| path.starts_with('/')) {
             self.for_agent(tenant, agent).map(|_| ())
         } else {
             Err(Refusal::bad_request(

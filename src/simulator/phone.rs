@@ -10,17 +10,18 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 use http::header::{AUTHORIZATION, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Request, Uri};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::config::Shape;
+use super::phone_audiosocket::PacketLine;
 use super::phone_call::PhoneCall;
 use super::phone_dial::Dialer;
 use super::phone_dialect::{ApiKey, Dialect, FarEnd, Setting, shape_of};
@@ -241,6 +242,10 @@ impl SoftPhone {
             Ok(wire) => wire,
             Err(error) => return failed(report, dialled, error.to_string()),
         };
+        if self.dialect == Dialect::AudioSocket {
+            let call = PhoneCall::new(wire, script, self, report, dialled);
+            return converse(PacketLine::new(stream), call).await;
+        }
         let request = match self.request(&*wire) {
             Ok(request) => request,
             Err(error) => return failed(report, dialled, error.to_string()),
@@ -330,10 +335,7 @@ impl SoftPhone {
 }
 
 /// Carries messages between the socket and the call until the call is over.
-async fn converse<S>(socket: WebSocketStream<S>, mut call: PhoneCall) -> CallReport
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn converse<S: Messages>(socket: S, mut call: PhoneCall) -> CallReport {
     let mut line = Line {
         socket,
         is_dirty: false,
@@ -370,11 +372,22 @@ where
 
 /// The socket with a flush that is polled instead of awaited.
 struct Line<S> {
-    socket: WebSocketStream<S>,
+    socket: S,
     is_dirty: bool,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+/// A WebSocket, or what behaves like one.
+trait Messages:
+    Stream<Item = Result<Message, WsError>> + Sink<Message, Error = WsError> + Unpin
+{
+}
+
+impl<T> Messages for T where
+    T: Stream<Item = Result<Message, WsError>> + Sink<Message, Error = WsError> + Unpin
+{
+}
+
+impl<S: Messages> Line<S> {
     /// Takes a message to be sent. Only a full buffer is an error: of a broken socket the read tells.
     fn send(&mut self, message: Message) -> Result<(), String> {
         self.is_dirty = true;

@@ -12,7 +12,9 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::config::Shape;
 use super::phone_acs::AcsWire;
+use super::phone_asterisk::AsteriskWire;
 use super::phone_audio::AudioWire;
+use super::phone_audiosocket::AudioSocketWire;
 use super::phone_codec::CodecError;
 use super::phone_genesys::GenesysWire;
 use super::phone_realtime::RealtimeWire;
@@ -161,6 +163,10 @@ phones! {
     Acs = "acs", |it| Ok(Box::new(AcsWire::new(it.seed, it.format)));
     /// Genesys Cloud, as its Audio Connector speaks.
     Genesys = "genesys", |it| Ok(Box::new(GenesysWire::new(it)));
+    /// Asterisk, as its `chan_websocket` speaks.
+    Asterisk = "asterisk", |it| Ok(Box::new(AsteriskWire::new(it)));
+    /// Asterisk by AudioSocket: packets on plain TCP. Of the address, host and port count.
+    AudioSocket = "audiosocket", |it| Ok(Box::new(AudioSocketWire::new(it)));
 }
 
 impl Dialect {

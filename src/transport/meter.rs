@@ -391,13 +391,13 @@ impl FrameMeter {
 
 /// A token bucket that counts in time: it holds the moment at which it would be full again.
 #[derive(Clone, Copy, Debug, Default)]
-struct Bucket {
+pub(super) struct Bucket {
     full_at: Option<Instant>,
 }
 
 impl Bucket {
     /// Takes a token. False if there is none.
-    fn take(&mut self, rate: Rate, now: Instant) -> bool {
+    pub(super) fn take(&mut self, rate: Rate, now: Instant) -> bool {
         let per_token = Duration::from_secs(1) / rate.per_second.max(1);
         let full_at = self.full_at.map_or(now, |at| at.max(now)) + per_token;
         let is_there = full_at.duration_since(now) <= per_token.saturating_mul(rate.burst);

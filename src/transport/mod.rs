@@ -1,10 +1,12 @@
-//! The byte stream under a leg: TCP, TLS over TCP, or memory; and the meter that watches what comes in on it.
+//! The byte stream under a leg: TCP, TLS over TCP, or memory; the meter that watches what comes in on it, and packets for
+//! callers that speak no WebSocket.
 //!
 //! Memory is for the simulator inside the same process and for tests under simulated time. An enum and
 //! not a boxed trait, because every frame passes here.
 
 mod meter;
 mod metered;
+mod packets;
 
 use std::io;
 use std::pin::Pin;
@@ -18,6 +20,7 @@ use tokio_rustls::{client, server};
 
 pub use meter::{FoundFault, FrameFault, FrameLimits, FrameMeter, Peer, Rate};
 pub use metered::Metered;
+pub use packets::{PACKET_HEAD, Packet, Packets};
 
 /// The system's certificate authorities. There may be none: plain text on loopback works without.
 pub(crate) fn system_roots() -> rustls::RootCertStore {

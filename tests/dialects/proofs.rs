@@ -23,6 +23,13 @@ use crate::harness::World;
 /// An API key of the tenant `acme`.
 pub(crate) const KEY: &str = "tk_dialects";
 
+/// `Authorization: Basic` (RFC 7617).
+pub(crate) fn basic(phone: SoftPhone, password: &str) -> SoftPhone {
+    let credentials = STANDARD.encode(format!("trunkline:{password}"));
+    let value = format!("Basic {credentials}");
+    phone.header("authorization", &value).expect("base64")
+}
+
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.expect("after 1970").as_secs()
@@ -56,6 +63,17 @@ pub(crate) fn genesys_accounts() -> String {
     format!(
         "[[providers.genesys.accounts]]\ntenant = 'acme'\napi_key = '{GENESYS_KEY}'\n\
          client_secret = '{GENESYS_SECRET}'\n"
+    )
+}
+
+// AudioSocket: telephony reference 9.6.
+
+pub(crate) const AUDIOSOCKET_UUID: &str = "40325ec2-5efd-4bd3-805f-53576e581d13";
+
+pub(crate) fn audiosocket_accounts() -> String {
+    format!(
+        "[[providers.audiosocket.accounts]]\ntenant = 'acme'\nagent = 'desk'\n\
+         uuid = '{AUDIOSOCKET_UUID}'\n"
     )
 }
 

@@ -73,4 +73,20 @@ pub(crate) const ROWS: &[Row] = &[
         },
         limits: &[NO_MARKS],
     },
+    Row {
+        dialect: Dialect::Asterisk,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| proofs::basic(phone, proofs::KEY),
+        bad: |phone| proofs::basic(phone, "tk_another"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::AudioSocket,
+        accounts: proofs::audiosocket_accounts,
+        fetches_keys: false,
+        good: |phone| phone.api_key(proofs::AUDIOSOCKET_UUID),
+        bad: |phone| phone.api_key("40325ec2-5efd-4bd3-805f-53576e581d14"),
+        limits: &[NO_MARKS],
+    },
 ];

@@ -68,6 +68,8 @@ pub(crate) struct World {
     pub(crate) simulator: Arc<Simulator>,
     tasks: TaskTracker,
     n_callers: AtomicU32,
+    /// Whether callers come by AudioSocket.
+    pub(crate) is_audiosocket: bool,
 }
 
 impl World {
@@ -166,6 +168,7 @@ impl World {
             simulator,
             tasks,
             n_callers: AtomicU32::new(0),
+            is_audiosocket: false,
         };
         (world, ours)
     }
@@ -187,7 +190,12 @@ impl World {
     pub(crate) fn connect_through(&self, pipe: usize, address: impl Into<IpAddr>) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(pipe);
         let transport = Transport::Memory(theirs);
-        self.gateway.serve_connection(transport, address.into());
+        if self.is_audiosocket {
+            let gateway = &self.gateway;
+            gateway.serve_audiosocket_connection(transport, address.into());
+        } else {
+            self.gateway.serve_connection(transport, address.into());
+        }
         ours
     }
 

@@ -18,6 +18,14 @@ pub(crate) fn acs(bytes: &[u8]) {
     converse("acs", bytes);
 }
 
+pub(crate) fn asterisk(bytes: &[u8]) {
+    converse("asterisk", bytes);
+}
+
+pub(crate) fn audiosocket(bytes: &[u8]) {
+    converse("audiosocket", bytes);
+}
+
 pub(crate) fn genesys(bytes: &[u8]) {
     converse("genesys", bytes);
 }

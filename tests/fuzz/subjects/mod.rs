@@ -21,6 +21,8 @@ pub(crate) const SUBJECTS: &[Subject] = &[
     ("audio", callers::audio),
     ("acs", callers::acs),
     ("genesys", callers::genesys),
+    ("asterisk", callers::asterisk),
+    ("audiosocket", callers::audiosocket),
     ("twilio_voice", callers::twilio_voice),
     ("front_door", requests::front_door),
     ("upgrade", requests::upgrade),

@@ -1,0 +1,173 @@
+//! Calls that come by AudioSocket: plain TCP on an address of its own, where a UUID is all that is said of a call.
+//!
+//! Nobody can be told why a call is refused: it is hung up.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue};
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::auth::{AUDIOSOCKET_UUID, Purpose, Shown, Signed, SignedRequest};
+use crate::bridge::ConductedCall;
+use crate::ingress::{AudioSocket, Dialect, Refusal, Speak as _};
+use crate::transport::{Packet, Packets, Transport, tune};
+
+use super::accept::ACCEPT_PAUSE;
+use super::door::{Connection, Peer, Unheard};
+use super::phone::MAX_UNSENT;
+use super::{Gateway, new_call_id};
+
+/// How long the peer may take to hang up too.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The `[listener.audiosocket]` table.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AudioSocketListenerConfig {
+    /// Address on which Asterisk calls; without one nobody can. There is no TLS: for private networks only.
+    pub address: Option<SocketAddr>,
+    /// Who answers a call whose account names no agent.
+    pub agent: Option<String>,
+}
+
+impl Gateway {
+    /// Accepts calls by AudioSocket until `shutdown`.
+    pub async fn serve_audiosocket(
+        self: Arc<Self>,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = shutdown.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    if tune(&stream, self.config.limits.unacknowledged).is_ok() {
+                        self.serve_audiosocket_connection(Transport::Tcp(stream), peer.ip());
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Serves one call by AudioSocket from that address as a task of its own, or closes the connection.
+    pub fn serve_audiosocket_connection(self: &Arc<Self>, transport: Transport, from: IpAddr) {
+        let connection = match self.take_in(from) {
+            Ok(connection) => connection,
+            Err(reason) => return self.metrics.refused(AudioSocket::NAME, reason),
+        };
+        let gateway = Arc::clone(self);
+        self.connections.spawn(async move {
+            tokio::select! {
+                ended = gateway.run_audiosocket(transport, &connection) => {
+                    if let Err(reason) = ended {
+                        gateway.metrics.door().ended(reason);
+                    }
+                }
+                () = connection.evicted.cancelled() => {}
+                () = gateway.closing.cancelled() => {}
+            }
+        });
+    }
+
+    /// Runs a connection until it is a call or is not; the error is why the gateway ended it.
+    async fn run_audiosocket(
+        self: &Arc<Self>,
+        transport: Transport,
+        connection: &Arc<Connection>,
+    ) -> Result<(), &'static str> {
+        let limits = &self.config.limits;
+        let max_message = AudioSocket::CAPABILITIES.max_message_bytes;
+        let frames = self.config.callers.phone.frames(max_message);
+        let mut packets = Packets::new(transport, frames, MAX_UNSENT);
+        let known_by =
+            (Instant::now() + limits.unauthenticated).min(connection.accepted + limits.upgrade);
+        let first = timeout_at(known_by, packets.next()).await;
+        let Packet::Whole(first) = first.map_err(|_| "unauthenticated")? else {
+            return Ok(());
+        };
+        let peer = connection.request(&HeaderMap::new());
+        let call_id = new_call_id();
+        match self.audiosocket_call(&call_id, &first, &peer).await {
+            Ok(call) => {
+                let span = tracing::info_span!("call", call_id);
+                self.calls().spawn(call.run(packets).instrument(span));
+            }
+            Err(refusal) => {
+                if refusal.status == 401 {
+                    peer.failed();
+                }
+                self.metrics.refused(AudioSocket::NAME, refusal.code);
+                drop(peer);
+                // An empty buffer takes three bytes.
+                let _ = packets.send(&AudioSocket::HANGUP);
+                let _ = timeout(CLOSE_TIMEOUT, packets.close()).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The call that begins with this packet.
+    async fn audiosocket_call(
+        self: &Arc<Self>,
+        call_id: &str,
+        first: &[u8],
+        peer: &Peer,
+    ) -> Result<ConductedCall, Refusal> {
+        peer.check().map_err(|unheard| {
+            let (code, wait) = match unheard {
+                Unheard::Blocked(wait) => ("too_many_failures", wait),
+                Unheard::TooManyFromSource => ("too_many_from_source", Duration::ZERO),
+            };
+            Refusal {
+                code,
+                ..Refusal::too_many_requests(wait)
+            }
+        })?;
+        if let Some(refusal) = self.overload() {
+            return Err(refusal);
+        }
+        let uuid = AudioSocket::uuid(first).ok_or_else(|| {
+            Refusal::bad_request("bad_first_packet", "The first packet is no UUID.")
+        })?;
+        let digits: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut value = HeaderValue::from_str(&digits).expect("hexadecimal digits");
+        value.set_sensitive(true);
+        let headers =
+            HeaderMap::from_iter([(http::HeaderName::from_static(AUDIOSOCKET_UUID), value)]);
+        let shown = Shown {
+            signed: Some(SignedRequest {
+                target: "",
+                headers: &headers,
+                signed: Signed::Upgrade,
+                agent: "",
+            }),
+            ..Shown::default()
+        };
+        let purpose = Purpose::Call {
+            dialect: AudioSocket::NAME,
+            agent: None,
+        };
+        let identity = self
+            .identify(AudioSocket::NAME, shown, purpose, peer)
+            .await?;
+        let usual = self.config.audiosocket.agent.as_ref();
+        let agent = identity.agent.as_ref().or(usual).cloned();
+        let agent = agent.ok_or_else(Refusal::not_found)?;
+        let dialect = Dialect::AudioSocket(Box::default());
+        self.prepare_identified(call_id, dialect, &agent, &identity, None, peer)
+            .await
+    }
+}
