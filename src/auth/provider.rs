@@ -20,6 +20,7 @@ use super::authenticator::Denied;
 use super::issuer::Issuer;
 use super::provider_acs::{AcsAccounts, AcsConfig};
 use super::provider_genesys::{GenesysAccounts, GenesysConfig};
+use super::provider_vonage::{VonageAccounts, VonageConfig};
 use super::twilio_signature::{self, Signed};
 
 /// A request as its provider may have signed it.
@@ -44,6 +45,8 @@ pub enum ProviderScheme {
     Acs(AcsAccounts),
     /// An API key, and a signature over the request.
     Genesys(GenesysAccounts),
+    /// A token by the signature secret of an account.
+    Vonage(VonageAccounts),
 }
 
 /// The `[providers]` table: the accounts of all providers but Twilio, which has a table of its own.
@@ -54,6 +57,8 @@ pub struct ProvidersConfig {
     pub acs: AcsConfig,
     /// Genesys Cloud.
     pub genesys: GenesysConfig,
+    /// Vonage.
+    pub vonage: VonageConfig,
 }
 
 /// Something in the `[providers]` table that cannot work.
@@ -109,6 +114,10 @@ impl ProvidersConfig {
             let built = GenesysAccounts::new(&self.genesys, tenants);
             add("genesys", built.map(ProviderScheme::Genesys));
         }
+        if !self.vonage.accounts.is_empty() {
+            let built = VonageAccounts::new(&self.vonage, tenants);
+            add("vonage", built.map(ProviderScheme::Vonage));
+        }
         if mistakes.is_empty() {
             Ok(schemes)
         } else {
@@ -120,7 +129,9 @@ impl ProvidersConfig {
     pub fn tenants(&self) -> impl Iterator<Item = &String> {
         let acs = self.acs.accounts.iter().map(|account| &account.tenant);
         let genesys = self.genesys.accounts.iter();
+        let vonage = self.vonage.accounts.iter();
         acs.chain(genesys.map(|account| &account.tenant))
+            .chain(vonage.map(|account| &account.tenant))
     }
 }
 
@@ -135,6 +146,7 @@ impl ProviderScheme {
             Self::Twilio(_) => "twilio",
             Self::Acs(_) => "acs",
             Self::Genesys(_) => "genesys",
+            Self::Vonage(_) => "vonage",
         }
     }
 
@@ -155,13 +167,14 @@ impl ProviderScheme {
             },
             Self::Acs(accounts) => accounts.caller(request, now).await,
             Self::Genesys(accounts) => accounts.caller(request, now),
+            Self::Vonage(accounts) => accounts.caller(request, now),
         }
     }
 
     /// Whose keys have to be kept fresh for it.
     pub(super) fn issuer(&self) -> Option<&Arc<Issuer>> {
         match self {
-            Self::Twilio(_) | Self::Genesys(_) => None,
+            Self::Twilio(_) | Self::Genesys(_) | Self::Vonage(_) => None,
             Self::Acs(accounts) => Some(accounts.issuer()),
         }
     }

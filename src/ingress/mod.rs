@@ -34,6 +34,7 @@ mod error;
 mod genesys;
 #[cfg(test)]
 mod golden;
+mod infobip;
 pub mod json;
 mod mint;
 mod realtime;
@@ -43,6 +44,7 @@ mod twilio;
 mod twilio_scan;
 mod twilio_voice;
 pub mod upgrade;
+mod vonage;
 
 use std::collections::BTreeMap;
 
@@ -55,6 +57,7 @@ pub use audio::Audio;
 pub use capability::{Capabilities, Clear, CredentialIn, Lead, Marks};
 pub use error::DialectError;
 pub use genesys::Genesys;
+pub use infobip::Infobip;
 pub use mint::{MintRequest, MintRoute};
 pub use realtime::{Carrier, Credential, CredentialKind, FrontDoor, RealtimeRequest};
 pub use refusal::{ErrorStyle, Refusal};
@@ -62,6 +65,7 @@ pub use twilio::Twilio;
 pub use twilio_voice::{
     RejectReason, TwimlError, VoiceWebhook, WebhookError, twiml_connect, twiml_reject, twiml_say,
 };
+pub use vonage::Vonage;
 
 /// One WebSocket message from a caller, whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,6 +278,10 @@ dialects! {
     Acs(Acs),
     /// Genesys Cloud's Audio Connector.
     Genesys(Genesys),
+    /// Vonage Voice API WebSockets.
+    Vonage(Vonage),
+    /// Infobip's media stream of a call.
+    Infobip(Infobip),
 }
 
 impl Dialect {

@@ -15,8 +15,10 @@ use super::phone_acs::AcsWire;
 use super::phone_audio::AudioWire;
 use super::phone_codec::CodecError;
 use super::phone_genesys::GenesysWire;
+use super::phone_infobip::InfobipWire;
 use super::phone_realtime::RealtimeWire;
 use super::phone_twilio::TwilioWire;
+use super::phone_vonage::VonageWire;
 use crate::media::AudioFormat;
 
 /// What a call of the phone is to be like, as far as its wire format cares.
@@ -161,6 +163,10 @@ phones! {
     Acs = "acs", |it| Ok(Box::new(AcsWire::new(it.seed, it.format)));
     /// Genesys Cloud, as its Audio Connector speaks.
     Genesys = "genesys", |it| Ok(Box::new(GenesysWire::new(it)));
+    /// Vonage, as its Voice API speaks.
+    Vonage = "vonage", |it| Ok(Box::new(VonageWire::new(it.format, it.parameters)));
+    /// Infobip, as its media stream of a call speaks.
+    Infobip = "infobip", |it| Ok(Box::new(InfobipWire::new(it.format, it.parameters)));
 }
 
 impl Dialect {

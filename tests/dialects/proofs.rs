@@ -59,6 +59,34 @@ pub(crate) fn genesys_accounts() -> String {
     )
 }
 
+// Vonage: telephony reference 3.1.
+
+pub(crate) const VONAGE_SECRET: &str = "signature-secret";
+
+pub(crate) fn vonage_accounts() -> String {
+    format!(
+        "[[providers.vonage.accounts]]\ntenant = 'acme'\napi_key = 'abcd1234'\n\
+         signature_secret = '{VONAGE_SECRET}'\n"
+    )
+}
+
+/// A token of the account by that secret; each is another.
+pub(crate) fn vonage_token(secret: &str) -> String {
+    let header = json!({"alg": "HS256", "typ": "JWT"});
+    let claims = json!({
+        "iss": "Vonage",
+        "iat": now(),
+        "jti": format!("{:032x}", fastrand::u128(..)),
+        "api_key": "abcd1234",
+        "application_id": "99999999-8888-4777-8666-555555555555",
+    });
+    let parts = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+    let message = parts.join(".");
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+    let tag = ring::hmac::sign(&key, message.as_bytes());
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(tag))
+}
+
 // Azure Communication Services: telephony reference 7.1.
 
 static RSA: LazyLock<RsaKeyPair> = LazyLock::new(|| {

@@ -73,4 +73,20 @@ pub(crate) const ROWS: &[Row] = &[
         },
         limits: &[NO_MARKS],
     },
+    Row {
+        dialect: Dialect::Vonage,
+        accounts: proofs::vonage_accounts,
+        fetches_keys: false,
+        good: |phone| phone.api_key(proofs::vonage_token(proofs::VONAGE_SECRET)),
+        bad: |phone| phone.api_key(proofs::vonage_token("another secret")),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::Infobip,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| phone.api_key(proofs::KEY),
+        bad: |phone| phone.api_key("tk_another"),
+        limits: &[NO_MARKS],
+    },
 ];
