@@ -29,6 +29,7 @@
 
 mod acs;
 mod audio;
+mod byte_order;
 mod capability;
 mod error;
 mod genesys;
@@ -39,7 +40,9 @@ pub mod json;
 mod mint;
 mod realtime;
 mod refusal;
+mod reorder;
 mod scan;
+mod telnyx;
 mod twilio;
 mod twilio_scan;
 mod twilio_voice;
@@ -61,6 +64,7 @@ pub use infobip::Infobip;
 pub use mint::{MintRequest, MintRoute};
 pub use realtime::{Carrier, Credential, CredentialKind, FrontDoor, RealtimeRequest};
 pub use refusal::{ErrorStyle, Refusal};
+pub use telnyx::Telnyx;
 pub use twilio::Twilio;
 pub use twilio_voice::{
     RejectReason, TwimlError, VoiceWebhook, WebhookError, twiml_connect, twiml_reject, twiml_say,
@@ -282,6 +286,8 @@ dialects! {
     Vonage(Vonage),
     /// Infobip's media stream of a call.
     Infobip(Infobip),
+    /// Telnyx media streaming.
+    Telnyx(Telnyx),
 }
 
 impl Dialect {
@@ -330,12 +336,16 @@ pub struct Ignored {
     pub empty_audio: u32,
     /// Anything after the caller's end of the call.
     pub after_stop: u32,
+    /// Audio that came after what follows it, or twice.
+    pub late_audio: u32,
+    /// What the provider says went wrong at its side.
+    pub provider_errors: u32,
 }
 
 impl Ignored {
     /// Every kind with its name, which is the metric label, and its count.
     #[must_use]
-    pub const fn entries(&self) -> [(&'static str, u32); 6] {
+    pub const fn entries(&self) -> [(&'static str, u32); 8] {
         [
             ("unknown_event", self.unknown_events),
             ("other_track", self.other_tracks),
@@ -343,6 +353,8 @@ impl Ignored {
             ("repeated_start", self.repeated_starts),
             ("empty_audio", self.empty_audio),
             ("after_stop", self.after_stop),
+            ("late_audio", self.late_audio),
+            ("provider_error", self.provider_errors),
         ]
     }
 }

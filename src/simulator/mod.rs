@@ -31,6 +31,7 @@ mod phone_infobip;
 mod phone_playout;
 mod phone_realtime;
 mod phone_script;
+mod phone_telnyx;
 #[cfg(test)]
 mod phone_tests;
 pub mod phone_timeline;

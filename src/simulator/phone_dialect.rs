@@ -17,6 +17,7 @@ use super::phone_codec::CodecError;
 use super::phone_genesys::GenesysWire;
 use super::phone_infobip::InfobipWire;
 use super::phone_realtime::RealtimeWire;
+use super::phone_telnyx::TelnyxWire;
 use super::phone_twilio::TwilioWire;
 use super::phone_vonage::VonageWire;
 use crate::media::AudioFormat;
@@ -167,6 +168,8 @@ phones! {
     Vonage = "vonage", |it| Ok(Box::new(VonageWire::new(it.format, it.parameters)));
     /// Infobip, as its media stream of a call speaks.
     Infobip = "infobip", |it| Ok(Box::new(InfobipWire::new(it.format, it.parameters)));
+    /// Telnyx, as its media streaming speaks.
+    Telnyx = "telnyx", |it| Ok(Box::new(TelnyxWire::new(it)));
 }
 
 impl Dialect {

@@ -87,6 +87,18 @@ pub(crate) fn vonage_token(secret: &str) -> String {
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(tag))
 }
 
+/// Telnyx: telephony reference 2.2.
+pub(crate) fn telnyx(phone: SoftPhone, token: &str) -> SoftPhone {
+    let name = "x-telnyx-streaming-auth-token";
+    phone.header(name, token).expect("a header's value")
+}
+
+/// jambonz, and `mod_audio_fork` of FreeSWITCH: telephony reference 10.2.
+pub(crate) fn jambonz(phone: SoftPhone, password: &str) -> SoftPhone {
+    let value = format!("Basic {}", STANDARD.encode(format!("gateway:{password}")));
+    phone.header("authorization", &value).expect("base64")
+}
+
 // Azure Communication Services: telephony reference 7.1.
 
 static RSA: LazyLock<RsaKeyPair> = LazyLock::new(|| {

@@ -89,4 +89,12 @@ pub(crate) const ROWS: &[Row] = &[
         bad: |phone| phone.api_key("tk_another"),
         limits: &[NO_MARKS],
     },
+    Row {
+        dialect: Dialect::Telnyx,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| proofs::telnyx(phone, proofs::KEY),
+        bad: |phone| proofs::telnyx(phone, "tk_another"),
+        limits: &[NO_KEEPALIVE],
+    },
 ];
