@@ -32,10 +32,13 @@ mod audio;
 mod byte_order;
 mod capability;
 mod error;
+mod freeswitch;
 mod genesys;
 #[cfg(test)]
 mod golden;
 mod infobip;
+mod interleaved;
+mod jambonz;
 pub mod json;
 mod mint;
 mod realtime;
@@ -59,8 +62,10 @@ pub use acs::Acs;
 pub use audio::Audio;
 pub use capability::{Capabilities, Clear, CredentialIn, Lead, Marks};
 pub use error::DialectError;
+pub use freeswitch::FreeSwitch;
 pub use genesys::Genesys;
 pub use infobip::Infobip;
+pub use jambonz::Jambonz;
 pub use mint::{MintRequest, MintRoute};
 pub use realtime::{Carrier, Credential, CredentialKind, FrontDoor, RealtimeRequest};
 pub use refusal::{ErrorStyle, Refusal};
@@ -288,6 +293,10 @@ dialects! {
     Infobip(Infobip),
     /// Telnyx media streaming.
     Telnyx(Telnyx),
+    /// jambonz, and `mod_audio_fork`.
+    Jambonz(Jambonz),
+    /// FreeSWITCH's `mod_audio_stream`.
+    FreeSwitch(FreeSwitch),
 }
 
 impl Dialect {

@@ -13,9 +13,9 @@ const RESTART: u64 = 50;
 /// What to do with a message's audio.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// What is in the buffer now is next; it need not be what came.
+    /// It is next.
     Now,
-    /// It waits for one before it; the buffer is empty.
+    /// It waits for one before it, or has just ended the waiting of others; the buffer is empty.
     Waits,
     /// It came too late, or twice; the buffer is empty.
     Late,
@@ -29,7 +29,7 @@ pub(super) struct Reorder {
 }
 
 impl Reorder {
-    /// Takes the message of that number. Numbers count from 0 or 1, but a stream may also be joined later.
+    /// Takes the message of that number; [`Self::next`] wants to be asked afterwards. Numbers count from 0 or 1, but a stream may also be joined later.
     pub(super) fn take(&mut self, number: u64, audio: &mut Vec<u8>) -> Turn {
         let is_beginning = number <= WINDOW as u64 + 1;
         let first = if is_beginning { number.min(1) } else { number };
@@ -46,14 +46,10 @@ impl Reorder {
             return Turn::Late;
         }
         self.waiting.insert(number, std::mem::take(audio));
-        if self.waiting.len() <= WINDOW {
-            return Turn::Waits;
+        if self.waiting.len() > WINDOW {
+            self.next = self.waiting.keys().next().copied();
         }
-        if let Some((number, waited)) = self.waiting.pop_first() {
-            *audio = waited;
-            self.next = Some(number.saturating_add(1));
-        }
-        Turn::Now
+        Turn::Waits
     }
 
     /// Puts into the buffer what need not wait any longer, if there is anything.
@@ -82,9 +78,9 @@ mod tests {
             let turn = order.take(*number, &mut audio);
             assert_eq!(turn == Turn::Now, !audio.is_empty(), "{number} of {come:?}");
             let mut is_next = turn == Turn::Now;
-            while is_next {
+            while is_next || order.next(&mut audio) {
                 went.push(u64::from_be_bytes(audio.as_slice().try_into().unwrap()));
-                is_next = order.next(&mut audio);
+                is_next = false;
             }
         }
         assert_eq!(went, go, "{come:?}");

@@ -14,8 +14,10 @@ use super::config::Shape;
 use super::phone_acs::AcsWire;
 use super::phone_audio::AudioWire;
 use super::phone_codec::CodecError;
+use super::phone_freeswitch::FreeSwitchWire;
 use super::phone_genesys::GenesysWire;
 use super::phone_infobip::InfobipWire;
+use super::phone_jambonz::JambonzWire;
 use super::phone_realtime::RealtimeWire;
 use super::phone_telnyx::TelnyxWire;
 use super::phone_twilio::TwilioWire;
@@ -170,6 +172,10 @@ phones! {
     Infobip = "infobip", |it| Ok(Box::new(InfobipWire::new(it.format, it.parameters)));
     /// Telnyx, as its media streaming speaks.
     Telnyx = "telnyx", |it| Ok(Box::new(TelnyxWire::new(it)));
+    /// jambonz, as its streams speak.
+    Jambonz = "jambonz", |it| Ok(Box::new(JambonzWire::new(it.seed, it.format, it.parameters)));
+    /// FreeSWITCH, as its `mod_audio_stream` speaks.
+    FreeSwitch = "freeswitch", |it| Ok(Box::new(FreeSwitchWire::new(it)));
 }
 
 impl Dialect {

@@ -4,7 +4,7 @@ use trunkline::simulator::SoftPhone;
 use trunkline::simulator::phone_dialect::Dialect;
 
 use crate::proofs;
-use crate::scenarios::Scenario::{self, Keepalive, MarkAfterClear};
+use crate::scenarios::Scenario::{self, Dtmf, Garbage, Keepalive, MarkAfterClear};
 
 /// A dialect as the scenarios see it.
 pub(crate) struct Row {
@@ -96,5 +96,26 @@ pub(crate) const ROWS: &[Row] = &[
         good: |phone| proofs::telnyx(phone, proofs::KEY),
         bad: |phone| proofs::telnyx(phone, "tk_another"),
         limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::Jambonz,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| proofs::jambonz(phone, proofs::KEY),
+        bad: |phone| proofs::jambonz(phone, "tk_another"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::FreeSwitch,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| phone.api_key(proofs::KEY),
+        bad: |phone| phone.api_key("tk_another"),
+        limits: &[
+            NO_KEEPALIVE,
+            NO_MARKS,
+            (Dtmf, "tells of no keys: they are the event socket's affair"),
+            (Garbage, "lets the dialplan send any text at any time"),
+        ],
     },
 ];
