@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(claims["jti"], "11111111-2222-4333-8444-555555555555");
         assert_eq!(account.tenant, "acme");
         check(VECTOR, Err(Denied::Misplaced));
-        check(&format!("{VECTOR}A"), Err(Denied::MalformedToken));
+        check(&format!("{VECTOR}AA"), Err(Denied::MalformedToken));
         check(&VECTOR.replace("tMmD", "tMmE"), Err(Denied::BadSignature));
     }
 

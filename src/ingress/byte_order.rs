@@ -84,11 +84,13 @@ impl Evidence {
 
 #[cfg(test)]
 mod tests {
+    use std::f64::consts::TAU;
+
     use super::*;
 
     /// Half a second of a 300 Hz tone at 16 kHz.
     fn tone(amplitude: f64) -> Vec<u8> {
-        let sample = |n: u32| (amplitude * (f64::from(n) * 300.0 / 16_000.0 * 6.283).sin()) as i16;
+        let sample = |n: u32| (amplitude * (f64::from(n) * 300.0 / 16_000.0 * TAU).sin()) as i16;
         (0..8_000).flat_map(|n| sample(n).to_le_bytes()).collect()
     }
 
