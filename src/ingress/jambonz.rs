@@ -35,6 +35,9 @@ use crate::media::{AudioFormat, Codec, SampleRate};
 /// The largest message that is read, in bytes: half a second at 64 kHz, and eight times the longest metadata.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
+/// Marks that the module keeps (telephony reference 10.2).
+const MOST_MARKS: usize = 30;
+
 /// One leg of jambonz, or a fork of FreeSWITCH.
 #[derive(Clone, Debug, Default)]
 pub struct Jambonz {
@@ -44,6 +47,8 @@ pub struct Jambonz {
     caller: Interleaved,
     /// Audio that came with the start.
     held: Vec<u8>,
+    /// Marks that were sent and did not come back.
+    n_marks: usize,
     /// A mark was sent, and no audio after it.
     has_open_mark: bool,
     ignored: Ignored,
@@ -126,7 +131,9 @@ impl Speak for Jambonz {
                 hide_markers(out);
                 Outgoing::Binary
             }
+            CallerCommand::Mark(_) if self.n_marks >= MOST_MARKS => Outgoing::Nothing,
             CallerCommand::Mark(mark) => {
+                self.n_marks += 1;
                 self.has_open_mark = true;
                 write!(out, r#"{{"type":"mark","data":{{"name":"{mark}"}}}}"#)
                     .expect("writing to memory cannot fail");
@@ -177,6 +184,9 @@ impl Jambonz {
             (None, Some("mark")) => {
                 let data = message.data.unwrap_or_default();
                 let mark = data.name.as_deref().and_then(Mark::parse);
+                if mark.is_some() {
+                    self.n_marks = self.n_marks.saturating_sub(1);
+                }
                 Ok(match (mark, data.event.as_deref()) {
                     (Some(mark), Some("playout")) => CallerEvent::MarkReached(mark),
                     // It says which it was: what was thrown away was not heard.

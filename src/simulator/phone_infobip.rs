@@ -16,17 +16,12 @@ use crate::media::AudioFormat;
 /// The longest time without audio.
 const MAX_GAP: Duration = Duration::from_secs(5);
 
-/// So many silent frames may belong to a reply that goes on.
-const MAX_PAUSE_FRAMES: u32 = 10;
-
 #[derive(Debug)]
 pub(crate) struct InfobipWire {
     line: VonageWire,
     now: Duration,
     /// When audio came last; nothing is expected before the first.
     last_audio: Option<Duration>,
-    /// Silent frames since the last that was not.
-    n_silent: u32,
 }
 
 impl InfobipWire {
@@ -35,7 +30,6 @@ impl InfobipWire {
             line: VonageWire::new(format, parameters),
             now: Duration::ZERO,
             last_audio: None,
-            n_silent: MAX_PAUSE_FRAMES,
         }
     }
 }
@@ -78,9 +72,8 @@ impl FarEnd for InfobipWire {
             Message::Binary(bytes) => {
                 self.last_audio = Some(self.now);
                 let is_silent = bytes.iter().all(|byte| *byte == 0);
-                self.n_silent = if is_silent { self.n_silent + 1 } else { 0 };
                 let heard = self.line.read_audio(bytes);
-                if heard.is_ok() && self.n_silent > MAX_PAUSE_FRAMES {
+                if heard.is_ok() && is_silent {
                     return Vec::new();
                 }
                 heard

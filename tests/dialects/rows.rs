@@ -4,7 +4,7 @@ use trunkline::simulator::SoftPhone;
 use trunkline::simulator::phone_dialect::Dialect;
 
 use crate::proofs;
-use crate::scenarios::Scenario::{self, Dtmf, Garbage, Keepalive, MarkAfterClear};
+use crate::scenarios::Scenario::{self, Dtmf, Garbage, Keepalive, MarkAfterClear, SlowReader};
 
 /// A dialect as the scenarios see it.
 pub(crate) struct Row {
@@ -87,7 +87,13 @@ pub(crate) const ROWS: &[Row] = &[
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
         bad: |phone| phone.api_key("tk_another"),
-        limits: &[NO_MARKS],
+        limits: &[
+            NO_MARKS,
+            (
+                SlowReader,
+                "is never quiet: what is not read for seconds is a line that is gone",
+            ),
+        ],
     },
     Row {
         dialect: Dialect::Telnyx,
