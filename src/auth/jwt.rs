@@ -100,12 +100,13 @@ impl<'a> Token<'a> {
     }
 }
 
-fn decode(part: &str) -> Option<Map<String, Value>> {
+/// A part of a token that is an object, with no member twice.
+pub(super) fn decode(part: &str) -> Option<Map<String, Value>> {
     json::object(&URL_SAFE_NO_PAD.decode(part).ok()?)
 }
 
 /// A header whose extensions must be understood is refused (RFC 7515 section 4.1.11): none is understood here.
-fn check_is_understood(header: &Map<String, Value>) -> Result<(), Denied> {
+pub(super) fn check_is_understood(header: &Map<String, Value>) -> Result<(), Denied> {
     if ["crit", "b64", "zip", "enc"]
         .iter()
         .any(|name| header.contains_key(*name))

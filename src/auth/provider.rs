@@ -21,6 +21,7 @@ use super::issuer::Issuer;
 use super::provider_acs::{AcsAccounts, AcsConfig};
 use super::provider_audiosocket::{AudioSocketAccounts, AudioSocketConfig};
 use super::provider_genesys::{GenesysAccounts, GenesysConfig};
+use super::provider_vonage::{VonageAccounts, VonageConfig};
 use super::twilio_signature::{self, Signed};
 
 /// A request as its provider may have signed it.
@@ -47,6 +48,8 @@ pub enum ProviderScheme {
     Genesys(GenesysAccounts),
     /// The UUID that a call begins with.
     AudioSocket(AudioSocketAccounts),
+    /// A token by the signature secret of an account.
+    Vonage(VonageAccounts),
 }
 
 /// The `[providers]` table: the accounts of all providers but Twilio, which has a table of its own.
@@ -59,6 +62,8 @@ pub struct ProvidersConfig {
     pub genesys: GenesysConfig,
     /// Asterisk by AudioSocket.
     pub audiosocket: AudioSocketConfig,
+    /// Vonage.
+    pub vonage: VonageConfig,
 }
 
 /// Something in the `[providers]` table that cannot work.
@@ -118,6 +123,10 @@ impl ProvidersConfig {
             let built = AudioSocketAccounts::new(&self.audiosocket, tenants);
             add("audiosocket", built.map(ProviderScheme::AudioSocket));
         }
+        if !self.vonage.accounts.is_empty() {
+            let built = VonageAccounts::new(&self.vonage, tenants);
+            add("vonage", built.map(ProviderScheme::Vonage));
+        }
         if mistakes.is_empty() {
             Ok(schemes)
         } else {
@@ -130,8 +139,10 @@ impl ProvidersConfig {
         let acs = self.acs.accounts.iter().map(|account| &account.tenant);
         let genesys = self.genesys.accounts.iter();
         let audiosocket = self.audiosocket.accounts.iter();
+        let vonage = self.vonage.accounts.iter();
         acs.chain(genesys.map(|account| &account.tenant))
             .chain(audiosocket.map(|account| &account.tenant))
+            .chain(vonage.map(|account| &account.tenant))
     }
 }
 
@@ -147,6 +158,7 @@ impl ProviderScheme {
             Self::Acs(_) => "acs",
             Self::Genesys(_) => "genesys",
             Self::AudioSocket(_) => "audiosocket",
+            Self::Vonage(_) => "vonage",
         }
     }
 
@@ -168,13 +180,14 @@ impl ProviderScheme {
             Self::Acs(accounts) => accounts.caller(request, now).await,
             Self::Genesys(accounts) => accounts.caller(request, now),
             Self::AudioSocket(accounts) => accounts.caller(request),
+            Self::Vonage(accounts) => accounts.caller(request, now),
         }
     }
 
     /// Whose keys have to be kept fresh for it.
     pub(super) fn issuer(&self) -> Option<&Arc<Issuer>> {
         match self {
-            Self::Twilio(_) | Self::Genesys(_) | Self::AudioSocket(_) => None,
+            Self::Twilio(_) | Self::Genesys(_) | Self::AudioSocket(_) | Self::Vonage(_) => None,
             Self::Acs(accounts) => Some(accounts.issuer()),
         }
     }

@@ -122,6 +122,8 @@ pub enum CredentialIn {
     Usual,
     /// The query only: the provider needs `Authorization` for a token of its own.
     Query,
+    /// As usual, but a JWT in `Authorization` is the provider's.
+    NotJwt,
     /// This header, or as usual.
     Header(&'static str),
     /// The password of `Authorization: Basic`, or as usual.

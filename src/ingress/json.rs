@@ -184,6 +184,16 @@ pub(super) fn optional<'a, T: Deserialize<'a>>(
     raw.map_or(Ok(None), |raw| value(raw, message))
 }
 
+/// A member that somebody attached to a call, as a parameter of it: a scalar as its text, anything larger as JSON.
+/// `null` is nothing.
+pub(super) fn as_parameter((name, raw): (String, &RawValue)) -> Option<(String, String)> {
+    let value = match serde_json::from_str::<Option<Scalar>>(raw.get()) {
+        Ok(scalar) => scalar?.0,
+        Err(_) => raw.get().to_owned(),
+    };
+    Some((name, value))
+}
+
 /// Every member as it was written.
 struct Members<'a>(Vec<(String, &'a RawValue)>);
 

@@ -31,20 +31,28 @@ mod acs;
 mod asterisk;
 mod audio;
 mod audiosocket;
+mod byte_order;
 mod capability;
 mod error;
+mod freeswitch;
 mod genesys;
 #[cfg(test)]
 mod golden;
+mod infobip;
+mod interleaved;
+mod jambonz;
 pub mod json;
 mod mint;
 mod realtime;
 mod refusal;
+mod reorder;
 mod scan;
+mod telnyx;
 mod twilio;
 mod twilio_scan;
 mod twilio_voice;
 pub mod upgrade;
+mod vonage;
 
 use std::collections::BTreeMap;
 
@@ -58,14 +66,19 @@ pub use audio::Audio;
 pub use audiosocket::AudioSocket;
 pub use capability::{Capabilities, Clear, CredentialIn, Lead, Marks};
 pub use error::DialectError;
+pub use freeswitch::FreeSwitch;
 pub use genesys::Genesys;
+pub use infobip::Infobip;
+pub use jambonz::Jambonz;
 pub use mint::{MintRequest, MintRoute};
 pub use realtime::{Carrier, Credential, CredentialKind, FrontDoor, RealtimeRequest};
 pub use refusal::{ErrorStyle, Refusal};
+pub use telnyx::Telnyx;
 pub use twilio::Twilio;
 pub use twilio_voice::{
     RejectReason, TwimlError, VoiceWebhook, WebhookError, twiml_connect, twiml_reject, twiml_say,
 };
+pub use vonage::Vonage;
 
 /// One WebSocket message from a caller, whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,6 +295,16 @@ dialects! {
     Asterisk(Asterisk),
     /// AudioSocket, by which Asterisk hands calls over on plain TCP.
     AudioSocket(AudioSocket),
+    /// Vonage Voice API WebSockets.
+    Vonage(Vonage),
+    /// Infobip's media stream of a call.
+    Infobip(Infobip),
+    /// Telnyx media streaming.
+    Telnyx(Telnyx),
+    /// jambonz, and `mod_audio_fork`.
+    Jambonz(Jambonz),
+    /// FreeSWITCH's `mod_audio_stream`.
+    FreeSwitch(FreeSwitch),
 }
 
 impl Dialect {
@@ -330,12 +353,16 @@ pub struct Ignored {
     pub empty_audio: u32,
     /// Anything after the caller's end of the call.
     pub after_stop: u32,
+    /// Audio that came after what follows it, or twice.
+    pub late_audio: u32,
+    /// What the provider says went wrong at its side.
+    pub provider_errors: u32,
 }
 
 impl Ignored {
     /// Every kind with its name, which is the metric label, and its count.
     #[must_use]
-    pub const fn entries(&self) -> [(&'static str, u32); 6] {
+    pub const fn entries(&self) -> [(&'static str, u32); 8] {
         [
             ("unknown_event", self.unknown_events),
             ("other_track", self.other_tracks),
@@ -343,6 +370,8 @@ impl Ignored {
             ("repeated_start", self.repeated_starts),
             ("empty_audio", self.empty_audio),
             ("after_stop", self.after_stop),
+            ("late_audio", self.late_audio),
+            ("provider_error", self.provider_errors),
         ]
     }
 }

@@ -103,6 +103,10 @@ impl Credential {
         let own = match place {
             CredentialIn::Usual => None,
             CredentialIn::Query => return Self::find(query, &HeaderMap::new()),
+            CredentialIn::NotJwt if shows_jwt(headers) => {
+                return Self::find(query, &HeaderMap::new());
+            }
+            CredentialIn::NotJwt => None,
             CredentialIn::Header(name) => header_secret(headers, name)?.map(str::to_owned),
             CredentialIn::Basic => basic_password(headers)?,
         };
@@ -404,6 +408,18 @@ fn header_secret<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a st
         return Err(Refusal::unauthorized());
     }
     Ok(Some(value).filter(|value| !value.is_empty()))
+}
+
+/// Whether `Authorization` is a bearer token of three parts that begins as a JWT does.
+fn shows_jwt(headers: &HeaderMap) -> bool {
+    let value = headers.get(AUTHORIZATION);
+    let token = value
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.trim().split_once(' '));
+    token.is_some_and(|(_, token)| {
+        let token = token.trim();
+        token.starts_with("eyJ") && token.split('.').count() == 3
+    })
 }
 
 /// The password of `Authorization: Basic` (RFC 7617 section 2). Whose it is, the password alone must tell.

@@ -538,6 +538,7 @@ mod tests {
             repeated_starts: 1,
             empty_audio: 1,
             after_stop: 0,
+            ..Ignored::default()
         };
         assert_eq!(dialect.ignored(), expected);
     }

@@ -16,9 +16,14 @@ use super::phone_asterisk::AsteriskWire;
 use super::phone_audio::AudioWire;
 use super::phone_audiosocket::AudioSocketWire;
 use super::phone_codec::CodecError;
+use super::phone_freeswitch::FreeSwitchWire;
 use super::phone_genesys::GenesysWire;
+use super::phone_infobip::InfobipWire;
+use super::phone_jambonz::JambonzWire;
 use super::phone_realtime::RealtimeWire;
+use super::phone_telnyx::TelnyxWire;
 use super::phone_twilio::TwilioWire;
+use super::phone_vonage::VonageWire;
 use crate::media::AudioFormat;
 
 /// What a call of the phone is to be like, as far as its wire format cares.
@@ -167,6 +172,16 @@ phones! {
     Asterisk = "asterisk", |it| Ok(Box::new(AsteriskWire::new(it)));
     /// Asterisk by AudioSocket: packets on plain TCP. Of the address, host and port count.
     AudioSocket = "audiosocket", |it| Ok(Box::new(AudioSocketWire::new(it)));
+    /// Vonage, as its Voice API speaks.
+    Vonage = "vonage", |it| Ok(Box::new(VonageWire::new(it.format, it.parameters)));
+    /// Infobip, as its media stream of a call speaks.
+    Infobip = "infobip", |it| Ok(Box::new(InfobipWire::new(it.format, it.parameters)));
+    /// Telnyx, as its media streaming speaks.
+    Telnyx = "telnyx", |it| Ok(Box::new(TelnyxWire::new(it)));
+    /// jambonz, as its streams speak.
+    Jambonz = "jambonz", |it| Ok(Box::new(JambonzWire::new(it.seed, it.format, it.parameters)));
+    /// FreeSWITCH, as its `mod_audio_stream` speaks.
+    FreeSwitch = "freeswitch", |it| Ok(Box::new(FreeSwitchWire::new(it)));
 }
 
 impl Dialect {

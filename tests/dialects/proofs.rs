@@ -77,6 +77,46 @@ pub(crate) fn audiosocket_accounts() -> String {
     )
 }
 
+// Vonage: telephony reference 3.1.
+
+pub(crate) const VONAGE_SECRET: &str = "signature-secret";
+
+pub(crate) fn vonage_accounts() -> String {
+    format!(
+        "[[providers.vonage.accounts]]\ntenant = 'acme'\napi_key = 'abcd1234'\n\
+         signature_secret = '{VONAGE_SECRET}'\n"
+    )
+}
+
+/// A token of the account by that secret; each is another.
+pub(crate) fn vonage_token(secret: &str) -> String {
+    let header = json!({"alg": "HS256", "typ": "JWT"});
+    let claims = json!({
+        "iss": "Vonage",
+        "iat": now(),
+        "jti": format!("{:032x}", fastrand::u128(..)),
+        "api_key": "abcd1234",
+        "application_id": "99999999-8888-4777-8666-555555555555",
+    });
+    let parts = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+    let message = parts.join(".");
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+    let tag = ring::hmac::sign(&key, message.as_bytes());
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(tag))
+}
+
+/// Telnyx: telephony reference 2.2.
+pub(crate) fn telnyx(phone: SoftPhone, token: &str) -> SoftPhone {
+    let name = "x-telnyx-streaming-auth-token";
+    phone.header(name, token).expect("a header's value")
+}
+
+/// jambonz, and `mod_audio_fork` of FreeSWITCH: telephony reference 10.2.
+pub(crate) fn jambonz(phone: SoftPhone, password: &str) -> SoftPhone {
+    let value = format!("Basic {}", STANDARD.encode(format!("gateway:{password}")));
+    phone.header("authorization", &value).expect("base64")
+}
+
 // Azure Communication Services: telephony reference 7.1.
 
 static RSA: LazyLock<RsaKeyPair> = LazyLock::new(|| {

@@ -4,7 +4,7 @@ use trunkline::simulator::SoftPhone;
 use trunkline::simulator::phone_dialect::Dialect;
 
 use crate::proofs;
-use crate::scenarios::Scenario::{self, Keepalive, MarkAfterClear};
+use crate::scenarios::Scenario::{self, Dtmf, Garbage, Keepalive, MarkAfterClear, SlowReader};
 
 /// A dialect as the scenarios see it.
 pub(crate) struct Row {
@@ -88,5 +88,56 @@ pub(crate) const ROWS: &[Row] = &[
         good: |phone| phone.api_key(proofs::AUDIOSOCKET_UUID),
         bad: |phone| phone.api_key("40325ec2-5efd-4bd3-805f-53576e581d14"),
         limits: &[NO_MARKS],
+    },
+    Row {
+        dialect: Dialect::Vonage,
+        accounts: proofs::vonage_accounts,
+        fetches_keys: false,
+        good: |phone| phone.api_key(proofs::vonage_token(proofs::VONAGE_SECRET)),
+        bad: |phone| phone.api_key(proofs::vonage_token("another secret")),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::Infobip,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| phone.api_key(proofs::KEY),
+        bad: |phone| phone.api_key("tk_another"),
+        limits: &[
+            NO_MARKS,
+            (
+                SlowReader,
+                "is never quiet: what is not read for seconds is a line that is gone",
+            ),
+        ],
+    },
+    Row {
+        dialect: Dialect::Telnyx,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| proofs::telnyx(phone, proofs::KEY),
+        bad: |phone| proofs::telnyx(phone, "tk_another"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::Jambonz,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| proofs::jambonz(phone, proofs::KEY),
+        bad: |phone| proofs::jambonz(phone, "tk_another"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::FreeSwitch,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| phone.api_key(proofs::KEY),
+        bad: |phone| phone.api_key("tk_another"),
+        limits: &[
+            NO_KEEPALIVE,
+            NO_MARKS,
+            (Dtmf, "tells of no keys: they are the event socket's affair"),
+            (Garbage, "lets the dialplan send any text at any time"),
+        ],
     },
 ];

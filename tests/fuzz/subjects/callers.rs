@@ -30,6 +30,26 @@ pub(crate) fn genesys(bytes: &[u8]) {
     converse("genesys", bytes);
 }
 
+pub(crate) fn vonage(bytes: &[u8]) {
+    converse("vonage", bytes);
+}
+
+pub(crate) fn infobip(bytes: &[u8]) {
+    converse("infobip", bytes);
+}
+
+pub(crate) fn telnyx(bytes: &[u8]) {
+    converse("telnyx", bytes);
+}
+
+pub(crate) fn jambonz(bytes: &[u8]) {
+    converse("jambonz", bytes);
+}
+
+pub(crate) fn freeswitch(bytes: &[u8]) {
+    converse("freeswitch", bytes);
+}
+
 /// The call starts once, before everything else; audio has bytes, never more than the message; nothing comes after
 /// an error that ends the call or after the caller's end.
 fn converse(dialect: &str, bytes: &[u8]) {
