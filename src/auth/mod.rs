@@ -21,6 +21,7 @@ mod one_time;
 mod provider;
 mod provider_acs;
 mod provider_genesys;
+mod provider_plivo;
 mod shared_keys;
 mod ticket;
 mod twilio_signature;
@@ -41,6 +42,7 @@ pub use provider::{
 };
 pub use provider_acs::{AcsAccountConfig, AcsConfig};
 pub use provider_genesys::{GenesysAccountConfig, GenesysConfig};
+pub use provider_plivo::{PlivoAccountConfig, PlivoConfig};
 pub use shared_keys::{KeyStore, NoStore};
 pub use ticket::OneTimeId;
 pub use twilio_signature::Signed;

@@ -20,6 +20,7 @@ use super::authenticator::Denied;
 use super::issuer::Issuer;
 use super::provider_acs::{AcsAccounts, AcsConfig};
 use super::provider_genesys::{GenesysAccounts, GenesysConfig};
+use super::provider_plivo::{PlivoAccounts, PlivoConfig, Signer};
 use super::twilio_signature::{self, Signed};
 
 /// A request as its provider may have signed it.
@@ -44,6 +45,8 @@ pub enum ProviderScheme {
     Acs(AcsAccounts),
     /// An API key, and a signature over the request.
     Genesys(GenesysAccounts),
+    /// A signature over the address, by the auth token of an account: Plivo's or Vobiz's.
+    Plivo(PlivoAccounts),
 }
 
 /// The `[providers]` table: the accounts of all providers but Twilio, which has a table of its own.
@@ -54,6 +57,10 @@ pub struct ProvidersConfig {
     pub acs: AcsConfig,
     /// Genesys Cloud.
     pub genesys: GenesysConfig,
+    /// Plivo.
+    pub plivo: PlivoConfig,
+    /// Vobiz, which signs as Plivo does.
+    pub vobiz: PlivoConfig,
 }
 
 /// Something in the `[providers]` table that cannot work.
@@ -88,12 +95,17 @@ impl Mistake {
 }
 
 impl ProvidersConfig {
-    /// The schemes of the providers that have accounts. `tenants` are all that there are.
+    /// The schemes of the providers that have accounts. `tenants` are all that there are, `public_url` is how callers
+    /// reach the gateway from outside.
     ///
     /// # Errors
     ///
     /// The first mistake of each provider.
-    pub fn build(&self, tenants: &BTreeSet<String>) -> Result<Vec<ProviderScheme>, Vec<Mistake>> {
+    pub fn build(
+        &self,
+        tenants: &BTreeSet<String>,
+        public_url: Option<&str>,
+    ) -> Result<Vec<ProviderScheme>, Vec<Mistake>> {
         let (mut schemes, mut mistakes) = (Vec::new(), Vec::new());
         let mut add = |name: &str, built: Result<ProviderScheme, Mistake>| match built {
             Ok(scheme) => schemes.push(scheme),
@@ -109,6 +121,12 @@ impl ProvidersConfig {
             let built = GenesysAccounts::new(&self.genesys, tenants);
             add("genesys", built.map(ProviderScheme::Genesys));
         }
+        for (signer, config) in [(Signer::Plivo, &self.plivo), (Signer::Vobiz, &self.vobiz)] {
+            if !config.accounts.is_empty() {
+                let built = PlivoAccounts::new(signer, config, tenants, public_url);
+                add(signer.dialect(), built.map(ProviderScheme::Plivo));
+            }
+        }
         if mistakes.is_empty() {
             Ok(schemes)
         } else {
@@ -120,7 +138,9 @@ impl ProvidersConfig {
     pub fn tenants(&self) -> impl Iterator<Item = &String> {
         let acs = self.acs.accounts.iter().map(|account| &account.tenant);
         let genesys = self.genesys.accounts.iter();
+        let plivo = self.plivo.accounts.iter().chain(&self.vobiz.accounts);
         acs.chain(genesys.map(|account| &account.tenant))
+            .chain(plivo.map(|account| &account.tenant))
     }
 }
 
@@ -135,6 +155,7 @@ impl ProviderScheme {
             Self::Twilio(_) => "twilio",
             Self::Acs(_) => "acs",
             Self::Genesys(_) => "genesys",
+            Self::Plivo(accounts) => accounts.dialect(),
         }
     }
 
@@ -155,13 +176,14 @@ impl ProviderScheme {
             },
             Self::Acs(accounts) => accounts.caller(request, now).await,
             Self::Genesys(accounts) => accounts.caller(request, now),
+            Self::Plivo(accounts) => accounts.caller(request),
         }
     }
 
     /// Whose keys have to be kept fresh for it.
     pub(super) fn issuer(&self) -> Option<&Arc<Issuer>> {
         match self {
-            Self::Twilio(_) | Self::Genesys(_) => None,
+            Self::Twilio(_) | Self::Genesys(_) | Self::Plivo(_) => None,
             Self::Acs(accounts) => Some(accounts.issuer()),
         }
     }

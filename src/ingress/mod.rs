@@ -31,18 +31,22 @@ mod acs;
 mod audio;
 mod capability;
 mod error;
+mod exotel;
 mod genesys;
 #[cfg(test)]
 mod golden;
 pub mod json;
 mod mint;
+mod plivo;
 mod realtime;
 mod refusal;
 mod scan;
+mod signalwire;
 mod twilio;
 mod twilio_scan;
 mod twilio_voice;
 pub mod upgrade;
+mod vobiz;
 
 use std::collections::BTreeMap;
 
@@ -54,14 +58,18 @@ pub use acs::Acs;
 pub use audio::Audio;
 pub use capability::{Capabilities, Clear, CredentialIn, Lead, Marks};
 pub use error::DialectError;
+pub use exotel::Exotel;
 pub use genesys::Genesys;
 pub use mint::{MintRequest, MintRoute};
+pub use plivo::Plivo;
 pub use realtime::{Carrier, Credential, CredentialKind, FrontDoor, RealtimeRequest};
 pub use refusal::{ErrorStyle, Refusal};
+pub use signalwire::SignalWire;
 pub use twilio::Twilio;
 pub use twilio_voice::{
     RejectReason, TwimlError, VoiceWebhook, WebhookError, twiml_connect, twiml_reject, twiml_say,
 };
+pub use vobiz::Vobiz;
 
 /// One WebSocket message from a caller, whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,6 +282,14 @@ dialects! {
     Acs(Acs),
     /// Genesys Cloud's Audio Connector.
     Genesys(Genesys),
+    /// Plivo's AudioStream.
+    Plivo(Plivo),
+    /// Vobiz, which speaks as Plivo.
+    Vobiz(Vobiz),
+    /// SignalWire, which speaks as Twilio.
+    SignalWire(SignalWire),
+    /// Exotel's Voicebot applet.
+    Exotel(Exotel),
 }
 
 impl Dialect {

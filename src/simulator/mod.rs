@@ -26,8 +26,10 @@ mod phone_call;
 mod phone_codec;
 pub mod phone_dial;
 pub mod phone_dialect;
+mod phone_exotel;
 mod phone_genesys;
 mod phone_playout;
+mod phone_plivo;
 mod phone_realtime;
 mod phone_script;
 #[cfg(test)]

@@ -14,7 +14,9 @@ use super::config::Shape;
 use super::phone_acs::AcsWire;
 use super::phone_audio::AudioWire;
 use super::phone_codec::CodecError;
+use super::phone_exotel::ExotelWire;
 use super::phone_genesys::GenesysWire;
+use super::phone_plivo::PlivoWire;
 use super::phone_realtime::RealtimeWire;
 use super::phone_twilio::TwilioWire;
 use crate::media::AudioFormat;
@@ -161,6 +163,14 @@ phones! {
     Acs = "acs", |it| Ok(Box::new(AcsWire::new(it.seed, it.format)));
     /// Genesys Cloud, as its Audio Connector speaks.
     Genesys = "genesys", |it| Ok(Box::new(GenesysWire::new(it)));
+    /// Plivo, as its AudioStream speaks.
+    Plivo = "plivo", |it| Ok(Box::new(PlivoWire::new(false, it.seed, it.format, it.parameters)));
+    /// Vobiz, which speaks as Plivo does.
+    Vobiz = "vobiz", |it| Ok(Box::new(PlivoWire::new(true, it.seed, it.format, it.parameters)));
+    /// SignalWire, which speaks as Twilio does, in PCM16 too.
+    SignalWire = "signalwire", |it| Ok(Box::new(TwilioWire::signalwire(it.seed, it.format, it.parameters)));
+    /// Exotel, as its Voicebot applet speaks.
+    Exotel = "exotel", |it| Ok(Box::new(ExotelWire::new(it)));
 }
 
 impl Dialect {

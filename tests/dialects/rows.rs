@@ -1,5 +1,6 @@
 //! One row a dialect: how it is called, by what credential, and what its wire cannot express.
 
+use trunkline::media::AudioFormat;
 use trunkline::simulator::SoftPhone;
 use trunkline::simulator::phone_dialect::Dialect;
 
@@ -72,5 +73,41 @@ pub(crate) const ROWS: &[Row] = &[
                 .client_secret("YW5vdGhlciBzZWNyZXQ=")
         },
         limits: &[NO_MARKS],
+    },
+    Row {
+        dialect: Dialect::Plivo,
+        accounts: || proofs::plivo_accounts("plivo"),
+        fetches_keys: false,
+        good: |phone| proofs::plivo(phone, "plivo", proofs::PLIVO_TOKEN),
+        bad: |phone| proofs::plivo(phone, "plivo", "another token"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::Vobiz,
+        accounts: || proofs::plivo_accounts("vobiz"),
+        fetches_keys: false,
+        good: |phone| proofs::plivo(phone, "vobiz", proofs::PLIVO_TOKEN),
+        bad: |phone| proofs::plivo(phone, "vobiz", "another token"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::SignalWire,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| phone.api_key(proofs::KEY),
+        bad: |phone| phone.api_key("tk_another"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::Exotel,
+        accounts: String::new,
+        fetches_keys: false,
+        // At 8 kHz, where 3200 bytes are longest.
+        good: |phone| {
+            let phone = phone.format(AudioFormat::ULAW_8K);
+            phone.expect("no Opus").api_key(proofs::KEY)
+        },
+        bad: |phone| phone.api_key("tk_another"),
+        limits: &[NO_KEEPALIVE],
     },
 ];
