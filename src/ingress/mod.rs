@@ -29,6 +29,7 @@
 
 mod acs;
 mod audio;
+mod audio_protobuf;
 mod capability;
 mod error;
 mod exotel;
@@ -36,7 +37,9 @@ mod genesys;
 #[cfg(test)]
 mod golden;
 pub mod json;
+mod media_proto;
 mod mint;
+mod pipecat;
 mod plivo;
 mod realtime;
 mod refusal;
@@ -61,6 +64,7 @@ pub use error::DialectError;
 pub use exotel::Exotel;
 pub use genesys::Genesys;
 pub use mint::{MintRequest, MintRoute};
+pub use pipecat::Pipecat;
 pub use plivo::Plivo;
 pub use realtime::{Carrier, Credential, CredentialKind, FrontDoor, RealtimeRequest};
 pub use refusal::{ErrorStyle, Refusal};
@@ -106,6 +110,7 @@ pub enum Outgoing {
 pub struct Head<'a> {
     query: Option<&'a str>,
     headers: Option<&'a HeaderMap>,
+    subprotocol: Option<&'static str>,
 }
 
 /// Most parameters that are taken from a query.
@@ -118,7 +123,21 @@ impl<'a> Head<'a> {
         Self {
             query,
             headers: Some(headers),
+            subprotocol: None,
         }
+    }
+
+    /// The same, answered with this subprotocol.
+    #[must_use]
+    pub const fn speaking(mut self, subprotocol: Option<&'static str>) -> Self {
+        self.subprotocol = subprotocol;
+        self
+    }
+
+    /// The subprotocol that the answer selects.
+    #[must_use]
+    pub const fn subprotocol(&self) -> Option<&'static str> {
+        self.subprotocol
     }
 
     /// A header's value, if it is there once and is text.
@@ -290,6 +309,8 @@ dialects! {
     SignalWire(SignalWire),
     /// Exotel's Voicebot applet.
     Exotel(Exotel),
+    /// Pipecat's protobuf frames.
+    Pipecat(Pipecat),
 }
 
 impl Dialect {

@@ -22,14 +22,17 @@ mod output;
 pub mod phone;
 mod phone_acs;
 mod phone_audio;
+mod phone_audio_protobuf;
 mod phone_call;
 mod phone_codec;
 pub mod phone_dial;
 pub mod phone_dialect;
 mod phone_exotel;
 mod phone_genesys;
+mod phone_pipecat;
 mod phone_playout;
 mod phone_plivo;
+mod phone_protobuf;
 mod phone_realtime;
 mod phone_script;
 #[cfg(test)]

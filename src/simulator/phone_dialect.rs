@@ -13,9 +13,11 @@ use tokio_tungstenite::tungstenite::Message;
 use super::config::Shape;
 use super::phone_acs::AcsWire;
 use super::phone_audio::AudioWire;
+use super::phone_audio_protobuf::AudioProtobufWire;
 use super::phone_codec::CodecError;
 use super::phone_exotel::ExotelWire;
 use super::phone_genesys::GenesysWire;
+use super::phone_pipecat::PipecatWire;
 use super::phone_plivo::PlivoWire;
 use super::phone_realtime::RealtimeWire;
 use super::phone_twilio::TwilioWire;
@@ -171,6 +173,10 @@ phones! {
     SignalWire = "signalwire", |it| Ok(Box::new(TwilioWire::signalwire(it.seed, it.format, it.parameters)));
     /// Exotel, as its Voicebot applet speaks.
     Exotel = "exotel", |it| Ok(Box::new(ExotelWire::new(it)));
+    /// Pipecat's protobuf frames, as its clients speak.
+    Pipecat = "pipecat", |it| Ok(Box::new(PipecatWire::new(it.format)));
+    /// Trunkline's own plain dialect in protobuf.
+    AudioProtobuf = "audio-protobuf", |it| Ok(Box::new(AudioProtobufWire::new(it.format, it.parameters)?));
 }
 
 impl Dialect {

@@ -5,7 +5,7 @@ use trunkline::simulator::SoftPhone;
 use trunkline::simulator::phone_dialect::Dialect;
 
 use crate::proofs;
-use crate::scenarios::Scenario::{self, Keepalive, MarkAfterClear};
+use crate::scenarios::Scenario::{self, Dtmf, Keepalive, MarkAfterClear};
 
 /// A dialect as the scenarios see it.
 pub(crate) struct Row {
@@ -32,6 +32,15 @@ const NO_MARKS: (Scenario, &str) = (
     "has no marks: the playout clock says what was heard",
 );
 
+const NO_KEYS: (Scenario, &str) = (Dtmf, "has no keys");
+
+impl Row {
+    /// The gateway's name for it: one of its dialects has two forms.
+    pub(crate) fn wire(&self) -> &'static str {
+        self.dialect.name().trim_end_matches("-protobuf")
+    }
+}
+
 /// In the order of [`trunkline::ingress::Dialect::NAMES`].
 pub(crate) const ROWS: &[Row] = &[
     Row {
@@ -44,6 +53,14 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Audio,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| phone.api_key(proofs::KEY),
+        bad: |phone| phone.api_key("tk_another"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::AudioProtobuf,
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
@@ -109,5 +126,13 @@ pub(crate) const ROWS: &[Row] = &[
         },
         bad: |phone| phone.api_key("tk_another"),
         limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::Pipecat,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| phone.api_key(proofs::KEY),
+        bad: |phone| phone.api_key("tk_another"),
+        limits: &[NO_KEYS, NO_KEEPALIVE, NO_MARKS],
     },
 ];
