@@ -49,8 +49,11 @@ pub(super) enum SendError {
     Gone,
 }
 
-/// A peer that was last heard so long before anybody listened may be gone.
+/// A peer that was last heard so long before it is needed may be gone.
 const DOUBTFUL: Duration = Duration::from_secs(1);
+
+/// One that is there answers a ping within that time: what is slow for a dial is slow for this too.
+const PONG: Duration = Duration::from_millis(1_500);
 
 #[derive(Debug)]
 pub(super) struct Leg {
@@ -58,6 +61,8 @@ pub(super) struct Leg {
     keep_alive: Duration,
     /// Since when the peer is listened to. It may have been silent for long, and perfectly well.
     since: Instant,
+    /// It has yet to show that it is there.
+    is_doubtful: bool,
     unflushed: bool,
     blocked_since: Option<Instant>,
     /// When the peer had last been heard as it was pinged.
@@ -72,6 +77,7 @@ impl Leg {
             socket,
             keep_alive: KEEP_ALIVE,
             since: Instant::now(),
+            is_doubtful: false,
             unflushed: false,
             blocked_since: None,
             pinged_after: None,
@@ -79,11 +85,13 @@ impl Leg {
         }
     }
 
-    /// From now on a silent peer is pinged after so long, and gone after twice as long.
+    /// From now on a silent peer is pinged after so long, and gone after twice as long; one that has been silent for a
+    /// while is pinged at once, because it may have gone before it was needed.
     pub(super) fn keep_alive_after(&mut self, keep_alive: Duration) {
         self.keep_alive = keep_alive;
         self.since = Instant::now();
         self.pinged_after = None;
+        self.is_doubtful = self.socket.get_ref().heard_at() + DOUBTFUL < self.since;
     }
 
     /// The next message, pings and pongs left out: the library answers them.
@@ -153,15 +161,14 @@ impl Leg {
         true
     }
 
-    /// When [`Leg::keep_alive`] wants to be called next. A peer that was silent for a while before it was listened to is
-    /// pinged at once: it may have gone meanwhile.
+    /// When [`Leg::keep_alive`] wants to be called next.
     pub(super) fn keep_alive_at(&self) -> Instant {
-        let heard_at = self.socket.get_ref().heard_at();
-        let is_doubtful = heard_at + DOUBTFUL < self.since;
-        match (self.is_pinged(), is_doubtful) {
+        let is_unheard = self.socket.get_ref().heard_at() < self.since;
+        match (self.is_pinged(), self.is_doubtful && is_unheard) {
             (false, true) => self.since,
-            (true, false) => heard_at + 2 * self.keep_alive,
-            (false, false) | (true, true) => heard_at.max(self.since) + self.keep_alive,
+            (true, true) => self.since + PONG,
+            (false, false) => self.heard_at() + self.keep_alive,
+            (true, false) => self.heard_at() + 2 * self.keep_alive,
         }
     }
 

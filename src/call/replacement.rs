@@ -76,8 +76,11 @@ pub(super) struct Sessions {
     /// Attempts to open one that failed since the last one that stood.
     n_refused: u32,
     up_since: Instant,
-    /// What was left to be played ran out then, and an answer is due.
+    /// What was left to be played ran out then, and an answer is due of a session that is not there.
     silent_from: Option<Instant>,
+    /// The caller had heard nothing for so long before, because of other sessions that failed to give that answer. How
+    /// long they were waited for is not in it.
+    silent_for: Duration,
     /// When the session in use was asked for that answer.
     asked_at: Option<Instant>,
 }
@@ -93,6 +96,7 @@ impl Sessions {
             n_refused: 0,
             up_since: now,
             silent_from: None,
+            silent_for: Duration::ZERO,
             asked_at: None,
         }
     }
@@ -139,8 +143,11 @@ impl Sessions {
 
     /// An answer is due, and nothing is left to be played from then on.
     pub(super) fn silent_from(&mut self, at: Instant) {
+        if let (Some(from), Some(asked)) = (self.silent_from, self.asked_at.take()) {
+            self.silent_for += asked.saturating_duration_since(from);
+            self.silent_from = None;
+        }
         self.silent_from.get_or_insert(at);
-        self.asked_at = None;
     }
 
     /// The session in use is asked for an answer. What it takes from here on is the model's own time, and that of the
@@ -152,13 +159,15 @@ impl Sessions {
     /// Nobody waits for that answer any more.
     pub(super) fn no_answer_due(&mut self) {
         self.silent_from = None;
+        self.silent_for = Duration::ZERO;
         self.asked_at = None;
     }
 
-    /// The answer is heard: how long the caller heard nothing, beyond the model's own time to answer.
+    /// The answer is heard: how long the caller heard nothing, beyond the time in which a session was waited for.
     pub(super) fn answered(&mut self, now: Instant) -> Option<Duration> {
         let from = self.silent_from.take()?;
         let until = self.asked_at.take().unwrap_or(now);
-        Some(until.saturating_duration_since(from))
+        let earlier = std::mem::take(&mut self.silent_for);
+        Some(earlier + until.saturating_duration_since(from))
     }
 }

@@ -73,7 +73,7 @@ pub(crate) fn config(keys: &std::path::Path, standby: bool) -> String {
     }
     config += "\n[pools.all]\ndeployments = [\"a\", \"b\", \"c\", \"d\"]\n";
     if standby {
-        config += "\n[pools.all.standby]\nmax = 40\n";
+        config += "\n[pools.all.standby]\nmin = 30\nmax = 60\n";
     }
     config
         + r#"
