@@ -217,10 +217,17 @@ mod tests {
         use client_message::Message;
 
         let audio = message(Message::Audio(proto::Audio { data: vec![1, 2] }));
-        let binary = |bytes| Incoming::Binary(bytes);
-        check(opened(), binary(&audio), Err(DialectError::BeforeStart));
-        check(started(), binary(&audio), Ok(CallerEvent::Audio));
-        check(started(), binary(&start()), Err(DialectError::SecondStart));
+        check(
+            opened(),
+            Incoming::Binary(&audio),
+            Err(DialectError::BeforeStart),
+        );
+        check(started(), Incoming::Binary(&audio), Ok(CallerEvent::Audio));
+        check(
+            started(),
+            Incoming::Binary(&start()),
+            Err(DialectError::SecondStart),
+        );
         let name = "g7-12".to_owned();
         let mark = Mark {
             generation: 7,
@@ -229,7 +236,7 @@ mod tests {
         let played = message(Message::Mark(proto::Mark { name }));
         check(
             started(),
-            binary(&played),
+            Incoming::Binary(&played),
             Ok(CallerEvent::MarkReached(mark)),
         );
         let digit = |key: &str| {
@@ -237,19 +244,27 @@ mod tests {
             message(Message::Dtmf(proto::Dtmf { digit }))
         };
         let five = Digit::new('5').unwrap();
-        check(started(), binary(&digit("5")), Ok(CallerEvent::Dtmf(five)));
         check(
             started(),
-            binary(&digit("x")),
+            Incoming::Binary(&digit("5")),
+            Ok(CallerEvent::Dtmf(five)),
+        );
+        check(
+            started(),
+            Incoming::Binary(&digit("x")),
             Err(DialectError::UnknownDigit),
         );
         let end = message(Message::End(proto::End::default()));
-        check(started(), binary(&end), Ok(CallerEvent::Stopped));
+        check(started(), Incoming::Binary(&end), Ok(CallerEvent::Stopped));
         // A kind that is newer.
-        check(started(), binary(&[0x7a, 0x00]), Ok(CallerEvent::Nothing));
         check(
             started(),
-            binary(&[0x0a]),
+            Incoming::Binary(&[0x7a, 0x00]),
+            Ok(CallerEvent::Nothing),
+        );
+        check(
+            started(),
+            Incoming::Binary(&[0x0a]),
             Err(DialectError::MalformedProtobuf),
         );
         check(
