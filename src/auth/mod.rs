@@ -22,6 +22,7 @@ mod provider;
 mod provider_acs;
 mod provider_audiosocket;
 mod provider_genesys;
+mod provider_plivo;
 mod provider_vonage;
 mod shared_keys;
 mod ticket;
@@ -44,6 +45,7 @@ pub use provider::{
 pub use provider_acs::{AcsAccountConfig, AcsConfig};
 pub use provider_audiosocket::{AUDIOSOCKET_UUID, AudioSocketAccountConfig, AudioSocketConfig};
 pub use provider_genesys::{GenesysAccountConfig, GenesysConfig};
+pub use provider_plivo::{PlivoAccountConfig, PlivoConfig};
 pub use provider_vonage::{VonageAccountConfig, VonageConfig};
 pub use shared_keys::{KeyStore, NoStore};
 pub use ticket::OneTimeId;

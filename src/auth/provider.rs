@@ -21,6 +21,7 @@ use super::issuer::Issuer;
 use super::provider_acs::{AcsAccounts, AcsConfig};
 use super::provider_audiosocket::{AudioSocketAccounts, AudioSocketConfig};
 use super::provider_genesys::{GenesysAccounts, GenesysConfig};
+use super::provider_plivo::{PlivoAccounts, PlivoConfig, Signer};
 use super::provider_vonage::{VonageAccounts, VonageConfig};
 use super::twilio_signature::{self, Signed};
 
@@ -50,6 +51,8 @@ pub enum ProviderScheme {
     AudioSocket(AudioSocketAccounts),
     /// A token by the signature secret of an account.
     Vonage(VonageAccounts),
+    /// A signature over the address, by the auth token of an account: Plivo's or Vobiz's.
+    Plivo(PlivoAccounts),
 }
 
 /// The `[providers]` table: the accounts of all providers but Twilio, which has a table of its own.
@@ -64,6 +67,10 @@ pub struct ProvidersConfig {
     pub audiosocket: AudioSocketConfig,
     /// Vonage.
     pub vonage: VonageConfig,
+    /// Plivo.
+    pub plivo: PlivoConfig,
+    /// Vobiz, which signs as Plivo does.
+    pub vobiz: PlivoConfig,
 }
 
 /// Something in the `[providers]` table that cannot work.
@@ -98,12 +105,17 @@ impl Mistake {
 }
 
 impl ProvidersConfig {
-    /// The schemes of the providers that have accounts. `tenants` are all that there are.
+    /// The schemes of the providers that have accounts. `tenants` are all that there are, `public_url` is how callers
+    /// reach the gateway from outside.
     ///
     /// # Errors
     ///
     /// The first mistake of each provider.
-    pub fn build(&self, tenants: &BTreeSet<String>) -> Result<Vec<ProviderScheme>, Vec<Mistake>> {
+    pub fn build(
+        &self,
+        tenants: &BTreeSet<String>,
+        public_url: Option<&str>,
+    ) -> Result<Vec<ProviderScheme>, Vec<Mistake>> {
         let (mut schemes, mut mistakes) = (Vec::new(), Vec::new());
         let mut add = |name: &str, built: Result<ProviderScheme, Mistake>| match built {
             Ok(scheme) => schemes.push(scheme),
@@ -127,6 +139,12 @@ impl ProvidersConfig {
             let built = VonageAccounts::new(&self.vonage, tenants);
             add("vonage", built.map(ProviderScheme::Vonage));
         }
+        for (signer, config) in [(Signer::Plivo, &self.plivo), (Signer::Vobiz, &self.vobiz)] {
+            if !config.accounts.is_empty() {
+                let built = PlivoAccounts::new(signer, config, tenants, public_url);
+                add(signer.dialect(), built.map(ProviderScheme::Plivo));
+            }
+        }
         if mistakes.is_empty() {
             Ok(schemes)
         } else {
@@ -140,9 +158,11 @@ impl ProvidersConfig {
         let genesys = self.genesys.accounts.iter();
         let audiosocket = self.audiosocket.accounts.iter();
         let vonage = self.vonage.accounts.iter();
+        let plivo = self.plivo.accounts.iter().chain(&self.vobiz.accounts);
         acs.chain(genesys.map(|account| &account.tenant))
             .chain(audiosocket.map(|account| &account.tenant))
             .chain(vonage.map(|account| &account.tenant))
+            .chain(plivo.map(|account| &account.tenant))
     }
 }
 
@@ -159,6 +179,7 @@ impl ProviderScheme {
             Self::Genesys(_) => "genesys",
             Self::AudioSocket(_) => "audiosocket",
             Self::Vonage(_) => "vonage",
+            Self::Plivo(accounts) => accounts.dialect(),
         }
     }
 
@@ -181,13 +202,18 @@ impl ProviderScheme {
             Self::Genesys(accounts) => accounts.caller(request, now),
             Self::AudioSocket(accounts) => accounts.caller(request),
             Self::Vonage(accounts) => accounts.caller(request, now),
+            Self::Plivo(accounts) => accounts.caller(request),
         }
     }
 
     /// Whose keys have to be kept fresh for it.
     pub(super) fn issuer(&self) -> Option<&Arc<Issuer>> {
         match self {
-            Self::Twilio(_) | Self::Genesys(_) | Self::AudioSocket(_) | Self::Vonage(_) => None,
+            Self::Twilio(_)
+            | Self::Genesys(_)
+            | Self::AudioSocket(_)
+            | Self::Vonage(_)
+            | Self::Plivo(_) => None,
             Self::Acs(accounts) => Some(accounts.issuer()),
         }
     }

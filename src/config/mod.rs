@@ -431,7 +431,8 @@ impl Config {
         }
         let mut providers = self.build_twilio_accounts(mistakes)?;
         let tenants = self.tenants.keys().cloned().collect();
-        match self.providers.build(&tenants) {
+        let public_url = self.listener.public_url.as_deref();
+        match self.providers.build(&tenants, public_url) {
             Ok(others) => providers.extend(others),
             Err(found) => {
                 for mistake in found {

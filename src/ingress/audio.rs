@@ -55,6 +55,9 @@
 //! it should be), 1008 (against the rules) or 1009 (too large): audio before `start`, a second `start`,
 //! JSON that is none, half a `pcm16` sample, more than a second of audio at once.
 //!
+//! A client that offers the subprotocol `trunkline.v1.media` says all of this in protobuf instead, audio too, and is
+//! answered in it: `proto/trunkline/v1/media.proto`.
+//!
 //! This file does not decode audio and does not know which agent was asked for.
 
 use std::collections::BTreeMap;
@@ -62,8 +65,11 @@ use std::io::Write;
 
 use serde::Deserialize;
 
+use super::audio_protobuf::{self, SUBPROTOCOL, Said};
 use super::json::{self, Scalar};
-use super::{Capabilities, Clear, DialectError, Ignored, Incoming, Marks, Outgoing, Speak, ignore};
+use super::{
+    Capabilities, Clear, DialectError, Head, Ignored, Incoming, Marks, Outgoing, Speak, ignore,
+};
 use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
@@ -76,14 +82,26 @@ const MAX_OPUS_BYTES: usize = 61_440;
 /// One second of the largest format, `pcm16` at 48 kHz.
 const MAX_MESSAGE_BYTES: usize = 2 * 48_000;
 
+/// What protobuf may put around that, in bytes: two keys and two lengths.
+const MAX_PROTOBUF_OVERHEAD: usize = 16;
+
 /// Longest `call_id` and `caller`, in bytes: they are names, and land in every log line of the call.
 const MAX_NAME_BYTES: usize = 256;
 
 /// One call in the project's own dialect.
 #[derive(Clone, Debug, Default)]
 pub struct Audio {
+    form: Form,
     state: State,
     ignored: Ignored,
+}
+
+/// What the messages are written in.
+#[derive(Clone, Copy, Debug, Default)]
+enum Form {
+    #[default]
+    Json,
+    Protobuf,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -95,9 +113,9 @@ enum State {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Formats {
-    input: AudioFormat,
-    output: AudioFormat,
+pub(super) struct Formats {
+    pub(super) input: AudioFormat,
+    pub(super) output: AudioFormat,
 }
 
 impl Speak for Audio {
@@ -112,12 +130,20 @@ impl Speak for Audio {
         keys_in: true,
         says_end: true,
         by_provider: false,
-        max_message_bytes: MAX_MESSAGE_BYTES,
+        subprotocols: &[SUBPROTOCOL],
+        max_message_bytes: MAX_MESSAGE_BYTES + MAX_PROTOBUF_OVERHEAD,
         ..Capabilities::OF_A_PROVIDER
     };
 
     fn ignored(&self) -> Ignored {
         self.ignored
+    }
+
+    fn opened(&mut self, head: &Head<'_>) {
+        self.form = match head.subprotocol() {
+            Some(SUBPROTOCOL) => Form::Protobuf,
+            _ => Form::Json,
+        };
     }
 
     fn decode(
@@ -126,9 +152,17 @@ impl Speak for Audio {
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
         audio.clear();
-        match message {
-            Incoming::Binary(bytes) => self.binary(bytes, audio),
-            Incoming::Text(text) => self.control(text),
+        match (message, self.form) {
+            (Incoming::Binary(bytes), Form::Json) => self.binary(bytes, audio),
+            (Incoming::Text(text), Form::Json) => self.control(text),
+            (Incoming::Binary(bytes), Form::Protobuf) => {
+                let limit = MAX_MESSAGE_BYTES + MAX_PROTOBUF_OVERHEAD;
+                if bytes.len() > limit {
+                    return Err(DialectError::TooLarge { limit });
+                }
+                self.said(audio_protobuf::read(bytes)?, audio)
+            }
+            (Incoming::Text(_), Form::Protobuf) => Err(DialectError::TextUnexpected),
         }
     }
 
@@ -136,6 +170,14 @@ impl Speak for Audio {
     // be said, after the client's end nothing.
     fn encode(&mut self, command: CallerCommand<'_>, out: &mut Vec<u8>) -> Outgoing {
         out.clear();
+        if let Form::Protobuf = self.form {
+            let formats = match self.state {
+                State::Waiting => None,
+                State::Open(formats) => Some(formats),
+                State::Ended => return Outgoing::Nothing,
+            };
+            return audio_protobuf::write(command, formats, out);
+        }
         match (command, self.state) {
             (_, State::Ended) => Outgoing::Nothing,
             (CallerCommand::Error { code, message }, _) => {
@@ -208,10 +250,14 @@ impl Audio {
             .ok_or(DialectError::MissingField { field: "type" })?;
         match (kind.as_str(), self.state) {
             (_, State::Ended) => Ok(ignore(&mut self.ignored.after_stop)),
-            ("start", State::Waiting) => self.start(text),
+            ("start", State::Waiting) => self.start(json::parse(text, "start")?),
             ("start", State::Open(_)) => Err(DialectError::SecondStart),
             ("mark" | "dtmf" | "clear" | "end", State::Waiting) => Err(DialectError::BeforeStart),
-            ("mark", State::Open(_)) => self.mark(text),
+            ("mark", State::Open(_)) => {
+                let name = json::parse::<MarkMessage>(text, "mark")?.name;
+                let name = name.ok_or(DialectError::MissingField { field: "name" })?;
+                Ok(self.mark(&name))
+            }
             ("dtmf", State::Open(_)) => dtmf(text),
             ("clear", State::Open(_)) => Ok(CallerEvent::Nothing),
             ("end", State::Open(_)) => {
@@ -222,8 +268,27 @@ impl Audio {
         }
     }
 
-    fn start(&mut self, text: &str) -> Result<CallerEvent, DialectError> {
-        let start: Start = json::parse(text, "start")?;
+    /// What was said in protobuf.
+    fn said(&mut self, said: Said, audio: &mut Vec<u8>) -> Result<CallerEvent, DialectError> {
+        match (said, self.state) {
+            (_, State::Ended) => Ok(ignore(&mut self.ignored.after_stop)),
+            (Said::Unknown, _) => Ok(ignore(&mut self.ignored.unknown_events)),
+            (Said::Start(start), State::Waiting) => self.start(start),
+            (Said::Start(_), State::Open(_)) => Err(DialectError::SecondStart),
+            (_, State::Waiting) => Err(DialectError::BeforeStart),
+            (Said::Audio(bytes), State::Open(_)) => self.binary(&bytes, audio),
+            (Said::Mark(name), State::Open(_)) => Ok(self.mark(&name)),
+            (Said::Dtmf(key), State::Open(_)) => Digit::only(&key)
+                .map(CallerEvent::Dtmf)
+                .ok_or(DialectError::UnknownDigit),
+            (Said::End, State::Open(_)) => {
+                self.state = State::Ended;
+                Ok(CallerEvent::Stopped)
+            }
+        }
+    }
+
+    fn start(&mut self, start: Start) -> Result<CallerEvent, DialectError> {
         let input = start
             .format
             .map_or(Ok(AudioFormat::MODEL_PCM), WireFormat::audio_format)?;
@@ -254,14 +319,11 @@ impl Audio {
         })))
     }
 
-    fn mark(&mut self, text: &str) -> Result<CallerEvent, DialectError> {
-        let name = json::parse::<MarkMessage>(text, "mark")?
-            .name
-            .ok_or(DialectError::MissingField { field: "name" })?;
-        Ok(match Mark::parse(&name) {
+    fn mark(&mut self, name: &str) -> CallerEvent {
+        match Mark::parse(name) {
             Some(mark) => CallerEvent::MarkReached(mark),
             None => ignore(&mut self.ignored.foreign_marks),
-        })
+        }
     }
 }
 
@@ -289,12 +351,12 @@ struct Kind {
 }
 
 #[derive(Deserialize)]
-struct Start {
-    format: Option<WireFormat>,
-    output: Option<WireFormat>,
-    parameters: Option<BTreeMap<String, Scalar>>,
-    caller: Option<String>,
-    call_id: Option<String>,
+pub(super) struct Start {
+    pub(super) format: Option<WireFormat>,
+    pub(super) output: Option<WireFormat>,
+    pub(super) parameters: Option<BTreeMap<String, Scalar>>,
+    pub(super) caller: Option<String>,
+    pub(super) call_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -308,9 +370,9 @@ struct DtmfMessage {
 }
 
 #[derive(Deserialize)]
-struct WireFormat {
-    codec: Option<String>,
-    rate: Option<u32>,
+pub(super) struct WireFormat {
+    pub(super) codec: Option<String>,
+    pub(super) rate: Option<u32>,
 }
 
 impl WireFormat {

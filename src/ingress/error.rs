@@ -32,6 +32,12 @@ pub enum DialectError {
     /// A binary message in a dialect of text.
     #[error("a binary message where only text is spoken")]
     BinaryUnexpected,
+    /// A text message in a dialect of binary messages.
+    #[error("a text message where only binary is spoken")]
+    TextUnexpected,
+    /// Not protobuf, or not of the schema.
+    #[error("the message is not valid protobuf")]
+    MalformedProtobuf,
     /// A message or a value larger than its limit.
     #[error("a message or value over the limit of {limit} bytes")]
     TooLarge {
@@ -74,6 +80,8 @@ impl DialectError {
         "wrong_shape",
         "missing_field",
         "binary_unexpected",
+        "text_unexpected",
+        "malformed_protobuf",
         "too_large",
         "bad_base64",
         "odd_byte_count",
@@ -96,6 +104,8 @@ impl DialectError {
             Self::WrongShape { .. } => "wrong_shape",
             Self::MissingField { .. } => "missing_field",
             Self::BinaryUnexpected => "binary_unexpected",
+            Self::TextUnexpected => "text_unexpected",
+            Self::MalformedProtobuf => "malformed_protobuf",
             Self::TooLarge { .. } => "too_large",
             Self::BadBase64 => "bad_base64",
             Self::OddByteCount => "odd_byte_count",
@@ -113,9 +123,12 @@ impl DialectError {
     pub const fn close_code(&self) -> u16 {
         match self {
             // A kind of data that we cannot accept.
-            Self::BinaryUnexpected | Self::UnsupportedFormat => 1003,
+            Self::BinaryUnexpected | Self::TextUnexpected | Self::UnsupportedFormat => 1003,
             // Data that is not what its kind promises.
-            Self::MalformedJson | Self::BadBase64 | Self::OddByteCount => 1007,
+            Self::MalformedJson
+            | Self::MalformedProtobuf
+            | Self::BadBase64
+            | Self::OddByteCount => 1007,
             Self::TooLarge { .. } => 1009,
             // Understood, and against the rules.
             Self::JsonTooDeep
@@ -162,6 +175,8 @@ mod tests {
             DialectError::WrongShape { message: "start" },
             DialectError::MissingField { field: "event" },
             DialectError::BinaryUnexpected,
+            DialectError::TextUnexpected,
+            DialectError::MalformedProtobuf,
             DialectError::TooLarge { limit: 1 },
             DialectError::BadBase64,
             DialectError::OddByteCount,

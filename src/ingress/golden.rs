@@ -86,7 +86,10 @@ fn open(dialect: &mut Dialect, script: &str) {
         }
     }
     if query.is_some() || !headers.is_empty() {
-        dialect.opened(&Head::new(query, &headers));
+        let offered = super::upgrade::protocols(&headers).unwrap();
+        let offered: Vec<String> = offered.into_iter().map(str::to_owned).collect();
+        let subprotocol = dialect.capabilities().subprotocol(&offered);
+        dialect.opened(&Head::new(query, &headers).speaking(subprotocol));
     }
 }
 

@@ -30,10 +30,12 @@
 mod acs;
 mod asterisk;
 mod audio;
+mod audio_protobuf;
 mod audiosocket;
 mod byte_order;
 mod capability;
 mod error;
+mod exotel;
 mod freeswitch;
 mod genesys;
 #[cfg(test)]
@@ -42,16 +44,21 @@ mod infobip;
 mod interleaved;
 mod jambonz;
 pub mod json;
+mod media_proto;
 mod mint;
+mod pipecat;
+mod plivo;
 mod realtime;
 mod refusal;
 mod reorder;
 mod scan;
+mod signalwire;
 mod telnyx;
 mod twilio;
 mod twilio_scan;
 mod twilio_voice;
 pub mod upgrade;
+mod vobiz;
 mod vonage;
 
 use std::collections::BTreeMap;
@@ -66,18 +73,23 @@ pub use audio::Audio;
 pub use audiosocket::AudioSocket;
 pub use capability::{Capabilities, Clear, CredentialIn, Lead, Marks};
 pub use error::DialectError;
+pub use exotel::Exotel;
 pub use freeswitch::FreeSwitch;
 pub use genesys::Genesys;
 pub use infobip::Infobip;
 pub use jambonz::Jambonz;
 pub use mint::{MintRequest, MintRoute};
+pub use pipecat::Pipecat;
+pub use plivo::Plivo;
 pub use realtime::{Carrier, Credential, CredentialKind, FrontDoor, RealtimeRequest};
 pub use refusal::{ErrorStyle, Refusal};
+pub use signalwire::SignalWire;
 pub use telnyx::Telnyx;
 pub use twilio::Twilio;
 pub use twilio_voice::{
     RejectReason, TwimlError, VoiceWebhook, WebhookError, twiml_connect, twiml_reject, twiml_say,
 };
+pub use vobiz::Vobiz;
 pub use vonage::Vonage;
 
 /// One WebSocket message from a caller, whole.
@@ -115,6 +127,7 @@ pub enum Outgoing {
 pub struct Head<'a> {
     query: Option<&'a str>,
     headers: Option<&'a HeaderMap>,
+    subprotocol: Option<&'static str>,
 }
 
 /// Most parameters that are taken from a query.
@@ -127,7 +140,21 @@ impl<'a> Head<'a> {
         Self {
             query,
             headers: Some(headers),
+            subprotocol: None,
         }
+    }
+
+    /// The same, answered with this subprotocol.
+    #[must_use]
+    pub const fn speaking(mut self, subprotocol: Option<&'static str>) -> Self {
+        self.subprotocol = subprotocol;
+        self
+    }
+
+    /// The subprotocol that the answer selects.
+    #[must_use]
+    pub const fn subprotocol(&self) -> Option<&'static str> {
+        self.subprotocol
     }
 
     /// A header's value, if it is there once and is text.
@@ -305,6 +332,16 @@ dialects! {
     Jambonz(Jambonz),
     /// FreeSWITCH's `mod_audio_stream`.
     FreeSwitch(FreeSwitch),
+    /// Plivo's AudioStream.
+    Plivo(Plivo),
+    /// Vobiz, which speaks as Plivo.
+    Vobiz(Vobiz),
+    /// SignalWire, which speaks as Twilio.
+    SignalWire(SignalWire),
+    /// Exotel's Voicebot applet.
+    Exotel(Exotel),
+    /// Pipecat's protobuf frames.
+    Pipecat(Pipecat),
 }
 
 impl Dialect {

@@ -1,4 +1,5 @@
-//! Twilio Media Streams, bidirectional (`<Connect><Stream>`), and the carriers that imitate them.
+//! Twilio Media Streams, bidirectional (`<Connect><Stream>`), and the carriers that imitate them. Those with a path of their
+//! own, [`super::SignalWire`] and [`super::Exotel`], are read here too.
 //!
 //! Reads leniently: numbers quoted or not, ids in either case, frames of any length, fields in any
 //! order. Writes strictly: Twilio answers a missing *or extra* field with error 31951.
@@ -41,8 +42,20 @@ const MAX_STREAM_SID_BYTES: usize = 256;
 /// One Twilio media stream.
 #[derive(Clone, Debug, Default)]
 pub struct Twilio {
+    manner: Manner,
     state: State,
     ignored: Ignored,
+}
+
+/// Who speaks Twilio's messages, where that makes a difference to what they mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Manner {
+    #[default]
+    Twilio,
+    /// PCM16 too, as `start` says.
+    SignalWire,
+    /// PCM16 unless said otherwise, at this rate where `start` does not say it.
+    Exotel(SampleRate),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -58,6 +71,7 @@ struct Stream {
     sid: String,
     /// [`Stream::sid`] as a JSON string, written into every message.
     sid_json: String,
+    format: AudioFormat,
 }
 
 impl Speak for Twilio {
@@ -136,6 +150,22 @@ impl Speak for Twilio {
 }
 
 impl Twilio {
+    /// A stream of somebody who speaks Twilio's messages.
+    pub(super) fn of(manner: Manner) -> Self {
+        Self {
+            manner,
+            ..Self::default()
+        }
+    }
+
+    /// The stream's id as a JSON string, and its format, while there is a stream.
+    pub(super) fn stream(&self) -> Option<(&str, AudioFormat)> {
+        match &self.state {
+            State::Streaming(stream) => Some((&stream.sid_json, stream.format)),
+            State::Waiting | State::Stopped => None,
+        }
+    }
+
     /// Decodes a media message in its usual form. If it is anything else, or bad, `decode_any` decides.
     fn decode_usual_media(&self, text: &str, audio: &mut Vec<u8>) -> bool {
         let State::Streaming(stream) = &self.state else {
@@ -147,6 +177,7 @@ impl Twilio {
         media.stream_sid.is_none_or(|sid| sid == stream.sid)
             && !media.payload.is_empty()
             && decode_audio(media.payload, audio)
+            && stream.is_whole(audio)
     }
 
     fn decode_any(&mut self, text: &str, audio: &mut Vec<u8>) -> Result<CallerEvent, DialectError> {
@@ -165,6 +196,10 @@ impl Twilio {
             "media" => self.media(&envelope, audio),
             "dtmf" => self.dtmf(&envelope),
             "mark" => self.mark(&envelope),
+            "clear" if matches!(self.manner, Manner::Exotel(_)) => {
+                self.stream_of(&envelope)?;
+                Ok(CallerEvent::Nothing)
+            }
             "stop" => {
                 self.stream_of(&envelope)?;
                 self.state = State::Stopped;
@@ -190,20 +225,21 @@ impl Twilio {
             }
             return Ok(ignore(&mut self.ignored.repeated_starts));
         }
-        let format = body
-            .media_format
-            .as_ref()
-            .map_or(Ok(AudioFormat::ULAW_8K), WireFormat::audio_format)?;
-        self.state = State::Streaming(Stream::new(stream_sid));
+        let format = body.media_format.as_ref();
+        let format = format.unwrap_or(&WireFormat::UNSAID);
+        let format = format.audio_format(self.manner)?;
+        let named = body.custom_parameters.unwrap_or_default().into_iter();
+        // Who calls whom is the carrier's to say, not a parameter's.
+        let numbers = [("from", body.from), ("to", body.to)];
+        let numbers = numbers.map(|(name, number)| (name.to_owned(), number));
+        self.state = State::Streaming(Stream::new(stream_sid, format));
         Ok(CallerEvent::Started(Box::new(CallInfo {
             provider_call_id: text_of(body.call_sid.as_ref()).map(str::to_owned),
             provider_stream_id: Some(stream_sid.to_owned()),
             input: format,
             output: format,
-            parameters: body
-                .custom_parameters
-                .unwrap_or_default()
-                .into_iter()
+            parameters: named
+                .chain(numbers)
                 .filter_map(|(name, value)| Some((name, value?.0)))
                 .collect(),
         })))
@@ -214,7 +250,7 @@ impl Twilio {
         envelope: &Envelope<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        self.stream_of(envelope)?;
+        let stream = self.stream_of(envelope)?;
         let body: MediaBody = body(envelope.media, "media")?;
         let is_inbound = body
             .track
@@ -230,6 +266,10 @@ impl Twilio {
         }
         if !decode_audio(&payload, audio) {
             return Err(DialectError::BadBase64);
+        }
+        if !stream.is_whole(audio) {
+            audio.clear();
+            return Err(DialectError::OddByteCount);
         }
         Ok(CallerEvent::Audio)
     }
@@ -270,13 +310,18 @@ impl Twilio {
 }
 
 impl Stream {
-    fn new(sid: &str) -> Self {
+    fn new(sid: &str, format: AudioFormat) -> Self {
         let mut sid_json = Vec::new();
         json::write_string(sid, &mut sid_json);
         Self {
             sid: sid.to_owned(),
             sid_json: String::from_utf8(sid_json).expect("a JSON string of a str is UTF-8"),
+            format,
         }
+    }
+
+    fn is_whole(&self, audio: &[u8]) -> bool {
+        self.format.codec != Codec::Pcm16 || audio.len().is_multiple_of(2)
     }
 
     fn is(&self, sid: &str) -> bool {
@@ -320,6 +365,8 @@ struct StartBody {
     custom_parameters: Option<BTreeMap<String, Option<Scalar>>>,
     #[serde(rename = "mediaFormat", alias = "media_format")]
     media_format: Option<WireFormat>,
+    from: Option<Scalar>,
+    to: Option<Scalar>,
 }
 
 #[derive(Deserialize)]
@@ -331,25 +378,44 @@ struct WireFormat {
 }
 
 impl WireFormat {
-    /// What is not said is Twilio's: mu-law, 8 kHz, one channel. A-law comes from clones outside
+    /// Where `start` says nothing of it.
+    const UNSAID: Self = Self {
+        encoding: None,
+        sample_rate: None,
+        channels: None,
+    };
+
+    /// What is not said is as at Twilio: mu-law at 8 kHz, one channel; at Exotel PCM16. A-law comes from clones outside
     /// North America.
-    fn audio_format(&self) -> Result<AudioFormat, DialectError> {
-        let encoding = self.encoding.as_deref().unwrap_or("audio/x-mulaw");
-        let codec = match encoding.to_ascii_lowercase().as_str() {
-            "audio/x-mulaw" | "audio/mulaw" | "audio/pcmu" | "mulaw" | "pcmu" => Codec::Ulaw,
-            "audio/x-alaw" | "audio/alaw" | "audio/pcma" | "alaw" | "pcma" => Codec::Alaw,
+    fn audio_format(&self, manner: Manner) -> Result<AudioFormat, DialectError> {
+        let usual = match manner {
+            Manner::Twilio | Manner::SignalWire => "audio/x-mulaw",
+            Manner::Exotel(_) => "audio/x-l16",
+        };
+        let encoding = self.encoding.as_deref().unwrap_or(usual);
+        let codec = match (encoding.to_ascii_lowercase().as_str(), manner) {
+            ("audio/x-mulaw" | "audio/mulaw" | "audio/pcmu" | "mulaw" | "pcmu", _) => Codec::Ulaw,
+            ("audio/x-alaw" | "audio/alaw" | "audio/pcma" | "alaw" | "pcma", _) => Codec::Alaw,
+            ("audio/x-l16" | "audio/l16" | "l16", Manner::SignalWire) => Codec::Pcm16,
+            // What it calls PCM16 is not documented: its samples name the container, "base64".
+            (_, Manner::Exotel(_)) => Codec::Pcm16,
             _ => return Err(DialectError::UnsupportedFormat),
         };
-        let is = |value: &Option<Scalar>, wanted: &str| {
-            value.as_ref().is_none_or(|value| value.0 == wanted)
+        let rate = match (&self.sample_rate, manner) {
+            (Some(rate), _) => rate.0.parse().ok().and_then(SampleRate::new),
+            (None, Manner::Exotel(hint)) if codec == Codec::Pcm16 => Some(hint),
+            (None, _) => Some(SampleRate::HZ_8000),
         };
-        if !is(&self.sample_rate, "8000") || !is(&self.channels, "1") {
+        let rate = rate.ok_or(DialectError::UnsupportedFormat)?;
+        let is_spoken = match codec {
+            Codec::Pcm16 => rate <= SampleRate::HZ_24000,
+            _ => rate == SampleRate::HZ_8000,
+        };
+        let is_mono = self.channels.as_ref().is_none_or(|value| value.0 == "1");
+        if !is_spoken || !is_mono {
             return Err(DialectError::UnsupportedFormat);
         }
-        Ok(AudioFormat {
-            codec,
-            rate: SampleRate::HZ_8000,
-        })
+        Ok(AudioFormat { codec, rate })
     }
 }
 

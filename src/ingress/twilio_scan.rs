@@ -20,8 +20,8 @@ pub(super) fn media(text: &str) -> Option<Media<'_>> {
     let mut sequence_number = None;
     scanner.object(|scanner, key| match key {
         "event" => once(&mut event, scanner.string()?),
-        "sequenceNumber" => once(&mut sequence_number, scanner.scalar()?),
-        "streamSid" => once(&mut stream_sid, scanner.string()?),
+        "sequenceNumber" | "sequence_number" => once(&mut sequence_number, scanner.scalar()?),
+        "streamSid" | "stream_sid" => once(&mut stream_sid, scanner.string()?),
         "media" => once(&mut payload, media_body(scanner)?),
         _ => None,
     })?;
@@ -73,6 +73,10 @@ mod tests {
             r#"{"event":"media","media":{"payload":"AA=="}}"#,
             Some((None, "AA==")),
         );
+        check(
+            r#"{"event":"media","sequence_number":"4","stream_sid":"s","media":{"payload":"AA=="}}"#,
+            Some((Some("s"), "AA==")),
+        );
     }
 
     #[test]
@@ -89,6 +93,7 @@ mod tests {
             r#"{"event":"media","event":"media","media":{"payload":"AA=="}}"#,
             r#"{"event":"media","media":{"payload":"AA==","payload":"AA=="}}"#,
             r#"{"event":"media","media":{"payload":"AA=="},"media":{"payload":"AA=="}}"#,
+            r#"{"event":"media","stream_sid":"s","streamSid":"s","media":{"payload":"AA=="}}"#,
             r#"{"event":"media","media":{"payload":"AA=="}} x"#,
             r#"{"event":"media","media":{"payload":"AA=="},}"#,
             r#"{"event":"media","sequenceNumber":01,"media":{"payload":"AA=="}}"#,

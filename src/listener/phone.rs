@@ -58,7 +58,8 @@ impl Gateway {
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (head, _) = request.into_parts();
         let can = dialect.capabilities();
-        dialect.opened(&Head::new(head.uri.query(), &head.headers));
+        let subprotocol = can.subprotocol(&upgrade.protocols);
+        dialect.opened(&Head::new(head.uri.query(), &head.headers).speaking(subprotocol));
         let credential = Credential::find_in(can.credential, head.uri.query(), &head.headers);
         let prepared = match credential {
             Ok(credential) => {
@@ -96,7 +97,7 @@ impl Gateway {
             }
             .instrument(span),
         );
-        switch(&upgrade.accept, can.subprotocol(&upgrade.protocols))
+        switch(&upgrade.accept, subprotocol)
     }
 
     async fn prepare_phone(

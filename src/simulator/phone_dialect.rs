@@ -14,12 +14,16 @@ use super::config::Shape;
 use super::phone_acs::AcsWire;
 use super::phone_asterisk::AsteriskWire;
 use super::phone_audio::AudioWire;
+use super::phone_audio_protobuf::AudioProtobufWire;
 use super::phone_audiosocket::AudioSocketWire;
 use super::phone_codec::CodecError;
+use super::phone_exotel::ExotelWire;
 use super::phone_freeswitch::FreeSwitchWire;
 use super::phone_genesys::GenesysWire;
 use super::phone_infobip::InfobipWire;
 use super::phone_jambonz::JambonzWire;
+use super::phone_pipecat::PipecatWire;
+use super::phone_plivo::PlivoWire;
 use super::phone_realtime::RealtimeWire;
 use super::phone_telnyx::TelnyxWire;
 use super::phone_twilio::TwilioWire;
@@ -182,6 +186,18 @@ phones! {
     Jambonz = "jambonz", |it| Ok(Box::new(JambonzWire::new(it.seed, it.format, it.parameters)));
     /// FreeSWITCH, as its `mod_audio_stream` speaks.
     FreeSwitch = "freeswitch", |it| Ok(Box::new(FreeSwitchWire::new(it)));
+    /// Plivo, as its AudioStream speaks.
+    Plivo = "plivo", |it| Ok(Box::new(PlivoWire::new(false, it.seed, it.format, it.parameters)));
+    /// Vobiz, which speaks as Plivo does.
+    Vobiz = "vobiz", |it| Ok(Box::new(PlivoWire::new(true, it.seed, it.format, it.parameters)));
+    /// SignalWire, which speaks as Twilio does, in PCM16 too.
+    SignalWire = "signalwire", |it| Ok(Box::new(TwilioWire::signalwire(it.seed, it.format, it.parameters)));
+    /// Exotel, as its Voicebot applet speaks.
+    Exotel = "exotel", |it| Ok(Box::new(ExotelWire::new(it)));
+    /// Pipecat's protobuf frames, as its clients speak.
+    Pipecat = "pipecat", |it| Ok(Box::new(PipecatWire::new(it.format)));
+    /// Trunkline's own plain dialect in protobuf.
+    AudioProtobuf = "audio-protobuf", |it| Ok(Box::new(AudioProtobufWire::new(it.format, it.parameters)?));
 }
 
 impl Dialect {

@@ -1,7 +1,8 @@
 //! Twilio Media Streams, Twilio's side of it (telephony reference, chapter 1).
 //!
 //! Says what Twilio says, all numbers as strings where Twilio has strings, and takes nothing that Twilio
-//! would not take: it answers what it cannot read with error 31951 and binary with 31950.
+//! would not take: it answers what it cannot read with error 31951 and binary with 31950. SignalWire is the same with PCM16
+//! (chapter 5).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,13 +15,14 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::phone_codec::{decode, encode};
 use super::phone_dialect::{FarEnd, Heard, excerpt};
-use crate::media::{AudioFormat, Codec};
+use crate::media::{AudioFormat, Codec, SampleRate};
 
-/// Twilio's frame, 20 ms of mu-law.
+/// Twilio's frame, 20 ms.
 const FRAME_MS: u64 = 20;
 
 #[derive(Debug)]
 pub(crate) struct TwilioWire {
+    format: AudioFormat,
     account_sid: String,
     call_sid: String,
     stream_sid: String,
@@ -59,6 +61,7 @@ impl TwilioWire {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut sid = |prefix| format!("{prefix}{:032x}", random.u128(..));
         Self {
+            format: AudioFormat::ULAW_8K,
             account_sid: sid("AC"),
             call_sid: sid("CA"),
             stream_sid: sid("MZ"),
@@ -66,6 +69,20 @@ impl TwilioWire {
             sequence_number: 0,
             n_chunks: 0,
         }
+    }
+
+    /// As SignalWire speaks: PCM16 at 16 or 24 kHz, and of another format mu-law.
+    pub(crate) fn signalwire(
+        seed: u64,
+        format: AudioFormat,
+        parameters: BTreeMap<String, String>,
+    ) -> Self {
+        let mut wire = Self::new(seed, parameters);
+        let is_wide = matches!(format.rate, SampleRate::HZ_16000 | SampleRate::HZ_24000);
+        if format.codec == Codec::Pcm16 && is_wide {
+            wire.format = format;
+        }
+        wire
     }
 }
 
@@ -76,7 +93,7 @@ impl FarEnd for TwilioWire {
     }
 
     fn format(&self) -> AudioFormat {
-        AudioFormat::ULAW_8K
+        self.format
     }
 
     fn most_queued(&self) -> Option<(Duration, &'static str)> {
@@ -87,6 +104,11 @@ impl FarEnd for TwilioWire {
 
     fn opening(&mut self) -> Vec<Message> {
         let connected = json!({"event": "connected", "protocol": "Call", "version": "1.0.0"});
+        let encoding = match self.format.codec {
+            Codec::Pcm16 => "audio/x-l16",
+            _ => "audio/x-mulaw",
+        };
+        let rate = self.format.rate.hz();
         let start = json!({
             "event": "start",
             "sequenceNumber": self.next_sequence_number(),
@@ -97,14 +119,14 @@ impl FarEnd for TwilioWire {
                 "callSid": self.call_sid,
                 "tracks": ["inbound"],
                 "customParameters": self.parameters,
-                "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
+                "mediaFormat": {"encoding": encoding, "sampleRate": rate, "channels": 1},
             },
         });
         vec![text(&connected), text(&start)]
     }
 
     fn audio(&mut self, samples: &[i16]) -> Option<Message> {
-        let bytes = encode(Codec::Ulaw, samples).expect("mu-law is spoken");
+        let bytes = encode(self.format.codec, samples).expect("mu-law and PCM16 are spoken");
         self.n_chunks += 1;
         Some(text(&json!({
             "event": "media",
@@ -162,7 +184,7 @@ impl TwilioWire {
         let command: Command =
             serde_json::from_str(text).map_err(|e| format!("31951: {e} in {}", excerpt(text)))?;
         let (stream_sid, heard) = match command {
-            Command::Media { stream_sid, media } => (stream_sid, samples_of(&media.payload)?),
+            Command::Media { stream_sid, media } => (stream_sid, self.samples_of(&media.payload)?),
             Command::Mark { stream_sid, mark } => (stream_sid, Heard::Mark(mark.name)),
             Command::Clear { stream_sid } => (stream_sid, Heard::Clear),
         };
@@ -172,21 +194,21 @@ impl TwilioWire {
         Ok(heard)
     }
 
+    fn samples_of(&self, payload: &str) -> Result<Heard, String> {
+        let bytes = STANDARD
+            .decode(payload)
+            .map_err(|e| format!("31951: media.payload is not base64: {e}"))?;
+        let samples = decode(self.format.codec, &bytes).map_err(|e| e.to_string())?;
+        Ok(Heard::Audio {
+            samples,
+            item: None,
+        })
+    }
+
     fn next_sequence_number(&mut self) -> String {
         self.sequence_number += 1;
         self.sequence_number.to_string()
     }
-}
-
-fn samples_of(payload: &str) -> Result<Heard, String> {
-    let bytes = STANDARD
-        .decode(payload)
-        .map_err(|e| format!("31951: media.payload is not base64: {e}"))?;
-    let samples = decode(Codec::Ulaw, &bytes).map_err(|e| e.to_string())?;
-    Ok(Heard::Audio {
-        samples,
-        item: None,
-    })
 }
 
 fn text(value: &serde_json::Value) -> Message {

@@ -86,6 +86,7 @@ fn every_dialect_in_every_scenario() {
 
 #[test]
 fn every_dialect_of_the_gateway_has_a_row() {
-    let rows: Vec<&str> = ROWS.iter().map(|row| row.dialect.name()).collect();
+    let mut rows: Vec<&str> = ROWS.iter().map(Row::wire).collect();
+    rows.dedup();
     assert_eq!(rows, trunkline::ingress::Dialect::NAMES);
 }

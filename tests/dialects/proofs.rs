@@ -13,6 +13,7 @@ use ring::rsa::PublicKeyComponents;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use serde_json::json;
 use sha1::Sha1;
+use sha2::Sha256;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trunkline::outbound::Outbound;
@@ -51,6 +52,27 @@ pub(crate) fn twilio(phone: SoftPhone, token: &str) -> SoftPhone {
     phone
         .header("x-twilio-signature", &signature)
         .expect("base64")
+}
+
+// Plivo and Vobiz: telephony reference 4.1.
+
+pub(crate) const PLIVO_TOKEN: &str = "secret";
+
+pub(crate) fn plivo_accounts(provider: &str) -> String {
+    format!("[[providers.{provider}.accounts]]\ntenant = 'acme'\nauth_token = '{PLIVO_TOKEN}'\n")
+}
+
+pub(crate) fn plivo(phone: SoftPhone, provider: &str, token: &str) -> SoftPhone {
+    const NONCE: &str = "1234567890";
+    let text = format!("wss://gateway{}.{NONCE}", phone.uri().path());
+    let mut mac = Hmac::<Sha256>::new_from_slice(token.as_bytes()).expect("a key of any length");
+    mac.update(text.as_bytes());
+    let signature = STANDARD.encode(mac.finalize().into_bytes());
+    let name = format!("x-{provider}-signature-v3");
+    phone
+        .header(&name, &signature)
+        .and_then(|phone| phone.header(&format!("{name}-nonce"), NONCE))
+        .expect("base64 and digits")
 }
 
 // Genesys: telephony reference 8.2. The phone signs by itself.

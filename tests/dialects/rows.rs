@@ -1,10 +1,11 @@
 //! One row a dialect: how it is called, by what credential, and what its wire cannot express.
 
+use trunkline::media::AudioFormat;
 use trunkline::simulator::SoftPhone;
 use trunkline::simulator::phone_dialect::Dialect;
 
 use crate::proofs;
-use crate::scenarios::Scenario::{self, Dtmf, Garbage, Keepalive, MarkAfterClear, SlowReader};
+use crate::scenarios::Scenario::{self, Dtmf, Garbage, Keepalive, MarkAfterClear};
 
 /// A dialect as the scenarios see it.
 pub(crate) struct Row {
@@ -31,6 +32,15 @@ const NO_MARKS: (Scenario, &str) = (
     "has no marks: the playout clock says what was heard",
 );
 
+const NO_KEYS: (Scenario, &str) = (Dtmf, "has no keys");
+
+impl Row {
+    /// The gateway's name for it: one of its dialects has two forms.
+    pub(crate) fn wire(&self) -> &'static str {
+        self.dialect.name().trim_end_matches("-protobuf")
+    }
+}
+
 /// In the order of [`trunkline::ingress::Dialect::NAMES`].
 pub(crate) const ROWS: &[Row] = &[
     Row {
@@ -43,6 +53,14 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Audio,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| phone.api_key(proofs::KEY),
+        bad: |phone| phone.api_key("tk_another"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::AudioProtobuf,
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
@@ -103,13 +121,7 @@ pub(crate) const ROWS: &[Row] = &[
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
         bad: |phone| phone.api_key("tk_another"),
-        limits: &[
-            NO_MARKS,
-            (
-                SlowReader,
-                "is never quiet: what is not read for seconds is a line that is gone",
-            ),
-        ],
+        limits: &[NO_KEEPALIVE, NO_MARKS],
     },
     Row {
         dialect: Dialect::Telnyx,
@@ -139,5 +151,49 @@ pub(crate) const ROWS: &[Row] = &[
             (Dtmf, "tells of no keys: they are the event socket's affair"),
             (Garbage, "lets the dialplan send any text at any time"),
         ],
+    },
+    Row {
+        dialect: Dialect::Plivo,
+        accounts: || proofs::plivo_accounts("plivo"),
+        fetches_keys: false,
+        good: |phone| proofs::plivo(phone, "plivo", proofs::PLIVO_TOKEN),
+        bad: |phone| proofs::plivo(phone, "plivo", "another token"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::Vobiz,
+        accounts: || proofs::plivo_accounts("vobiz"),
+        fetches_keys: false,
+        good: |phone| proofs::plivo(phone, "vobiz", proofs::PLIVO_TOKEN),
+        bad: |phone| proofs::plivo(phone, "vobiz", "another token"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::SignalWire,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| phone.api_key(proofs::KEY),
+        bad: |phone| phone.api_key("tk_another"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::Exotel,
+        accounts: String::new,
+        fetches_keys: false,
+        // At 8 kHz, where 3200 bytes are longest.
+        good: |phone| {
+            let phone = phone.format(AudioFormat::ULAW_8K);
+            phone.expect("no Opus").api_key(proofs::KEY)
+        },
+        bad: |phone| phone.api_key("tk_another"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::Pipecat,
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| phone.api_key(proofs::KEY),
+        bad: |phone| phone.api_key("tk_another"),
+        limits: &[NO_KEYS, NO_KEEPALIVE, NO_MARKS],
     },
 ];

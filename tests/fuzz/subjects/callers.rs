@@ -50,6 +50,26 @@ pub(crate) fn freeswitch(bytes: &[u8]) {
     converse("freeswitch", bytes);
 }
 
+pub(crate) fn plivo(bytes: &[u8]) {
+    converse("plivo", bytes);
+}
+
+pub(crate) fn vobiz(bytes: &[u8]) {
+    converse("vobiz", bytes);
+}
+
+pub(crate) fn signalwire(bytes: &[u8]) {
+    converse("signalwire", bytes);
+}
+
+pub(crate) fn exotel(bytes: &[u8]) {
+    converse("exotel", bytes);
+}
+
+pub(crate) fn pipecat(bytes: &[u8]) {
+    converse("pipecat", bytes);
+}
+
 /// The call starts once, before everything else; audio has bytes, never more than the message; nothing comes after
 /// an error that ends the call or after the caller's end.
 fn converse(dialect: &str, bytes: &[u8]) {

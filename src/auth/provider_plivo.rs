@@ -1,0 +1,335 @@
+//! How Plivo proves itself, and Vobiz, which imitates it: a signature of version 3 over the address and a nonce by the
+//! account's auth token (telephony reference 4.1).
+//!
+//! Not every upgrade is signed. One that is not needs a ticket or a key; one that is must be signed well. The address
+//! is built from the configuration, never from a header.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use sha2::Sha256;
+
+use super::Identity;
+use super::authenticator::Denied;
+use super::provider::{Mistake, SignedRequest};
+use super::twilio_signature::{Signed, candidates};
+use crate::secret::Source;
+
+/// Most signatures in one header that are looked at: one for each token that is being changed.
+const MAX_SIGNATURES: usize = 4;
+
+/// Longest nonce, in bytes. Plivo's have some twenty digits.
+const MAX_NONCE_BYTES: usize = 128;
+
+/// Who signs in this manner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signer {
+    Plivo,
+    Vobiz,
+}
+
+impl Signer {
+    /// The signer's dialect.
+    pub(super) const fn dialect(self) -> &'static str {
+        match self {
+            Self::Plivo => "plivo",
+            Self::Vobiz => "vobiz",
+        }
+    }
+
+    /// Headers that carry a signature; the second is by the main account's token.
+    const fn signatures(self) -> &'static [&'static str] {
+        match self {
+            Self::Plivo => &["x-plivo-signature-v3", "x-plivo-signature-ma-v3"],
+            Self::Vobiz => &["x-vobiz-signature-v3", "x-vobiz-signature-ma-v3"],
+        }
+    }
+
+    const fn nonce(self) -> &'static str {
+        match self {
+            Self::Plivo => "x-plivo-signature-v3-nonce",
+            Self::Vobiz => "x-vobiz-signature-v3-nonce",
+        }
+    }
+}
+
+/// The `[providers.plivo]` or `[providers.vobiz]` table.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlivoConfig {
+    /// The accounts whose calls are let in.
+    pub accounts: Vec<PlivoAccountConfig>,
+}
+
+/// One table of `accounts`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlivoAccountConfig {
+    /// Whose account it is.
+    pub tenant: String,
+    /// The account's auth token; better one of the two below.
+    pub auth_token: Option<SecretString>,
+    /// Name of the environment variable that holds it.
+    pub auth_token_env: Option<String>,
+    /// Path of the file that holds it.
+    pub auth_token_file: Option<PathBuf>,
+}
+
+/// The accounts of all tenants.
+#[derive(Clone)]
+pub struct PlivoAccounts {
+    signer: Signer,
+    /// Under which the gateway is known outside, once with `wss` and once with `https`: which of the two an upgrade's
+    /// signature has is not documented.
+    bases: [String; 2],
+    accounts: Vec<(String, SecretString)>,
+}
+
+impl PlivoAccounts {
+    /// Reads the accounts. `tenants` are all that there are, `public_url` is how callers reach the gateway.
+    ///
+    /// # Errors
+    ///
+    /// What cannot work.
+    pub(super) fn new(
+        signer: Signer,
+        config: &PlivoConfig,
+        tenants: &BTreeSet<String>,
+        public_url: Option<&str>,
+    ) -> Result<Self, Mistake> {
+        let problem = "the address is signed, so [listener] public_url is needed";
+        let public_url = public_url.ok_or_else(|| Mistake::new("accounts", problem))?;
+        let (scheme, rest) = public_url.split_once("://").unwrap_or(("wss", public_url));
+        let bases = match scheme {
+            "ws" | "http" => ["ws", "http"],
+            _ => ["wss", "https"],
+        };
+        let mut accounts = Vec::new();
+        for (account, n) in config.accounts.iter().zip(1..) {
+            let mistake = |field: &str, problem: &str| Mistake::of_account(n, field, problem);
+            if !tenants.contains(&account.tenant) {
+                return Err(mistake("tenant", "there is no such tenant"));
+            }
+            let token = Source {
+                name: "auth_token",
+                value: account.auth_token.as_ref(),
+                env: account.auth_token_env.as_deref(),
+                file: account.auth_token_file.as_deref(),
+            };
+            let token = token
+                .read()
+                .and_then(|read| read.ok_or_else(|| token.missing()))
+                .map_err(|error| mistake(&error.field, &error.problem))?;
+            accounts.push((account.tenant.clone(), token));
+        }
+        Ok(Self {
+            signer,
+            bases: bases.map(|scheme| format!("{scheme}://{rest}")),
+            accounts,
+        })
+    }
+
+    /// The dialect that it is for.
+    pub(super) const fn dialect(&self) -> &'static str {
+        self.signer.dialect()
+    }
+
+    /// Whose account has signed, if anybody has.
+    ///
+    /// # Errors
+    ///
+    /// If there is a signature and it is not good.
+    pub(super) fn caller(&self, request: SignedRequest<'_>) -> Result<Option<Identity>, Denied> {
+        let values = self.signer.signatures().iter();
+        let mut values = values
+            .flat_map(|name| request.headers.get_all(*name))
+            .peekable();
+        if values.peek().is_none() {
+            return Ok(None);
+        }
+        let signatures: Vec<Vec<u8>> = values
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .take(MAX_SIGNATURES)
+            .filter_map(|signature| STANDARD.decode(signature.trim()).ok())
+            .collect();
+        let mut nonces = request.headers.get_all(self.signer.nonce()).iter();
+        let nonce = nonces.next().and_then(|value| value.to_str().ok());
+        let nonce = nonce.filter(|nonce| nonce.len() <= MAX_NONCE_BYTES && nonces.next().is_none());
+        let nonce = nonce.ok_or(Denied::BadSignature)?;
+        let urls = self.bases.iter();
+        let urls: Vec<String> = urls
+            .flat_map(|base| candidates(base, request.target))
+            .map(|url| signed_text(&url, request.signed))
+            .collect();
+        let mut found = None;
+        for (tenant, token) in &self.accounts {
+            for url in &urls {
+                for signature in &signatures {
+                    let mac = mac(token, url, nonce);
+                    if mac.verify_slice(signature).is_ok() {
+                        found = found.or(Some(tenant.as_str()));
+                    }
+                }
+            }
+        }
+        let tenant = found.ok_or(Denied::BadSignature)?;
+        Ok(Some(Identity::of(tenant)))
+    }
+}
+
+impl fmt::Debug for PlivoAccounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tenants: Vec<_> = self.accounts.iter().map(|(tenant, _)| tenant).collect();
+        f.debug_struct("PlivoAccounts")
+            .field("signer", &self.signer)
+            .field("tenants", &tenants)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The address with its query sorted, and what was posted sorted behind it.
+fn signed_text(url: &str, signed: Signed<'_>) -> String {
+    let (address, query) = url.split_once('?').unwrap_or((url, ""));
+    let mut pairs: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty()).collect();
+    pairs.sort_unstable();
+    let mut text = address.to_owned();
+    if !pairs.is_empty() {
+        text.push('?');
+        text.push_str(&pairs.join("&"));
+    }
+    let Signed::Webhook { form, .. } = signed else {
+        return text;
+    };
+    text.push(if pairs.is_empty() { '?' } else { '.' });
+    let mut fields: Vec<_> = form.iter().collect();
+    fields.sort_unstable();
+    for (name, value) in fields {
+        text.push_str(name);
+        text.push_str(value);
+    }
+    text
+}
+
+fn mac(token: &SecretString, text: &str, nonce: &str) -> Hmac<Sha256> {
+    Hmac::<Sha256>::new_from_slice(token.expose_secret().as_bytes())
+        .expect("HMAC takes keys of any length")
+        .chain_update(text)
+        .chain_update(".")
+        .chain_update(nonce)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+
+    /// Of `https://example.com/answer` with the nonce `1234567890` by the token `secret` (telephony reference 4.1).
+    const BARE: &str = "NTWtt4jyao4xSFb5lV1nF+PjHmeYp7psGl2HAgoq4js=";
+
+    /// The same, with `CallUUID=abc` and `From=1555` posted.
+    const POSTED: &str = "OC5fZ9BavjosJgpRctRwD+NrWmAAwczRsIYvFAYsXvQ=";
+
+    fn accounts(signer: Signer) -> PlivoAccounts {
+        let account = |tenant: &str, token: &str| PlivoAccountConfig {
+            tenant: tenant.to_owned(),
+            auth_token: Some(token.into()),
+            auth_token_env: None,
+            auth_token_file: None,
+        };
+        let config = PlivoConfig {
+            accounts: vec![account("other", "s3cret"), account("acme", "secret")],
+        };
+        let tenants = BTreeSet::from(["acme".to_owned(), "other".to_owned()]);
+        PlivoAccounts::new(signer, &config, &tenants, Some("wss://example.com")).unwrap()
+    }
+
+    fn check(
+        target: &str,
+        headers: &[(&str, &str)],
+        signed: Signed<'_>,
+        expected: Result<bool, ()>,
+    ) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let name: http::HeaderName = name.parse().unwrap();
+            map.append(name, value.parse().unwrap());
+        }
+        let request = SignedRequest {
+            target,
+            headers: &map,
+            signed,
+            agent: "desk",
+        };
+        let found = accounts(Signer::Plivo).caller(request);
+        let found = found.map(|identity| identity.is_some_and(|it| it.tenant == "acme"));
+        assert_eq!(found.map_err(|_| ()), expected, "{target} {headers:?}");
+    }
+
+    #[test]
+    fn the_account_is_found_by_its_token() {
+        const SIGNATURE: &str = "x-plivo-signature-v3";
+        const NONCE: (&str, &str) = ("x-plivo-signature-v3-nonce", "1234567890");
+        let upgrade = |headers: &[(&str, &str)], expected| {
+            check("/answer", headers, Signed::Upgrade, expected);
+        };
+        upgrade(&[], Ok(false));
+        upgrade(&[(SIGNATURE, BARE), NONCE], Ok(true));
+        upgrade(&[("x-plivo-signature-ma-v3", BARE), NONCE], Ok(true));
+        upgrade(&[(SIGNATURE, &format!("AAAA, {BARE}")), NONCE], Ok(true));
+        upgrade(&[(SIGNATURE, BARE)], Err(()));
+        upgrade(&[(SIGNATURE, BARE), NONCE, NONCE], Err(()));
+        upgrade(
+            &[(SIGNATURE, BARE), ("x-plivo-signature-v3-nonce", "2")],
+            Err(()),
+        );
+        upgrade(&[(SIGNATURE, POSTED), NONCE], Err(()));
+        upgrade(&[(SIGNATURE, ""), NONCE], Err(()));
+        // Another provider's signature is none.
+        upgrade(&[("x-vobiz-signature-v3", BARE), NONCE], Ok(false));
+        check(
+            "/other",
+            &[(SIGNATURE, BARE), NONCE],
+            Signed::Upgrade,
+            Err(()),
+        );
+
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let form = [pair("From", "1555"), pair("CallUUID", "abc")];
+        let posted = Signed::Webhook {
+            body: b"",
+            form: &form,
+        };
+        check("/answer", &[(SIGNATURE, POSTED), NONCE], posted, Ok(true));
+    }
+
+    #[test]
+    fn a_query_is_sorted() {
+        let pair = [("k".to_owned(), "v".to_owned())];
+        let posted = Signed::Webhook {
+            body: b"",
+            form: &pair,
+        };
+        let check = |url, signed, expected| assert_eq!(signed_text(url, signed), expected);
+        check("wss://a/b?z=1&a=2", Signed::Upgrade, "wss://a/b?a=2&z=1");
+        check("wss://a/b?", Signed::Upgrade, "wss://a/b");
+        check("https://a/b?z=1&a=2", posted, "https://a/b?a=2&z=1.kv");
+        check("https://a/b", posted, "https://a/b?kv");
+    }
+
+    #[test]
+    fn nothing_shows_a_token() {
+        let shown = format!("{:?}", accounts(Signer::Vobiz));
+        assert!(
+            shown.contains("acme") && !shown.contains("s3cret"),
+            "{shown}"
+        );
+    }
+}

@@ -1,0 +1,451 @@
+//! Pipecat's protobuf frames over a WebSocket (telephony reference 11): browsers, apps and test harnesses.
+//!
+//! One `Frame` a binary message. Audio is PCM16, and every frame says its rate and channels: the first one starts the call,
+//! and replies leave in its rate, mono. Two channels are mixed. Everything but audio and the interruption is RTVI, JSON within
+//! a `MessageFrame`: `client-ready` is answered with `bot-ready`, and words leave as transcriptions.
+//!
+//! When the peer does not keep to the rules:
+//!
+//! | what comes | what happens |
+//! |---|---|
+//! | a text message | error, the call ends |
+//! | what is no protobuf, or a `MessageFrame` that is no JSON | error, the call ends |
+//! | more than two channels, or a rate that is not converted | error, the call ends |
+//! | another rate than the first frame's | error, the call ends |
+//! | frames of other kinds, and RTVI messages of other types | counted, no effect |
+//!
+//! Pipecat has no keys, no marks, no name of the call and no word for its end. The few structs are written out here, since
+//! the schema is Pipecat's and not the project's.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use prost::Message as _;
+use serde::Deserialize;
+
+use super::json::{self, Scalar};
+use super::{
+    Capabilities, Clear, DialectError, Head, Ignored, Incoming, Lead, Outgoing, Speak, ignore,
+};
+use crate::call::{CallInfo, CallerCommand, CallerEvent, Speaker};
+use crate::media::{AudioFormat, Codec, SampleRate};
+
+/// The largest message, in bytes: a second of two channels at 48 kHz, and what is around it.
+const MAX_MESSAGE_BYTES: usize = 2 * 2 * 48_000 + 1024;
+
+/// The largest JSON within a message, in bytes.
+const MAX_JSON_BYTES: usize = 64 * 1024;
+
+/// Longest id of a `client-ready` that is answered, in bytes. They are UUIDs.
+const MAX_ID_BYTES: usize = 256;
+
+/// One client of Pipecat's.
+#[derive(Clone, Debug, Default)]
+pub struct Pipecat {
+    /// Of the upgrade request's query.
+    parameters: BTreeMap<String, String>,
+    /// Known once audio came.
+    rate: Option<SampleRate>,
+    /// The audio that started the call.
+    held: Vec<u8>,
+    answers: VecDeque<Frame>,
+    ignored: Ignored,
+}
+
+/// What every message is. The tags are Pipecat's (telephony reference 11.1).
+#[derive(Clone, PartialEq, prost::Message)]
+struct Frame {
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5")]
+    kind: Option<Kind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Kind {
+    #[prost(message, tag = "1")]
+    Text(OtherFrame),
+    #[prost(message, tag = "2")]
+    Audio(AudioRawFrame),
+    #[prost(message, tag = "3")]
+    Transcription(OtherFrame),
+    #[prost(message, tag = "4")]
+    Message(MessageFrame),
+    #[prost(message, tag = "5")]
+    Interruption(OtherFrame),
+}
+
+/// A frame of which only the kind matters; all of its fields are skipped.
+#[derive(Clone, PartialEq, prost::Message)]
+struct OtherFrame {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct AudioRawFrame {
+    #[prost(bytes = "vec", tag = "3")]
+    audio: Vec<u8>,
+    #[prost(uint32, tag = "4")]
+    sample_rate: u32,
+    #[prost(uint32, tag = "5")]
+    num_channels: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct MessageFrame {
+    #[prost(string, tag = "1")]
+    data: String,
+}
+
+impl Speak for Pipecat {
+    const NAME: &'static str = "pipecat";
+
+    const PATH: &'static str = "/pipecat/audio";
+
+    /// Sources: telephony reference 11.3 (40 ms a message, interruption, neither marks nor keys), 16.3 (lead).
+    const CAPABILITIES: Capabilities = Capabilities {
+        clear: Clear::Command,
+        chunk_frames: 2,
+        lead: Lead::between_ms(100, 500),
+        by_provider: false,
+        max_message_bytes: MAX_MESSAGE_BYTES,
+        ..Capabilities::OF_A_PROVIDER
+    };
+
+    fn ignored(&self) -> Ignored {
+        self.ignored
+    }
+
+    fn opened(&mut self, head: &Head<'_>) {
+        self.parameters = head.parameters();
+    }
+
+    fn decode(
+        &mut self,
+        message: Incoming<'_>,
+        audio: &mut Vec<u8>,
+    ) -> Result<CallerEvent, DialectError> {
+        audio.clear();
+        if message.len() > MAX_MESSAGE_BYTES {
+            return Err(DialectError::TooLarge {
+                limit: MAX_MESSAGE_BYTES,
+            });
+        }
+        let Incoming::Binary(bytes) = message else {
+            return Err(DialectError::TextUnexpected);
+        };
+        let frame = Frame::decode(bytes).map_err(|_| DialectError::MalformedProtobuf)?;
+        match frame.kind {
+            Some(Kind::Audio(frame)) => self.audio(frame, audio),
+            Some(Kind::Message(frame)) => self.message(&frame.data),
+            Some(Kind::Text(_) | Kind::Transcription(_) | Kind::Interruption(_)) | None => {
+                Ok(ignore(&mut self.ignored.unknown_events))
+            }
+        }
+    }
+
+    fn more(&mut self, audio: &mut Vec<u8>) -> Option<CallerEvent> {
+        audio.clear();
+        audio.append(&mut self.held);
+        (!audio.is_empty()).then_some(CallerEvent::Audio)
+    }
+
+    fn answer(&mut self, out: &mut Vec<u8>) -> Outgoing {
+        out.clear();
+        match self.answers.pop_front() {
+            Some(answer) => write(answer, out),
+            None => Outgoing::Nothing,
+        }
+    }
+
+    fn encode(&mut self, command: CallerCommand<'_>, out: &mut Vec<u8>) -> Outgoing {
+        out.clear();
+        let Some(rate) = self.rate else {
+            return Outgoing::Nothing;
+        };
+        let kind = match command {
+            CallerCommand::Audio([]) => return Outgoing::Nothing,
+            CallerCommand::Audio(audio) => Kind::Audio(AudioRawFrame {
+                audio: audio.to_vec(),
+                sample_rate: rate.hz(),
+                num_channels: 1,
+            }),
+            CallerCommand::Clear => Kind::Interruption(OtherFrame {}),
+            CallerCommand::Transcript { speaker, text } => rtvi(match speaker {
+                Speaker::Caller => serde_json::json!({
+                    "type": "user-transcription",
+                    "data": {"text": text, "user_id": "", "timestamp": "", "final": true},
+                }),
+                Speaker::Assistant => serde_json::json!({
+                    "type": "bot-transcription",
+                    "data": {"text": text},
+                }),
+            }),
+            CallerCommand::Error { code, message } => rtvi(serde_json::json!({
+                "type": "error",
+                "data": {"message": format!("{code}: {message}"), "fatal": true},
+            })),
+            CallerCommand::Started { .. }
+            | CallerCommand::Mark(_)
+            | CallerCommand::ReplyEnded
+            | CallerCommand::Keys(_)
+            | CallerCommand::End { .. } => return Outgoing::Nothing,
+        };
+        write(Frame { kind: Some(kind) }, out)
+    }
+}
+
+impl Pipecat {
+    fn audio(
+        &mut self,
+        frame: AudioRawFrame,
+        audio: &mut Vec<u8>,
+    ) -> Result<CallerEvent, DialectError> {
+        let rate = SampleRate::new(frame.sample_rate).ok_or(DialectError::UnsupportedFormat)?;
+        if self.rate.is_some_and(|known| known != rate) {
+            return Err(DialectError::UnsupportedFormat);
+        }
+        // Two channels of 16 bits, or one.
+        let n_bytes = match frame.num_channels {
+            // What is zero is not on the wire at all.
+            0 | 1 => 2,
+            2 => 4,
+            _ => return Err(DialectError::UnsupportedFormat),
+        };
+        if !frame.audio.len().is_multiple_of(n_bytes) {
+            return Err(DialectError::OddByteCount);
+        }
+        if frame.audio.is_empty() {
+            return Ok(ignore(&mut self.ignored.empty_audio));
+        }
+        let mono = match n_bytes {
+            2 => frame.audio,
+            _ => mix(&frame.audio),
+        };
+        if self.rate.is_some() {
+            *audio = mono;
+            return Ok(CallerEvent::Audio);
+        }
+        self.rate = Some(rate);
+        self.held = mono;
+        let format = AudioFormat {
+            codec: Codec::Pcm16,
+            rate,
+        };
+        Ok(CallerEvent::Started(Box::new(CallInfo {
+            provider_call_id: None,
+            provider_stream_id: None,
+            input: format,
+            output: format,
+            parameters: std::mem::take(&mut self.parameters),
+        })))
+    }
+
+    fn message(&mut self, text: &str) -> Result<CallerEvent, DialectError> {
+        if text.len() > MAX_JSON_BYTES {
+            return Err(DialectError::TooLarge {
+                limit: MAX_JSON_BYTES,
+            });
+        }
+        json::check(text.as_bytes())?;
+        let message: Rtvi = json::parse(text, "RTVI")?;
+        let is_rtvi = message.label.as_deref() == Some("rtvi-ai");
+        if !is_rtvi || message.kind.as_deref() != Some("client-ready") {
+            return Ok(ignore(&mut self.ignored.unknown_events));
+        }
+        let id = message.id.map(|id| id.0).unwrap_or_default();
+        if id.len() > MAX_ID_BYTES {
+            return Err(DialectError::TooLarge {
+                limit: MAX_ID_BYTES,
+            });
+        }
+        let ready = serde_json::json!({
+            "type": "bot-ready",
+            "id": id,
+            "data": {"version": "1.0.0"},
+        });
+        self.answers.push_back(Frame {
+            kind: Some(rtvi(ready)),
+        });
+        Ok(CallerEvent::Nothing)
+    }
+}
+
+/// The middle of two channels.
+fn mix(stereo: &[u8]) -> Vec<u8> {
+    let pairs = stereo.as_chunks::<4>().0.iter();
+    pairs
+        .flat_map(|&[a, b, c, d]| {
+            let left = i32::from(i16::from_le_bytes([a, b]));
+            let right = i32::from(i16::from_le_bytes([c, d]));
+            // Of two 16-bit numbers the mean is one too.
+            (((left + right) >> 1) as i16).to_le_bytes()
+        })
+        .collect()
+}
+
+/// An RTVI message of this type.
+fn rtvi(mut message: serde_json::Value) -> Kind {
+    message["label"] = "rtvi-ai".into();
+    Kind::Message(MessageFrame {
+        data: message.to_string(),
+    })
+}
+
+fn write(frame: Frame, out: &mut Vec<u8>) -> Outgoing {
+    frame.encode(out).expect("a vector grows");
+    Outgoing::Binary
+}
+
+#[derive(Deserialize)]
+struct Rtvi {
+    label: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    id: Option<Scalar>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Two samples, 0x0100 and 0x7fff, 16 kHz, mono (telephony reference 11.2).
+    const AUDIO: [u8; 13] = [
+        0x12, 0x0b, 0x1a, 0x04, 0x00, 0x01, 0xff, 0x7f, 0x20, 0x80, 0x7d, 0x28, 0x01,
+    ];
+
+    fn started() -> Pipecat {
+        let mut dialect = Pipecat::default();
+        let event = dialect.decode(Incoming::Binary(&AUDIO), &mut Vec::new());
+        assert!(matches!(event, Ok(CallerEvent::Started(_))), "{event:?}");
+        let mut audio = Vec::new();
+        assert_eq!(dialect.more(&mut audio), Some(CallerEvent::Audio));
+        assert_eq!(audio, AUDIO[4..8]);
+        assert_eq!(dialect.more(&mut audio), None);
+        dialect
+    }
+
+    fn frame(audio: &[u8], sample_rate: u32, num_channels: u32) -> Vec<u8> {
+        let audio = AudioRawFrame {
+            audio: audio.to_vec(),
+            sample_rate,
+            num_channels,
+        };
+        Frame {
+            kind: Some(Kind::Audio(audio)),
+        }
+        .encode_to_vec()
+    }
+
+    fn check(bytes: &[u8], expected: Result<&[u8], DialectError>) {
+        let mut audio = Vec::new();
+        let event = started().decode(Incoming::Binary(bytes), &mut audio);
+        let expected = expected.map(|bytes| {
+            assert_eq!(audio, bytes);
+            if bytes.is_empty() {
+                CallerEvent::Nothing
+            } else {
+                CallerEvent::Audio
+            }
+        });
+        assert_eq!(event, expected, "{bytes:x?}");
+    }
+
+    /// The bytes of telephony reference 11.2.
+    #[test]
+    fn frames_are_written_as_pipecat_writes_them() {
+        let mut out = Vec::new();
+        assert_eq!(
+            started().encode(CallerCommand::Audio(&AUDIO[4..8]), &mut out),
+            Outgoing::Binary
+        );
+        assert_eq!(out, AUDIO);
+        started().encode(CallerCommand::Clear, &mut out);
+        assert_eq!(out, [0x2a, 0x00]);
+        let message = MessageFrame {
+            data: r#"{"a":1}"#.to_owned(),
+        };
+        let frame = Frame {
+            kind: Some(Kind::Message(message)),
+        };
+        out.clear();
+        write(frame, &mut out);
+        assert_eq!(out, b"\x22\x09\x0a\x07{\"a\":1}");
+    }
+
+    /// Rate 0 and more than two channels are refused (telephony reference 11.3), two are mixed.
+    #[test]
+    fn every_frame_says_its_rate_and_channels() {
+        let unsupported = || Err(DialectError::UnsupportedFormat);
+        check(&frame(&[1, 0], 16_000, 1), Ok(&[1, 0]));
+        check(&frame(&[3, 0, 254, 255], 16_000, 2), Ok(&[0, 0]));
+        check(&frame(&[255, 127, 255, 127], 16_000, 2), Ok(&[255, 127]));
+        check(&frame(&[1, 0], 0, 1), unsupported());
+        check(&frame(&[1, 0], 24_000, 1), unsupported());
+        check(&frame(&[0; 6], 16_000, 3), unsupported());
+        check(&frame(&[0; 6], 16_000, 2), Err(DialectError::OddByteCount));
+        check(&frame(&[0; 3], 16_000, 1), Err(DialectError::OddByteCount));
+        check(&frame(&[], 16_000, 1), Ok(&[]));
+    }
+
+    /// Unknown fields are skipped, and of two frames in one message the last counts (telephony reference 11.3).
+    #[test]
+    fn a_newer_client_is_understood() {
+        // Field 99 with a number, then the audio, whose field 6 is the presentation time.
+        let mut newer = vec![0x98, 0x06, 0x07];
+        newer.extend([0x12, 0x0d]);
+        newer.extend(&AUDIO[2..]);
+        newer.extend([0x30, 0x07]);
+        check(&newer, Ok(&AUDIO[4..8]));
+        let twice = [&[0x0a, 0x00][..], &AUDIO].concat();
+        check(&twice, Ok(&AUDIO[4..8]));
+        // A kind that is not known at all.
+        check(&[0x52, 0x00], Ok(&[]));
+        check(&[], Ok(&[]));
+    }
+
+    #[test]
+    fn faults_have_names() {
+        check(&[0x12], Err(DialectError::MalformedProtobuf));
+        check(&[0xff; 20], Err(DialectError::MalformedProtobuf));
+        check(b"\x22\x03\x0a\x01{", Err(DialectError::MalformedJson));
+        let text = Incoming::Text("{}");
+        let event = started().decode(text, &mut Vec::new());
+        assert_eq!(event, Err(DialectError::TextUnexpected));
+    }
+
+    /// `client-ready` comes before audio, and is answered by `bot-ready` of the same id (telephony reference 11.3).
+    #[test]
+    fn a_client_that_is_ready_is_answered() {
+        let mut dialect = Pipecat::default();
+        let ready = rtvi(serde_json::json!({"type": "client-ready", "id": "r-1"}));
+        let ready = Frame { kind: Some(ready) }.encode_to_vec();
+        let event = dialect.decode(Incoming::Binary(&ready), &mut Vec::new());
+        assert_eq!(event, Ok(CallerEvent::Nothing));
+        let mut out = Vec::new();
+        assert_eq!(dialect.answer(&mut out), Outgoing::Binary);
+        let Some(Kind::Message(answer)) = Frame::decode(&out[..]).unwrap().kind else {
+            panic!("{out:x?}");
+        };
+        let answer: serde_json::Value = serde_json::from_str(&answer.data).unwrap();
+        assert_eq!(
+            (&answer["type"], &answer["id"]),
+            (&"bot-ready".into(), &"r-1".into())
+        );
+        assert_eq!(dialect.answer(&mut out), Outgoing::Nothing);
+    }
+
+    proptest! {
+        #[test]
+        fn total_and_audio_only_with_audio(
+            messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 1..6),
+            at in any::<prop::sample::Index>(), byte in any::<u8>(),
+        ) {
+            let mut dialect = started();
+            let mut changed = AUDIO.to_vec();
+            changed[at.index(AUDIO.len())] = byte;
+            let mut audio = Vec::new();
+            for message in messages.iter().chain([&changed]) {
+                let event = dialect.decode(Incoming::Binary(message), &mut audio);
+                prop_assert_eq!(event == Ok(CallerEvent::Audio), !audio.is_empty());
+            }
+        }
+    }
+}
