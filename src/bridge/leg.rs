@@ -61,7 +61,7 @@ pub enum Line {
     /// A WebSocket.
     Socket(Box<WebSocketStream<Metered>>),
     /// Packets, each a binary message.
-    Packets(Packets),
+    Packets(Box<Packets>),
 }
 
 impl From<WebSocketStream<Metered>> for Line {
@@ -72,7 +72,7 @@ impl From<WebSocketStream<Metered>> for Line {
 
 impl From<Packets> for Line {
     fn from(packets: Packets) -> Self {
-        Self::Packets(packets)
+        Self::Packets(Box::new(packets))
     }
 }
 

@@ -156,7 +156,7 @@ mod tests {
             let bytes = rate * 2 * FRAME.as_millis() as usize / 1_000;
             let bytes = bytes * Exotel::CAPABILITIES.chunk_frames;
             assert!(
-                (3_200..=100_000).contains(&bytes) && bytes % 320 == 0,
+                (3_200..=100_000).contains(&bytes) && bytes.is_multiple_of(320),
                 "{bytes}"
             );
         }

@@ -55,6 +55,13 @@ impl AudioSocketWire {
         }
     }
 
+    fn heard(&self, samples: Vec<i16>) -> Heard {
+        Heard::Audio {
+            samples,
+            item: Some(self.reply.saturating_sub(1)),
+        }
+    }
+
     fn read(&mut self, packet: &[u8]) -> Result<Vec<Heard>, String> {
         match packet {
             [0, 0, 0] => Ok(vec![
@@ -70,14 +77,15 @@ impl AudioSocketWire {
                     if self.n_silent > PAUSE {
                         return Ok(Vec::new());
                     }
-                } else {
-                    self.reply += usize::from(self.n_silent >= PAUSE);
-                    self.n_silent = 0;
+                    return Ok(vec![self.heard(samples)]);
                 }
-                Ok(vec![Heard::Audio {
-                    samples,
-                    item: Some(self.reply.saturating_sub(1)),
-                }])
+                let begins = self.n_silent >= PAUSE;
+                self.reply += usize::from(begins);
+                self.n_silent = 0;
+                // The last packet of what filled the line is still being played when a reply begins.
+                let before = begins.then(|| self.heard(vec![0; samples.len()]));
+                let reply = self.heard(samples);
+                Ok(before.into_iter().chain([reply]).collect())
             }
             _ => Err(format!(
                 "a packet that Asterisk does not take: {:?} of {} bytes",

@@ -437,7 +437,12 @@ async fn slow_reader(row: &Row) {
         (ended, before.elapsed())
     };
     let (_, (ended, after)) = tokio::join!(phone.call(gone), left);
-    assert_eq!(ended.end_reason, EndReason::CallerTooSlow);
+    // Infobip itself hangs up a line on which nothing comes.
+    let expected = match row.dialect {
+        Dialect::Infobip => EndReason::CallerHangup,
+        _ => EndReason::CallerTooSlow,
+    };
+    assert_eq!(ended.end_reason, expected);
     assert!(after < Duration::from_secs(60), "{after:?}");
     world.assert_quiet().await;
 }
