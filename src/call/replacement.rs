@@ -52,10 +52,11 @@ impl Loss {
         }
     }
 
-    /// Where the same deployment refused the same settings, there is little hope.
+    /// Where the same deployment refused the same settings there is little hope, and each stall costs the caller much
+    /// time.
     const fn weight(self) -> u32 {
         match self {
-            Self::Rejected => 2,
+            Self::Rejected | Self::Stalled => 2,
             _ => 1,
         }
     }

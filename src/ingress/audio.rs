@@ -79,11 +79,8 @@ const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// The largest Opus packet, in bytes (RFC 7845 section 6 names it as a limit per channel).
 const MAX_OPUS_BYTES: usize = 61_440;
 
-/// One second of the largest format, `pcm16` at 48 kHz.
+/// One second of the largest format, `pcm16` at 48 kHz; in protobuf, what is around it is counted too.
 const MAX_MESSAGE_BYTES: usize = 2 * 48_000;
-
-/// What protobuf may put around that, in bytes: two keys and two lengths.
-const MAX_PROTOBUF_OVERHEAD: usize = 16;
 
 /// Longest `call_id` and `caller`, in bytes: they are names, and land in every log line of the call.
 const MAX_NAME_BYTES: usize = 256;
@@ -131,7 +128,7 @@ impl Speak for Audio {
         says_end: true,
         by_provider: false,
         subprotocols: &[SUBPROTOCOL],
-        max_message_bytes: MAX_MESSAGE_BYTES + MAX_PROTOBUF_OVERHEAD,
+        max_message_bytes: MAX_MESSAGE_BYTES,
         ..Capabilities::OF_A_PROVIDER
     };
 
@@ -156,7 +153,7 @@ impl Speak for Audio {
             (Incoming::Binary(bytes), Form::Json) => self.binary(bytes, audio),
             (Incoming::Text(text), Form::Json) => self.control(text),
             (Incoming::Binary(bytes), Form::Protobuf) => {
-                let limit = MAX_MESSAGE_BYTES + MAX_PROTOBUF_OVERHEAD;
+                let limit = MAX_MESSAGE_BYTES;
                 if bytes.len() > limit {
                     return Err(DialectError::TooLarge { limit });
                 }

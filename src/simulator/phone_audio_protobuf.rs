@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn reads_what_the_contract_says() {
         let mut wire = AudioProtobufWire::new(AudioFormat::MODEL_PCM, BTreeMap::new()).unwrap();
-        let start = b"\x0a\x07\x0a\x05\x08\x01\x10\xc0\xbb\x01";
+        let start = b"\x0a\x08\x0a\x06\x08\x01\x10\xc0\xbb\x01";
         assert_eq!(wire.opening(), [Message::binary(start[..].to_vec())]);
         let mut heard = |bytes: &[u8]| wire.receive(&Message::binary(bytes.to_vec())).remove(0);
         assert!(matches!(heard(b"\x22\x00"), Heard::Violation(_)));

@@ -127,11 +127,11 @@ async fn the_deployment_stalls_in_mid_word() {
     let stall = "[[faults]]\nkind = 'stall'\n";
     for dialect in [Dialect::Twilio, Dialect::Audio] {
         let (_, report) = ends(dialect, stall, EndReason::ModelUnavailable, 1013).await;
-        // 250 ms were sent by each of five sessions, 8 s before it was given up.
-        assert!(report.received.audio_ms >= 5.0 * 240.0, "{report}");
+        // 250 ms were sent by each of four sessions, 8 s before it was given up.
+        assert!(report.received.audio_ms >= 4.0 * 240.0, "{report}");
         let last_word = report.turns[0].speech_end_ms.expect("said");
         let waited = report.ended_ms - last_word;
-        assert!((45_000.0..55_000.0).contains(&waited), "{report}");
+        assert!((35_000.0..43_000.0).contains(&waited), "{report}");
     }
     // An SDK caller that ends it all first.
     let script = [
@@ -223,9 +223,9 @@ async fn a_failed_response_is_asked_for_once_more() {
         let (world, report) = goes_on(dialect, &once, CONFIG).await;
         assert_answered(&report, &[true, true]);
         assert_eq!((world.metric(retries), world.metric(statuses)), (1.0, 1.0));
-        // A deployment that always fails is asked twice in each of five sessions.
+        // A deployment that always fails is asked twice in each of eight sessions.
         let (world, _) = ends(dialect, failed, EndReason::ModelUnavailable, 1013).await;
-        assert_eq!((world.metric(retries), world.metric(statuses)), (5.0, 10.0));
+        assert_eq!((world.metric(retries), world.metric(statuses)), (8.0, 16.0));
     }
     let (world, report) = goes_on(Dialect::Realtime, failed, CONFIG).await;
     assert_answered(&report, &[false, false]);
@@ -247,7 +247,7 @@ async fn so_is_one_that_cannot_even_begin() {
         let (world, _) = ends(dialect, fault, EndReason::ModelUnavailable, 1013).await;
         assert_eq!(
             (world.metric(retries), world.metric(&errors("server_error"))),
-            (5.0, 10.0)
+            (8.0, 16.0)
         );
     }
     let (_, report) = goes_on(Dialect::Realtime, fault, CONFIG).await;
