@@ -119,8 +119,9 @@ impl Plan {
         let lookups = Lookups::default();
         let web = webhook(&tasks, &lookups);
         let keys = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!(
-            "chaos-key-{}-{}",
+            "chaos-key-{}-{}-{}",
             self.seed,
+            self.standby,
             std::process::id()
         ));
         std::fs::write(&keys, "key-0").expect("a temporary file");
