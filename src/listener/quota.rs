@@ -34,7 +34,13 @@ impl Gateway {
         number: Option<&str>,
         pool: &Pool,
     ) -> Result<CallLease, Busy> {
-        let members: Vec<_> = pool.members().iter().map(|it| it.name()).collect();
+        let members = pool.members().iter();
+        let mut carrying: Vec<_> = members.clone().filter(|it| it.is_dependable()).collect();
+        if carrying.is_empty() {
+            // Who comes now finds out whether one of them is back.
+            carrying = members.collect();
+        }
+        let members: Vec<_> = carrying.into_iter().map(|it| it.name()).collect();
         let capacity = self.quota.pool(pool.name(), &members);
         let caller = Caller {
             tenant,

@@ -70,6 +70,16 @@ impl Deployment {
         self.state.lock().health.is_returning(now())
     }
 
+    /// Whether it can be counted on: it is neither failing nor refusing the credential. One that wants to be left alone
+    /// for a while can.
+    #[must_use]
+    pub fn is_dependable(&self) -> bool {
+        matches!(
+            self.standing(),
+            Standing::Well | Standing::Returning(_) | Standing::Paused(_)
+        )
+    }
+
     /// Sessions there that are used, stand by or are being opened.
     #[must_use]
     pub fn held(&self) -> u32 {

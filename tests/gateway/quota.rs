@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use trunkline::call::EndReason;
 use trunkline::simulator::phone_dialect::Dialect;
-use trunkline::simulator::{Act, SoftPhone, speech};
+use trunkline::simulator::{Act, Mood, SoftPhone, speech};
 
 use crate::client::{Client, pcm_frames};
 use crate::harness::{CONFIG, World};
@@ -322,6 +322,16 @@ async fn calls_go_where_their_tokens_will_fit() {
         // A quarter by the grants, half by sessions. Ties are broken by chance.
         assert!((0.18..0.33).contains(&share), "{share}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deployment_that_fails_carries_nothing() {
+    let world = pool("forecast", "['small', 'large']", &UNLIKE, true);
+    world.simulator.set_mood("large", Mood::Refusing(503));
+    let rush = rush_to(&world, MAIN, (4.0, 12.0)).await;
+    println!("without the large one: {rush}");
+    assert!((3..25).contains(&rush.n_admitted), "{rush:?}");
+    assert_eq!(rush.n_rate_limited, 0);
 }
 
 /// What the above is measured against: grants that nobody knows of.
