@@ -109,9 +109,12 @@ async fn world(row: &Row, agent: &str, simulator: &str) -> World {
 /// A phone of this row without a credential.
 fn bare(row: &Row, acts: impl Into<Vec<Act>>) -> SoftPhone {
     let path = Wire::path_of(row.wire()).expect("a path");
-    let url = format!("ws://gateway{path}/desk");
+    let (format, query) = row.codec.unwrap_or((AudioFormat::MODEL_PCM, ""));
+    let url = format!("ws://gateway{path}/desk{query}");
     SoftPhone::new(&url, row.dialect)
         .expect("a good address")
+        .format(format)
+        .expect("no Opus")
         .script(acts)
 }
 
