@@ -473,6 +473,13 @@ mod tests {
             Some((Codec::Alaw, 16_000)),
         );
         check(r#"{"codec":"opus"}"#, Some((Codec::Opus, 24_000)));
+        check(r#"{"codec":"opus","rate":32000}"#, None);
+        check(r#"{"codec":"g722"}"#, Some((Codec::G722, 16_000)));
+        check(
+            r#"{"codec":"g722","rate":8000}"#,
+            Some((Codec::G722, 16_000)),
+        );
+        check(r#"{"codec":"g722","rate":24000}"#, None);
         check(
             r#"{"codec":"opus","rate":48000}"#,
             Some((Codec::Opus, 48_000)),

@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 use trunkline::auth::hash_key;
 use trunkline::call::EndReason;
 use trunkline::ingress::{Capabilities, Clear, Dialect as Wire};
+use trunkline::media::AudioFormat;
 use trunkline::simulator::judge::cross_correlation;
 use trunkline::simulator::phone_dialect::Dialect;
 use trunkline::simulator::phone_timeline::Side;
