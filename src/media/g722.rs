@@ -124,7 +124,7 @@ impl G722Encoder {
         self.low.follow_low(low_code);
         let high_code = high_code(saturated(high - self.high.estimate), self.high.step);
         self.high.follow_high(high_code);
-        (high_code << 6 | low_code) as u8
+        ((high_code << 6) | low_code) as u8
     }
 }
 
@@ -234,7 +234,7 @@ impl Band {
             octave,
         } = *self.kind;
         self.log_step = (scaled(self.log_step, 32_512) + growth).clamp(0, max_log_step);
-        let mantissa = OCTAVE[(self.log_step >> 6 & 31) as usize];
+        let mantissa = OCTAVE[((self.log_step >> 6) & 31) as usize];
         let down = octave - (self.log_step >> 11);
         self.step = 4 * if down < 0 {
             mantissa << -down
@@ -449,7 +449,7 @@ mod tests {
         digest(pcm.iter().flat_map(|sample| sample.to_le_bytes()))
     }
 
-    /// The file and the digests are what libavcodec (PyAV 18.1.0) and libg722 (PyPI `G722` 1.2.8) make alike of the same
+    /// The file and the digests are what libavcodec (by PyAV 18.1.0) and libg722 (by G722 1.2.8) make alike of the same
     /// input; no package has the ITU's own sequences. Noise of full scale and bytes at random saturate everything.
     #[test]
     fn two_others_make_the_same_of_it() {

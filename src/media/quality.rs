@@ -164,8 +164,16 @@ fn correlation(a: &[i16], b: &[i16]) -> f64 {
 
 #[test]
 fn speech_comes_back_through_mu_law() {
+    check_speech(AudioFormat::ULAW_8K);
+}
+
+#[test]
+fn speech_comes_back_through_g722() {
+    check_speech(AudioFormat::G722);
+}
+
+fn check_speech(format: AudioFormat) {
     let model = SampleRate::HZ_24000;
-    let format = AudioFormat::ULAW_8K;
     let mut encoder = CallerEncoder::new(model, format, OpusSettings::default()).unwrap();
     let mut decoder = CallerDecoder::new(format, model).unwrap();
     let mut frames = FrameQueue::new(format, std::time::Duration::from_secs(10));
