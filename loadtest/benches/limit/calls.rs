@@ -1,7 +1,7 @@
 //! Both far ends of a gateway in one thread: phones that call it, and the model's sessions that it opens for them.
 //!
 //! Audio flows both ways all the time: a frame of 20 ms from each phone, and from each session a piece of the answer
-//! at a time. Calls are spread over slots of 1 ms. Each piece counts as sent when it was due, so that a slow far end is
+//! at a time; every few seconds the model takes what it heard for a turn and answers anew. Calls are spread over slots of 1 ms. Each piece counts as sent when it was due, so that a slow far end is
 //! not mistaken for a fast gateway.
 
 use std::collections::VecDeque;
@@ -26,6 +26,9 @@ const TIMER: Token = Token(1);
 
 /// Audio is counted in pieces of this length.
 const UNIT: Duration = Duration::from_millis(20);
+
+/// The model hears the end of a turn so often, and answers anew.
+const TURN: Duration = Duration::from_secs(5);
 
 /// Samples of the model's audio in one, 24 kHz.
 const UNIT_SAMPLES: usize = 480;
@@ -111,6 +114,8 @@ struct Session {
     is_ready: bool,
     n_samples: usize,
     due: VecDeque<Instant>,
+    /// The number of the answer, from 1.
+    turn: u32,
 }
 
 /// What all calls share.
@@ -216,7 +221,7 @@ impl Calls {
     pub(crate) fn flow(&mut self) {
         self.is_flowing = true;
         for session in &mut self.sessions {
-            session.begin_to_answer();
+            session.take_turn();
         }
     }
 
@@ -291,6 +296,7 @@ impl Calls {
                 is_ready: false,
                 n_samples: 0,
                 due: VecDeque::new(),
+                turn: 0,
             });
         }
     }
@@ -326,7 +332,10 @@ impl Calls {
                 continue;
             }
             let session = &mut self.sessions[n];
-            let message = delta(&self.piece);
+            if is_due(n, TURN) {
+                session.take_turn();
+            }
+            let message = delta(session.turn, &self.piece);
             put_frame(session.stream.output(), TEXT, message.as_bytes(), false);
             session.due.push_back(due);
             if !session.stream.flush() {
@@ -467,14 +476,25 @@ impl Phone {
 }
 
 impl Session {
-    fn begin_to_answer(&mut self) {
-        for event in [
-            r#"{"type":"response.created","event_id":"event_2","response":{"object":"realtime.response","id":"resp_1","status":"in_progress","output":[]}}"#,
-            r#"{"type":"response.output_item.added","event_id":"event_3","response_id":"resp_1","output_index":0,"item":{"id":"item_1","type":"message","status":"in_progress","role":"assistant","content":[]}}"#,
-            r#"{"type":"response.content_part.added","event_id":"event_4","response_id":"resp_1","item_id":"item_1","output_index":0,"content_index":0,"part":{"type":"audio","transcript":""}}"#,
-        ] {
-            put_frame(self.stream.output(), TEXT, event.as_bytes(), false);
+    /// Ends the answer, if there is one, hears the caller's turn and begins the next answer.
+    fn take_turn(&mut self) {
+        let n = self.turn;
+        if n > 0 {
+            self.say(&format!(r#"{{"type":"response.output_audio.done","event_id":"event_{n}a","response_id":"resp_{n}","item_id":"item_{n}","output_index":0,"content_index":0}}"#));
+            self.say(&format!(r#"{{"type":"response.output_item.done","event_id":"event_{n}b","response_id":"resp_{n}","output_index":0,"item":{{"id":"item_{n}","object":"realtime.item","type":"message","status":"completed","role":"assistant","content":[{{"type":"output_audio","transcript":"Word."}}]}}}}"#));
+            self.say(&format!(r#"{{"type":"response.done","event_id":"event_{n}c","response":{{"object":"realtime.response","id":"resp_{n}","status":"completed","output":[],"usage":{{"total_tokens":150,"input_tokens":50,"output_tokens":100}}}}}}"#));
         }
+        let n = n + 1;
+        self.turn = n;
+        self.say(&format!(r#"{{"type":"input_audio_buffer.committed","event_id":"event_{n}d","previous_item_id":null,"item_id":"said_{n}"}}"#));
+        self.say(&format!(r#"{{"type":"conversation.item.added","event_id":"event_{n}e","previous_item_id":null,"item":{{"id":"said_{n}","object":"realtime.item","type":"message","status":"completed","role":"user","content":[{{"type":"input_audio","transcript":null}}]}}}}"#));
+        self.say(&format!(r#"{{"type":"response.created","event_id":"event_{n}f","response":{{"object":"realtime.response","id":"resp_{n}","status":"in_progress","output":[]}}}}"#));
+        self.say(&format!(r#"{{"type":"response.output_item.added","event_id":"event_{n}g","response_id":"resp_{n}","output_index":0,"item":{{"id":"item_{n}","object":"realtime.item","type":"message","status":"in_progress","role":"assistant","content":[]}}}}"#));
+        self.say(&format!(r#"{{"type":"response.content_part.added","event_id":"event_{n}h","response_id":"resp_{n}","item_id":"item_{n}","output_index":0,"content_index":0,"part":{{"type":"audio","transcript":""}}}}"#));
+    }
+
+    fn say(&mut self, event: &str) {
+        put_frame(self.stream.output(), TEXT, event.as_bytes(), false);
     }
 }
 
@@ -532,9 +552,9 @@ fn append(audio: &str) -> String {
     format!(r#"{{"type":"input_audio_buffer.append","audio":"{audio}"}}"#)
 }
 
-fn delta(audio: &str) -> String {
+fn delta(turn: u32, audio: &str) -> String {
     format!(
-        r#"{{"type":"response.output_audio.delta","event_id":"event_CZ9sHhQ2pGn7vKQm3uXoR","response_id":"resp_1","item_id":"item_1","output_index":0,"content_index":0,"delta":"{audio}"}}"#
+        r#"{{"type":"response.output_audio.delta","event_id":"event_CZ9sHhQ2pGn7vKQm3uXoR","response_id":"resp_{turn}","item_id":"item_{turn}","output_index":0,"content_index":0,"delta":"{audio}"}}"#
     )
 }
 
