@@ -49,7 +49,7 @@ def gateway():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRUNKLINE_LOG", "trace")
         with Stack(gateway=False) as stack:
-            process = stack._start(["serve"], "gateway", config(stack.simulators["parrot"]))
+            process = stack.start(["serve"], "gateway", config(stack.simulators["parrot"]))
             yield process.address("callers")
             log = stack.log("gateway").read_text()
             assert "made a ticket" in log or "call ended" in log, log[-2000:]
