@@ -31,6 +31,10 @@ address = "127.0.0.1:0"
 public_url = "wss://{PUBLIC}"
 [listener.shed]
 loop_lag = "0s"
+# The tests come one after the other, and most of them to be refused.
+[listener.limits]
+calls_per_second_per_tenant = 0
+failed_auth_per_minute = 0
 [admin]
 address = "127.0.0.1:0"
 [auth]
@@ -206,8 +210,17 @@ class Handset:
             except asyncio.TimeoutError:
                 raise AssertionError(f"never: {what}; {len(self.heard)} bytes heard, log {self.log[-20:]}") from None
 
-    def is_quiet(self) -> bool:
-        return not self._waiting and not self._to_say
+    async def until_quiet(self):
+        """Waits until nothing was said or heard for half a second."""
+        since = time.monotonic()
+
+        def is_quiet() -> bool:
+            nonlocal since
+            if self._waiting or self._to_say:
+                since = time.monotonic()
+            return time.monotonic() - since > 0.5
+
+        await self.until("quiet", is_quiet)
 
 
 def likeness(said: bytes, heard: bytes) -> float:
