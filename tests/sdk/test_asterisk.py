@@ -40,6 +40,21 @@ agent = "desk"
 uuid = "{UUID}"
 """
 
+THREE = ("one", "two", "three")
+# What they do, and how they are connected: by AudioSocket as application and as channel, by chan_websocket with
+# control messages in JSON and in text.
+CALLERS = [
+    "talk-socket",
+    "talk-dial",
+    "talk-web",
+    "talk-text",
+    "rude-socket",
+    "rude-web",
+    "keys-dial",
+    "keys-web",
+    "rude-stranger",
+]
+
 MODULES = """
 pbx_config res_clioriginate res_sorcery_config app_audiosocket res_audiosocket chan_audiosocket res_http_websocket res_websocket_client chan_websocket
 app_dial app_playback app_record app_senddtmf bridge_simple format_wav codec_resample codec_ulaw codec_alaw
@@ -82,22 +97,23 @@ password = {CALLER_KEY}
 connection_type = per_call_config
 tls_enabled = no
 """,
-            # The caller says three words and a pause later one more, and hears until it is silent.
+            # A caller's extension says what it does, and how it is connected.
             "extensions": f"""
 [caller]
-exten => s,1,Answer()
+exten => _talk-.,1,Answer()
  same => n,Playback({self.folder}/three)
- same => n,Record({self.folder}/heard.wav,0,6,kq)
+ same => n,Record({self.folder}/${{EXTEN}}.wav,0,5,kq)
  same => n,Hangup()
-exten => rude,1,Answer()
+exten => _rude-.,1,Answer()
  same => n,Playback({self.folder}/three)
  same => n,Record({self.folder}/cut.wav,0,2,kq)
  same => n,Playback({self.folder}/nine)
- same => n,Record({self.folder}/heard.wav,0,3,kq)
+ same => n,Record({self.folder}/${{EXTEN}}.wav,0,3,kq)
  same => n,Hangup()
-exten => keys,1,Answer()
+exten => _keys-.,1,Answer()
+ same => n,Playback({self.folder}/silence)
  same => n,SendDTMF(42#,100,100)
- same => n,Record({self.folder}/heard.wav,0,5,kq)
+ same => n,Record({self.folder}/${{EXTEN}}.wav,0,5,kq)
  same => n,Hangup()
 [gateway]
 exten => socket,1,Answer()
@@ -112,10 +128,10 @@ exten => text,1,Dial(WebSocket/trunkline/c(ulaw)v(queue=billing))
 """,
         }.items():
             (self.folder / f"etc/{name}.conf").write_text(text)
-        for name, words in {"three": ("one", "two", "three"), "nine": ("nine",)}.items():
+        for name, words in {"three": THREE, "nine": ("nine",), "silence": ()}.items():
             with wave.open(str(self.folder / f"{name}.wav"), "wb") as clip:
                 clip.setparams((1, 2, 8000, 0, "NONE", ""))
-                clip.writeframes(spoken(*words))
+                clip.writeframes(spoken(*words) or bytes(8000))
         self.log = self.folder / "log/messages"
         with (self.folder / "log/stdout").open("wb") as log:
             self._process = subprocess.Popen(
@@ -147,22 +163,23 @@ exten => text,1,Dial(WebSocket/trunkline/c(ulaw)v(queue=billing))
         asked = subprocess.run(self._command("-rx", command), capture_output=True, text=True, timeout=START_SECONDS)
         return asked.stdout
 
-    def call(self, caller: str, gateway: str) -> bytes:
-        """Connects the two and waits until both hung up; gives what the caller heard, PCM16 at 8 kHz."""
-        heard = self.folder / "heard.wav"
-        heard.unlink(missing_ok=True)
-        said = self.ask(f"channel originate Local/{caller}@caller/n extension {gateway}@gateway")
-        assert "No such command" not in said, said
+    def call(self, callers: list[str]):
+        """Makes these calls at once and waits until all have hung up."""
+        for caller in callers:
+            gateway = caller.split("-")[1]
+            said = self.ask(f"channel originate Local/{caller}@caller/n extension {gateway}@gateway")
+            assert "No such command" not in said, said
         began = time.monotonic()
 
-        def is_over() -> bool:
+        def are_over() -> bool:
             found = re.search(r"(\d+) active channel", self.ask("core show channels"))
-            return bool(found) and found[1] == "0" and time.monotonic() - began > 1
+            return bool(found) and found[1] == "0" and time.monotonic() - began > 2
 
-        self._wait(is_over, "the call never ended", CALL_SECONDS)
-        if not heard.exists():
-            return b""
-        with wave.open(str(heard)) as clip:
+        self._wait(are_over, "the calls never ended", CALL_SECONDS)
+
+    def heard(self, caller: str) -> bytes:
+        """What the caller heard after it spoke, PCM16 at 8 kHz."""
+        with wave.open(str(self.folder / f"{caller}.wav")) as clip:
             assert (clip.getframerate(), clip.getnchannels(), clip.getsampwidth()) == (8000, 1, 2)
             return clip.readframes(clip.getnframes())
 
@@ -177,65 +194,46 @@ exten => text,1,Dial(WebSocket/trunkline/c(ulaw)v(queue=billing))
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Line:
-    """An Asterisk and the gateway that it calls."""
-
-    def __init__(self, desk, asterisk: Asterisk):
-        self.desk = desk
-        self.asterisk = asterisk
-
-    def call(self, caller: str, gateway: str) -> tuple[bytes, dict | None]:
-        """What the caller heard, and what the gateway says of the call."""
-        n_ended = len(self.ended())
-        heard = self.asterisk.call(caller, gateway)
-        deadline = time.monotonic() + 5
-        while len(self.ended()) == n_ended and time.monotonic() < deadline:
-            time.sleep(0.1)
-        new = self.ended()[n_ended:]
-        assert len(new) <= 1, new
-        return heard, new[0] if new else None
-
-    def ended(self) -> list[dict]:
-        lines = self.desk.process.log.read_text(errors="replace").splitlines()
-        return [json.loads(line) for line in lines if '"call ended"' in line]
-
-
 @pytest.fixture(scope="module")
-def line():
+def calls():
+    """An Asterisk that has made all calls, and what the gateway says of them by dialect."""
     # The gateway does not say which port it got, so it is told one that was free just now.
     with socket.create_server(("127.0.0.1", 0)) as free:
         audiosocket = f"127.0.0.1:{free.getsockname()[1]}"
     with running(ACCOUNT.replace("@AUDIOSOCKET@", audiosocket), secrets=(UUID, CALLER_KEY)) as desk:
         asterisk = Asterisk(audiosocket, desk.address)
         try:
-            yield Line(desk, asterisk)
+            asterisk.call(CALLERS)
+            deadline = time.monotonic() + 5
+            while len(ended(desk)) < len(CALLERS) - 1 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            yield asterisk, ended(desk)
         finally:
             asterisk.stop()
 
 
-@pytest.mark.parametrize("gateway", ["socket", "dial", "web", "text"])
-def test_a_caller_hears_the_answer(line, gateway):
-    heard, ended = line.call("s", gateway)
-    assert ended and ended["end_reason"] == "caller_hangup", (ended, line.asterisk.tail())
-    assert ended["turns"] == 1, (ended, line.asterisk.tail())
-    assert likeness(spoken("one", "two", "three"), heard) > 0.9
+def ended(desk) -> list[dict]:
+    lines = desk.process.log.read_text(errors="replace").splitlines()
+    return [json.loads(line) for line in lines if '"call ended"' in line]
 
 
-@pytest.mark.parametrize("gateway", ["socket", "web"])
-def test_a_caller_interrupts(line, gateway):
-    _, ended = line.call("rude", gateway)
-    assert ended and ended["end_reason"] == "caller_hangup", (ended, line.asterisk.tail())
-    assert (ended["turns"], ended["barge_ins"]) == (2, 1), (ended, line.asterisk.tail())
+@pytest.mark.parametrize("caller", [caller for caller in CALLERS if caller.startswith("talk-")])
+def test_a_caller_hears_the_answer(calls, caller):
+    asterisk, _ = calls
+    assert likeness(spoken(*THREE), asterisk.heard(caller)) > 0.9, asterisk.tail()
 
 
-@pytest.mark.parametrize("gateway", ["dial", "web"])
-def test_keys_arrive(line, gateway):
-    """They are answered aloud, which silence is not."""
-    heard, ended = line.call("keys", gateway)
-    assert ended and ended["end_reason"] == "caller_hangup", (ended, line.asterisk.tail())
-    assert loudness(heard) > 100, (ended, line.asterisk.tail())
+@pytest.mark.parametrize("caller", [caller for caller in CALLERS if caller.startswith("keys-")])
+def test_keys_are_answered(calls, caller):
+    """Aloud, which the silence around them is not."""
+    asterisk, _ = calls
+    assert loudness(asterisk.heard(caller)) > 100, asterisk.tail()
 
 
-def test_a_stranger_is_hung_up(line):
-    _, ended = line.call("s", "stranger")
-    assert ended is None
+@pytest.mark.parametrize("dialect", ["audiosocket", "asterisk"])
+def test_the_gateway_saw_what_happened(calls, dialect):
+    """Of each dialect two callers who listened, one who interrupted, and one with keys; a stranger was hung up."""
+    asterisk, found = calls
+    of_dialect = [call for call in found if call["dialect"] == dialect]
+    assert {call["end_reason"] for call in of_dialect} == {"caller_hangup"}, asterisk.tail()
+    assert sorted((call["turns"], call["barge_ins"]) for call in of_dialect) == [(0, 0), (1, 0), (1, 0), (2, 1)]

@@ -111,15 +111,22 @@ async def call(desk):
 
 
 @pytest.mark.parametrize(("version", "told"), [("1.2.0", "1.2.0"), (rtvi.PROTOCOL_VERSION, rtvi.PROTOCOL_VERSION)])
-def test_a_call(desk, version, told):
-    said = spoken("one", "two", "three", rate=RATE)
-
+def test_a_client_hears_its_version(desk, version, told):
     async def run():
         async with call(desk) as client, client.on():
             await client.ready(version)
             ready = rtvi.BotReady.model_validate(client.of("bot-ready")[0])
             assert (ready.id, ready.data.version) == ("r-1", told)
 
+    asyncio.run(run())
+
+
+def test_a_call(desk):
+    said = spoken("one", "two", "three", rate=RATE)
+
+    async def run():
+        async with call(desk) as client, client.on():
+            await client.ready(rtvi.PROTOCOL_VERSION)
             client.say(said)
             await client.until("understood", lambda: client.of("user-transcription"))
             message = rtvi.UserTranscriptionMessage.model_validate(client.of("user-transcription")[0])

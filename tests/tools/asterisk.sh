@@ -43,6 +43,9 @@ apt-get install -y -qq --download-only --no-install-recommends asterisk asterisk
 for package in "$work"/cache/archives/*.deb; do
     dpkg-deb --extract "$package" "$work/root"
 done
+libraries=$(dirname "$(ls -d "$work"/root/usr/lib/*/asterisk)")
+"$libraries"/ld-linux*.so.* --library-path "$libraries" "$work/root/usr/sbin/asterisk" -V ||
+    no "what was fetched does not run here"
 rm -rf "$folder"
 mkdir -p "$folder"
 # What programs read, not what people do.

@@ -2,7 +2,7 @@
 # Installs what the given command needs and is missing, and says so: `setup.sh build` or `setup.sh test`.
 #
 # System packages come from apt; elsewhere the missing tools are named and left to the reader. What the SDK tests
-# need goes into `.venv` and `tests/sdk/node_modules`, again only when the files that pin it have changed.
+# need goes into `.venv`, `.asterisk` and `tests/sdk/node_modules`, again only when the files that pin it have changed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -103,6 +103,13 @@ install_python_packages() {
     cat "$sdks" "$oracles" "$autobahn" | cksum >.venv/installed
 }
 
+# A real telephone system for the tests that call by one; without it they are skipped.
+fetch_asterisk() {
+    [ -d .asterisk ] && return 0
+    say "fetching Asterisk into .asterisk; nothing of it is installed"
+    timeout 300 tests/tools/asterisk.sh .asterisk >&2 || say "there is none to be had here: its tests are skipped"
+}
+
 install_node_sdks() {
     local pins=(tests/sdk/package.json tests/sdk/package-lock.json)
     fresh tests/sdk/node_modules/.installed "${pins[@]}" && return 0
@@ -128,6 +135,7 @@ test)
     check_node
     install_python_packages
     install_node_sdks
+    fetch_asterisk
     ;;
 *)
     echo "usage: $0 build|test" >&2
