@@ -143,20 +143,15 @@ impl Speak for Audio {
         };
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        audio.clear();
         match (message, self.form) {
             (Incoming::Binary(bytes), Form::Json) => self.binary(bytes, audio),
             (Incoming::Text(text), Form::Json) => self.control(text),
             (Incoming::Binary(bytes), Form::Protobuf) => {
-                let limit = MAX_MESSAGE_BYTES;
-                if bytes.len() > limit {
-                    return Err(DialectError::TooLarge { limit });
-                }
                 self.said(audio_protobuf::read(bytes)?, audio)
             }
             (Incoming::Text(_), Form::Protobuf) => Err(DialectError::TextUnexpected),

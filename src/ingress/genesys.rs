@@ -94,17 +94,11 @@ impl Speak for Genesys {
         self.session = head.header("audiohook-session-id").map(str::to_owned);
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        audio.clear();
-        if message.len() > MAX_MESSAGE_BYTES {
-            return Err(DialectError::TooLarge {
-                limit: MAX_MESSAGE_BYTES,
-            });
-        }
         match (message, self.state) {
             (Incoming::Binary(_), State::Waiting) => Err(DialectError::BeforeStart),
             (Incoming::Binary([]), _) => Ok(ignore(&mut self.ignored.empty_audio)),

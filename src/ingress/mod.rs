@@ -101,12 +101,20 @@ pub enum Incoming<'a> {
     Binary(&'a [u8]),
 }
 
-impl Incoming<'_> {
+impl<'a> Incoming<'a> {
     /// Size of the message in bytes.
     fn len(self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::Binary(bytes) => bytes.len(),
+        }
+    }
+
+    /// The message's text, where only text is spoken.
+    fn text(self) -> Result<&'a str, DialectError> {
+        match self {
+            Self::Text(text) => Ok(text),
+            Self::Binary(_) => Err(DialectError::BinaryUnexpected),
         }
     }
 }
@@ -201,6 +209,24 @@ pub trait Speak: Default {
     ///
     /// What was wrong with the message.
     fn decode(
+        &mut self,
+        message: Incoming<'_>,
+        audio: &mut Vec<u8>,
+    ) -> Result<CallerEvent, DialectError> {
+        audio.clear();
+        let limit = Self::CAPABILITIES.max_message_bytes;
+        if message.len() > limit {
+            return Err(DialectError::TooLarge { limit });
+        }
+        self.read(message, audio)
+    }
+
+    /// Reads one message that is within the limit. `audio` is empty.
+    ///
+    /// # Errors
+    ///
+    /// What was wrong with the message.
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,

@@ -92,20 +92,12 @@ impl Speak for Twilio {
         self.ignored
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        audio.clear();
-        if message.len() > MAX_MESSAGE_BYTES {
-            return Err(DialectError::TooLarge {
-                limit: MAX_MESSAGE_BYTES,
-            });
-        }
-        let Incoming::Text(text) = message else {
-            return Err(DialectError::BinaryUnexpected);
-        };
+        let text = message.text()?;
         if self.decode_usual_media(text, audio) {
             return Ok(CallerEvent::Audio);
         }
