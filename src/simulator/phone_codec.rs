@@ -5,10 +5,13 @@
 
 use std::f64::consts::PI;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::media::Codec;
 
 /// Audio bytes that are no whole number of samples, or a codec that the phone does not speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CodecError {
     /// PCM16 with half a sample at the end.
     #[error("{0} bytes are not a whole number of 16 bit samples")]
@@ -16,6 +19,9 @@ pub(crate) enum CodecError {
     /// The phone does not speak Opus.
     #[error("the phone does not speak {0}")]
     NotSpoken(&'static str),
+    /// Where base64 was due.
+    #[error("not base64: {0}")]
+    Base64(#[from] base64::DecodeError),
 }
 
 /// Samples as bytes on the wire.
@@ -46,6 +52,14 @@ pub(crate) fn decode(codec: Codec, bytes: &[u8]) -> Result<Vec<i16>, CodecError>
         Codec::Alaw => Ok(bytes.iter().map(|&b| pcm_from_alaw(b)).collect()),
         Codec::Opus => Err(CodecError::NotSpoken(codec.name())),
     }
+}
+
+/// Base64 from the wire as samples.
+///
+/// # Errors
+/// See [`CodecError`].
+pub(crate) fn decode_base64(codec: Codec, text: &str) -> Result<Vec<i16>, CodecError> {
+    decode(codec, &STANDARD.decode(text)?)
 }
 
 /// ITU-T G.711 mu-law, the 16 bit sign and magnitude variant.

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::{decode, encode};
+use super::phone_codec::{decode_base64, encode};
 use super::phone_dialect::{FarEnd, Heard, excerpt};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
@@ -155,10 +155,7 @@ impl PlivoWire {
                 media.sample_rate
             ));
         }
-        let bytes = STANDARD
-            .decode(&media.payload)
-            .map_err(|e| format!("media.payload is not base64: {e}"))?;
-        let samples = decode(codec, &bytes).map_err(|e| e.to_string())?;
+        let samples = decode_base64(codec, &media.payload).map_err(|e| e.to_string())?;
         Ok(Heard::Audio {
             samples,
             item: None,

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::{decode, encode};
+use super::phone_codec::{decode_base64, encode};
 use super::phone_dialect::{FarEnd, Heard, Setting, excerpt};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
@@ -73,10 +73,8 @@ impl TelnyxWire {
             Some("media") => {
                 let payload = message["media"]["payload"].as_str();
                 let payload = payload.ok_or("100004: media has no payload")?;
-                let bytes = STANDARD
-                    .decode(payload)
-                    .map_err(|e| format!("100004: no base64: {e}"))?;
-                let samples = decode(self.codec, &bytes).map_err(|e| e.to_string())?;
+                let samples = decode_base64(self.codec, payload);
+                let samples = samples.map_err(|e| format!("100004: {e}"))?;
                 // RTP mode takes 20 ms and more (telephony reference 2.4).
                 let n_least = self.format().rate.hz() as usize / 50;
                 if samples.len() < n_least {

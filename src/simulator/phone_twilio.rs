@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::{decode, encode};
+use super::phone_codec::{decode_base64, encode};
 use super::phone_dialect::{FarEnd, Heard, excerpt};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
@@ -195,10 +195,8 @@ impl TwilioWire {
     }
 
     fn samples_of(&self, payload: &str) -> Result<Heard, String> {
-        let bytes = STANDARD
-            .decode(payload)
-            .map_err(|e| format!("31951: media.payload is not base64: {e}"))?;
-        let samples = decode(self.format.codec, &bytes).map_err(|e| e.to_string())?;
+        let samples = decode_base64(self.format.codec, payload);
+        let samples = samples.map_err(|e| format!("31951: {e}"))?;
         Ok(Heard::Audio {
             samples,
             item: None,
