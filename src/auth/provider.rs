@@ -344,7 +344,7 @@ fn read_tokens(config: &TwilioAccountConfig) -> Result<Vec<SecretString>, Secret
         env: config.second_auth_token_env.as_deref(),
         file: config.second_auth_token_file.as_deref(),
     };
-    let token = first.read()?.ok_or_else(|| first.missing())?;
+    let token = first.required()?;
     Ok([Some(token), second.read()?]
         .into_iter()
         .flatten()
