@@ -27,9 +27,9 @@ use super::interleaved::Interleaved;
 use super::json::{self, Scalar};
 use super::{
     Capabilities, Clear, CredentialIn, DialectError, Head, Ignored, Incoming, Lead, Marks,
-    Outgoing, Speak, ignore,
+    Outgoing, Speak, ignore, pressed,
 };
-use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
+use crate::call::{CallInfo, CallerCommand, CallerEvent, Mark};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
 /// The largest message that is read, in bytes: half a second at 64 kHz, and eight times the longest metadata.
@@ -171,9 +171,7 @@ impl Jambonz {
                 let text = message
                     .dtmf
                     .ok_or(DialectError::MissingField { field: "dtmf" })?;
-                Digit::only(&text.0)
-                    .map(CallerEvent::Dtmf)
-                    .ok_or(DialectError::UnknownDigit)
+                pressed(&text.0)
             }
             (None, Some("mark")) => {
                 let data = message.data.unwrap_or_default();

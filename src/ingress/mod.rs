@@ -45,6 +45,7 @@ mod interleaved;
 mod jambonz;
 pub mod json;
 mod media_proto;
+mod media_stream;
 mod mint;
 mod pipecat;
 mod plivo;
@@ -65,7 +66,7 @@ use std::collections::BTreeMap;
 
 use http::HeaderMap;
 
-use crate::call::{CallerCommand, CallerEvent};
+use crate::call::{CallerCommand, CallerEvent, Digit};
 
 pub use acs::Acs;
 pub use asterisk::Asterisk;
@@ -443,6 +444,13 @@ impl Ignored {
 const fn ignore(counter: &mut u32) -> CallerEvent {
     *counter = counter.saturating_add(1);
     CallerEvent::Nothing
+}
+
+/// A key was pressed, named by this text.
+fn pressed(text: &str) -> Result<CallerEvent, DialectError> {
+    Digit::only(text)
+        .map(CallerEvent::Dtmf)
+        .ok_or(DialectError::UnknownDigit)
 }
 
 #[cfg(test)]

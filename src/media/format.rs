@@ -123,6 +123,13 @@ impl AudioFormat {
         let bytes_per_sample = self.codec.bytes_per_sample()?;
         Some(self.rate.duration_of(n_bytes / bytes_per_sample))
     }
+
+    /// Whether these are whole samples, where that can be told.
+    #[must_use]
+    pub fn is_whole(self, bytes: &[u8]) -> bool {
+        let size = self.codec.bytes_per_sample();
+        size.is_none_or(|size| bytes.len().is_multiple_of(size))
+    }
 }
 
 impl fmt::Display for AudioFormat {
