@@ -260,6 +260,8 @@ pub(crate) enum Heard {
     Mark(String),
     /// Drop what has not sounded.
     Clear,
+    /// Keys to be pressed towards the line.
+    Keys(String),
     /// The model heard the caller: a client that owns its playback stops it and says how far it got.
     SpeechStarted,
     /// The model is done generating a reply.
