@@ -61,6 +61,7 @@ mod twilio_voice;
 pub mod upgrade;
 mod vobiz;
 mod vonage;
+mod webex;
 
 use std::collections::BTreeMap;
 
@@ -92,6 +93,7 @@ pub use twilio_voice::{
 };
 pub use vobiz::Vobiz;
 pub use vonage::Vonage;
+pub use webex::Webex;
 
 /// One WebSocket message from a caller, whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -369,6 +371,8 @@ dialects! {
     Exotel(Exotel),
     /// Pipecat's protobuf frames.
     Pipecat(Pipecat),
+    /// Webex Contact Center's virtual agents.
+    Webex(Webex),
 }
 
 impl Dialect {
@@ -378,6 +382,10 @@ impl Dialect {
         let (name, rest) = Self::PATHS
             .iter()
             .find_map(|(name, own)| Some((name, path.strip_prefix(own)?.strip_prefix('/')?)))?;
+        let rest = match *name {
+            Webex::NAME => rest.strip_suffix(webex::APPENDED).unwrap_or(rest),
+            _ => rest,
+        };
         match rest.split_once('/') {
             None => Some((name, rest, None)),
             Some((agent, ticket)) if !ticket.contains('/') => Some((name, agent, Some(ticket))),
@@ -472,12 +480,20 @@ mod tests {
         check("/twilio/media/desk", Some(("twilio", "desk", None)));
         check("/v1/audio/desk/tt_x", Some(("audio", "desk", Some("tt_x"))));
         check("/acs/media/desk/", Some(("acs", "desk", Some(""))));
+        // Webex appends a path of its own to the address that it is given.
+        check("/webex/va/desk/v1/va", Some(("webex", "desk", None)));
+        check(
+            "/webex/va/desk/tt_x/v1/va",
+            Some(("webex", "desk", Some("tt_x"))),
+        );
+        check("/webex/va/desk", Some(("webex", "desk", None)));
         for nowhere in [
             "/",
             "/acs",
             "/acs/media",
             "/acs/mediation/desk",
             "/acs/media/a/b/c",
+            "/acs/media/a/v1/va",
         ] {
             check(nowhere, None);
         }

@@ -10,6 +10,8 @@ use crate::scenarios::Scenario::{self, Dtmf, Garbage, Keepalive, MarkAfterClear}
 /// A dialect as the scenarios see it.
 pub(crate) struct Row {
     pub(crate) dialect: Dialect,
+    /// What its address ends in, where that makes it speak another form.
+    pub(crate) query: &'static str,
     /// Tables of the configuration by which its callers are let in.
     pub(crate) accounts: fn() -> String,
     /// Whether these are let in by keys that have to be fetched.
@@ -35,6 +37,11 @@ const NO_MARKS: (Scenario, &str) = (
 const NO_KEYS: (Scenario, &str) = (Dtmf, "has no keys");
 
 impl Row {
+    /// As the table has it.
+    pub(crate) fn name(&self) -> String {
+        format!("{}{}", self.dialect.name(), self.query.replace("f=", ""))
+    }
+
     /// The gateway's name for it: one of its dialects has two forms.
     pub(crate) fn wire(&self) -> &'static str {
         self.dialect.name().trim_end_matches("-protobuf")
@@ -45,6 +52,7 @@ impl Row {
 pub(crate) const ROWS: &[Row] = &[
     Row {
         dialect: Dialect::Twilio,
+        query: "",
         accounts: proofs::twilio_accounts,
         fetches_keys: false,
         good: |phone| proofs::twilio(phone, proofs::TWILIO_TOKEN),
@@ -53,6 +61,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Audio,
+        query: "",
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
@@ -61,6 +70,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::AudioProtobuf,
+        query: "",
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
@@ -69,6 +79,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Acs,
+        query: "",
         accounts: proofs::acs_accounts,
         fetches_keys: true,
         good: |phone| phone.api_key(proofs::acs_token("resource-1", 300)),
@@ -77,6 +88,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Genesys,
+        query: "",
         accounts: proofs::genesys_accounts,
         fetches_keys: false,
         good: |phone| {
@@ -93,6 +105,16 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Asterisk,
+        query: "",
+        accounts: String::new,
+        fetches_keys: false,
+        good: |phone| proofs::basic(phone, proofs::KEY),
+        bad: |phone| proofs::basic(phone, "tk_another"),
+        limits: &[NO_KEEPALIVE],
+    },
+    Row {
+        dialect: Dialect::Asterisk,
+        query: "?f=plain-text",
         accounts: String::new,
         fetches_keys: false,
         good: |phone| proofs::basic(phone, proofs::KEY),
@@ -101,6 +123,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::AudioSocket,
+        query: "",
         accounts: proofs::audiosocket_accounts,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::AUDIOSOCKET_UUID),
@@ -109,6 +132,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Vonage,
+        query: "",
         accounts: proofs::vonage_accounts,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::vonage_token(proofs::VONAGE_SECRET)),
@@ -117,6 +141,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Infobip,
+        query: "",
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
@@ -125,6 +150,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Telnyx,
+        query: "",
         accounts: String::new,
         fetches_keys: false,
         good: |phone| proofs::telnyx(phone, proofs::KEY),
@@ -133,6 +159,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Jambonz,
+        query: "",
         accounts: String::new,
         fetches_keys: false,
         good: |phone| proofs::jambonz(phone, proofs::KEY),
@@ -141,6 +168,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::FreeSwitch,
+        query: "",
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
@@ -154,6 +182,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Plivo,
+        query: "",
         accounts: || proofs::plivo_accounts("plivo"),
         fetches_keys: false,
         good: |phone| proofs::plivo(phone, "plivo", proofs::PLIVO_TOKEN),
@@ -162,6 +191,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Vobiz,
+        query: "",
         accounts: || proofs::plivo_accounts("vobiz"),
         fetches_keys: false,
         good: |phone| proofs::plivo(phone, "vobiz", proofs::PLIVO_TOKEN),
@@ -170,6 +200,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::SignalWire,
+        query: "",
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
@@ -178,6 +209,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Exotel,
+        query: "",
         accounts: String::new,
         fetches_keys: false,
         // At 8 kHz, where 3200 bytes are longest.
@@ -190,10 +222,20 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Pipecat,
+        query: "",
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
         bad: |phone| phone.api_key("tk_another"),
         limits: &[NO_KEYS, NO_KEEPALIVE, NO_MARKS],
+    },
+    Row {
+        dialect: Dialect::Webex,
+        query: "",
+        accounts: proofs::webex_accounts,
+        fetches_keys: true,
+        good: |phone| phone.api_key(proofs::webex_token(proofs::WEBEX_URL)),
+        bad: |phone| phone.api_key(proofs::webex_token("https://another.example")),
+        limits: &[NO_MARKS],
     },
 ];

@@ -109,7 +109,7 @@ async fn world(row: &Row, agent: &str, simulator: &str) -> World {
 /// A phone of this row without a credential.
 fn bare(row: &Row, acts: impl Into<Vec<Act>>) -> SoftPhone {
     let path = Wire::path_of(row.wire()).expect("a path");
-    let url = format!("ws://gateway{path}/desk");
+    let url = format!("ws://gateway{path}/desk{}", row.query);
     SoftPhone::new(&url, row.dialect)
         .expect("a good address")
         .script(acts)
@@ -315,7 +315,8 @@ async fn keepalive(row: &Row) {
     let report = world.call(&phone(row, [quiet, Act::HangUp])).await;
     // The phone reports what was not answered as a violation.
     assert_clean(&report);
-    assert!(report.received.messages > 5, "{report}");
+    // One each 15 s at least.
+    assert!(report.received.messages >= 3, "{report}");
     assert_eq!(world.ended(1).await.end_reason, EndReason::CallerHangup);
     world.assert_quiet().await;
 }

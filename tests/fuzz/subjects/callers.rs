@@ -32,6 +32,7 @@ dialects!(
     signalwire,
     exotel,
     pipecat,
+    webex,
 );
 
 /// The call starts once, before everything else; audio has bytes, never more than the message; nothing comes after
