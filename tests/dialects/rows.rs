@@ -10,8 +10,8 @@ use crate::scenarios::Scenario::{self, Dtmf, Garbage, Keepalive, MarkAfterClear}
 /// A dialect as the scenarios see it.
 pub(crate) struct Row {
     pub(crate) dialect: Dialect,
-    /// What its address ends in, where that makes it speak another form.
-    pub(crate) query: &'static str,
+    /// The codec, if it is not the phone's usual one, and what the address says for it.
+    pub(crate) codec: Option<(AudioFormat, &'static str)>,
     /// Tables of the configuration by which its callers are let in.
     pub(crate) accounts: fn() -> String,
     /// Whether these are let in by keys that have to be fetched.
@@ -37,22 +37,55 @@ const NO_MARKS: (Scenario, &str) = (
 const NO_KEYS: (Scenario, &str) = (Dtmf, "has no keys");
 
 impl Row {
-    /// As the table has it.
-    pub(crate) fn name(&self) -> String {
-        format!("{}{}", self.dialect.name(), self.query.replace("f=", ""))
-    }
-
     /// The gateway's name for it: one of its dialects has two forms.
     pub(crate) fn wire(&self) -> &'static str {
         self.dialect.name().trim_end_matches("-protobuf")
     }
+
+    /// As the table has it.
+    pub(crate) fn name(&self) -> String {
+        match self.codec {
+            Some((format, _)) => format!("{} {}", self.dialect.name(), format.codec.name()),
+            None => self.dialect.name().to_owned(),
+        }
+    }
 }
+
+const ASTERISK: Row = Row {
+    dialect: Dialect::Asterisk,
+    codec: None,
+    accounts: String::new,
+    fetches_keys: false,
+    good: |phone| proofs::basic(phone, proofs::KEY),
+    bad: |phone| proofs::basic(phone, "tk_another"),
+    limits: &[NO_KEEPALIVE],
+};
+
+const TELNYX: Row = Row {
+    dialect: Dialect::Telnyx,
+    codec: None,
+    accounts: String::new,
+    fetches_keys: false,
+    good: |phone| proofs::telnyx(phone, proofs::KEY),
+    bad: |phone| proofs::telnyx(phone, "tk_another"),
+    limits: &[NO_KEEPALIVE],
+};
+
+const SIGNALWIRE: Row = Row {
+    dialect: Dialect::SignalWire,
+    codec: None,
+    accounts: String::new,
+    fetches_keys: false,
+    good: |phone| phone.api_key(proofs::KEY),
+    bad: |phone| phone.api_key("tk_another"),
+    limits: &[NO_KEEPALIVE],
+};
 
 /// In the order of [`trunkline::ingress::Dialect::NAMES`].
 pub(crate) const ROWS: &[Row] = &[
     Row {
         dialect: Dialect::Twilio,
-        query: "",
+        codec: None,
         accounts: proofs::twilio_accounts,
         fetches_keys: false,
         good: |phone| proofs::twilio(phone, proofs::TWILIO_TOKEN),
@@ -61,7 +94,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Audio,
-        query: "",
+        codec: None,
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
@@ -70,7 +103,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::AudioProtobuf,
-        query: "",
+        codec: None,
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
@@ -79,7 +112,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Acs,
-        query: "",
+        codec: None,
         accounts: proofs::acs_accounts,
         fetches_keys: true,
         good: |phone| phone.api_key(proofs::acs_token("resource-1", 300)),
@@ -88,7 +121,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Genesys,
-        query: "",
+        codec: None,
         accounts: proofs::genesys_accounts,
         fetches_keys: false,
         good: |phone| {
@@ -103,27 +136,19 @@ pub(crate) const ROWS: &[Row] = &[
         },
         limits: &[NO_MARKS],
     },
+    ASTERISK,
+    // Control in words instead of JSON.
     Row {
-        dialect: Dialect::Asterisk,
-        query: "",
-        accounts: String::new,
-        fetches_keys: false,
-        good: |phone| proofs::basic(phone, proofs::KEY),
-        bad: |phone| proofs::basic(phone, "tk_another"),
-        limits: &[NO_KEEPALIVE],
+        codec: Some((AudioFormat::ULAW_8K, "?f=plain-text")),
+        ..ASTERISK
     },
     Row {
-        dialect: Dialect::Asterisk,
-        query: "?f=plain-text",
-        accounts: String::new,
-        fetches_keys: false,
-        good: |phone| proofs::basic(phone, proofs::KEY),
-        bad: |phone| proofs::basic(phone, "tk_another"),
-        limits: &[NO_KEEPALIVE],
+        codec: Some((AudioFormat::G722, "")),
+        ..ASTERISK
     },
     Row {
         dialect: Dialect::AudioSocket,
-        query: "",
+        codec: None,
         accounts: proofs::audiosocket_accounts,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::AUDIOSOCKET_UUID),
@@ -132,7 +157,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Vonage,
-        query: "",
+        codec: None,
         accounts: proofs::vonage_accounts,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::vonage_token(proofs::VONAGE_SECRET)),
@@ -141,25 +166,21 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Infobip,
-        query: "",
+        codec: None,
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
         bad: |phone| phone.api_key("tk_another"),
         limits: &[NO_KEEPALIVE, NO_MARKS],
     },
+    TELNYX,
     Row {
-        dialect: Dialect::Telnyx,
-        query: "",
-        accounts: String::new,
-        fetches_keys: false,
-        good: |phone| proofs::telnyx(phone, proofs::KEY),
-        bad: |phone| proofs::telnyx(phone, "tk_another"),
-        limits: &[NO_KEEPALIVE],
+        codec: Some((AudioFormat::G722, "?stream_bidirectional_codec=G722")),
+        ..TELNYX
     },
     Row {
         dialect: Dialect::Jambonz,
-        query: "",
+        codec: None,
         accounts: String::new,
         fetches_keys: false,
         good: |phone| proofs::jambonz(phone, proofs::KEY),
@@ -168,7 +189,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::FreeSwitch,
-        query: "",
+        codec: None,
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
@@ -182,7 +203,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Plivo,
-        query: "",
+        codec: None,
         accounts: || proofs::plivo_accounts("plivo"),
         fetches_keys: false,
         good: |phone| proofs::plivo(phone, "plivo", proofs::PLIVO_TOKEN),
@@ -191,25 +212,21 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Vobiz,
-        query: "",
+        codec: None,
         accounts: || proofs::plivo_accounts("vobiz"),
         fetches_keys: false,
         good: |phone| proofs::plivo(phone, "vobiz", proofs::PLIVO_TOKEN),
         bad: |phone| proofs::plivo(phone, "vobiz", "another token"),
         limits: &[NO_KEEPALIVE],
     },
+    SIGNALWIRE,
     Row {
-        dialect: Dialect::SignalWire,
-        query: "",
-        accounts: String::new,
-        fetches_keys: false,
-        good: |phone| phone.api_key(proofs::KEY),
-        bad: |phone| phone.api_key("tk_another"),
-        limits: &[NO_KEEPALIVE],
+        codec: Some((AudioFormat::G722, "")),
+        ..SIGNALWIRE
     },
     Row {
         dialect: Dialect::Exotel,
-        query: "",
+        codec: None,
         accounts: String::new,
         fetches_keys: false,
         // At 8 kHz, where 3200 bytes are longest.
@@ -222,7 +239,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Pipecat,
-        query: "",
+        codec: None,
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
@@ -231,7 +248,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Webex,
-        query: "",
+        codec: None,
         accounts: proofs::webex_accounts,
         fetches_keys: true,
         good: |phone| phone.api_key(proofs::webex_token(proofs::WEBEX_URL)),
