@@ -14,8 +14,8 @@ use super::phone_dialect::{Dialect, FarEnd, Heard};
 use super::phone_playout::{Noticed, Playout, Recording, STEP};
 use super::phone_script::{Ear, Script};
 use super::phone_timeline::{
-    BargeIn, CallReport, Clear, CloseReport, ErrorReport, HeardAudio, MarkReport, Note, Side,
-    TranscriptReport, Truncate, Turn, Underrun, in_ms,
+    BargeIn, CallReport, Clear, CloseReport, ErrorReport, HeardAudio, KeysReport, MarkReport, Note,
+    Side, TranscriptReport, Truncate, Turn, Underrun, in_ms,
 };
 use super::wav::Clip;
 
@@ -248,6 +248,7 @@ impl PhoneCall {
                 }
             }
             Heard::Clear => self.clear(now, None),
+            Heard::Keys(keys) => self.report.keys.push(KeysReport { at_ms, keys }),
             Heard::SpeechStarted => self.stop_playback(now),
             Heard::ReplyDone => self.reply_is_done = true,
             Heard::Transcript { speaker, text } => self.report.transcripts.push(TranscriptReport {
