@@ -95,7 +95,7 @@ impl ConductedCall {
         let ledger = Ledger::new(metrics, lease, call_id, dialect.name(), deployment, session);
         let now = Instant::now();
         let sessions = Sessions::new(sessions, agent.name.clone());
-        let mut task = Conduct {
+        let mut task = Box::new(Conduct {
             core: Call::new(agent.policy(dialect.capabilities()), now.into_std()),
             legs: Legs::free(caller, leg.socket),
             dialect,
@@ -129,7 +129,7 @@ impl ConductedCall {
             timer: Box::pin(tokio::time::sleep_until(now)),
             end_now: Box::pin(cancelled(calls.end_now())),
             began: now,
-        };
+        });
         task.note_cap(leg.ends_at, now);
         let summary = task.run().await;
         calls.remember(summary);
@@ -208,7 +208,8 @@ pub(super) enum Current<'a> {
 }
 
 impl Conduct {
-    async fn run(mut self) -> CallSummary {
+    /// Boxed, because a future has room for each place to which what it holds is moved.
+    async fn run(mut self: Box<Self>) -> CallSummary {
         loop {
             self.set_timer();
             let wake = std::future::poll_fn(|cx| self.poll_wake(cx)).await;
@@ -225,7 +226,7 @@ impl Conduct {
                 self.model_lost(Loss::Stalled, now);
             }
             if let Some(end) = self.ended.take() {
-                return self.finish(&end).await;
+                return Box::pin(self.finish(&end)).await;
             }
         }
     }

@@ -108,7 +108,7 @@ impl RelayedCall {
             place.deployment().name(),
             session,
         );
-        let mut task = Relay {
+        let mut task = Box::new(Relay {
             legs: Legs::gated(caller, leg.socket),
             caller_shape: self.shape,
             model_shape,
@@ -135,7 +135,7 @@ impl RelayedCall {
             timer: Box::pin(tokio::time::sleep_until(now)),
             end_now: Box::pin(self.calls.end_now().cancelled_owned()),
             began: now,
-        };
+        });
         for event in std::iter::once(leg.session_created).chain(early) {
             task.relay_down(event, now);
         }
@@ -194,7 +194,8 @@ enum Wake {
 }
 
 impl Relay {
-    async fn run(mut self) -> CallSummary {
+    /// Boxed, because a future has room for each place to which what it holds is moved.
+    async fn run(mut self: Box<Self>) -> CallSummary {
         loop {
             let wake_at = self.wake_at(Instant::now());
             if self.timer.deadline() != wake_at {
@@ -211,7 +212,7 @@ impl Relay {
             }
             self.rotate(now);
             if let Some(end) = self.ended.take() {
-                return self.finish(&end).await;
+                return Box::pin(self.finish(&end)).await;
             }
         }
     }

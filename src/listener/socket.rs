@@ -40,7 +40,8 @@ pub(super) async fn open(
     Some(
         WebSocketStream::from_partially_read(
             transport,
-            parts.read_buf.into(),
+            // A copy, mostly of nothing: hyper's buffer is larger than ours.
+            parts.read_buf.to_vec(),
             Role::Server,
             Some(config),
         )

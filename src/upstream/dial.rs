@@ -36,7 +36,7 @@ use super::resolve::{Addresses, PATIENCE, Resolve, System};
 use super::state::{Verdict, now};
 
 /// The model leg's read buffer: the tungstenite default of 128 KiB costs 7 us a message (costs reference 7).
-const READ_BUFFER: usize = 16 * 1024;
+const READ_BUFFER: usize = 8 * 1024;
 
 /// The largest event taken from a deployment; items with inline audio of 3.5 MB were seen (protocol reference 1.6).
 const MAX_MESSAGE: usize = 32 * 1024 * 1024;
@@ -715,7 +715,8 @@ async fn session_created(
             Ok(ModelEvent::SessionCreated { expires_at, .. }) => {
                 // Zero means that no session exists yet.
                 let expires_at = expires_at.filter(|at| *at > 0);
-                return Ok((text, expires_at));
+                // A copy: what was read is a part of the read buffer, and would hold it for as long as the call.
+                return Ok((Utf8Bytes::from(text.as_str()), expires_at));
             }
             Ok(ModelEvent::Error(error)) => {
                 return Err(DialError::Rejected {
