@@ -29,8 +29,9 @@ use crate::harness::World;
 
 pub(crate) const DEPLOYMENTS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// How often somebody calls who is not let in, a second apart.
-const MAX_REFUSALS: u32 = 10;
+/// How often somebody calls who is not let in, a second apart. While half of the deployments are ill the others may be
+/// full for longer than an illness lasts, which is 15 s at most.
+const MAX_REFUSALS: u32 = 30;
 
 /// One run.
 struct Plan {
