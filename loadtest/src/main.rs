@@ -1,6 +1,7 @@
-//! `trunkline-loadtest`: a softphone for the command line, later also many of them at once.
+//! `trunkline-loadtest`: a softphone for the command line, and a load generator made of many.
 
 mod call;
+mod perform;
 
 use std::process::ExitCode;
 
@@ -17,11 +18,15 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Call(call::CallArguments),
+    Run(perform::RunArguments),
+    Merge(perform::MergeArguments),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Call(arguments) => call::run(&arguments).await,
+        Command::Run(arguments) => perform::run(&arguments).await,
+        Command::Merge(arguments) => perform::merge(&arguments),
     }
 }
