@@ -13,3 +13,7 @@ pub mod code;
 pub mod measure;
 
 pub mod report;
+
+pub mod compare;
+
+pub mod capacity;

@@ -34,7 +34,10 @@ const MARGIN: f32 = 4.0;
 const SILENCE: f32 = 184.0 * 184.0;
 
 /// Sound without a frame in it for so long is a damaged frame; less is the rest of one that was cut off.
-const DAMAGED: usize = 120;
+const DAMAGED: isize = 120;
+
+/// Out of silence, windows hold some sound for so long before one can hold a frame: that is nothing odd.
+const ENTRY: isize = WINDOW as isize - 2 * STEP as isize;
 
 /// Reads frames. Samples come as they come, in pieces of any length.
 #[derive(Debug)]
@@ -44,8 +47,8 @@ pub struct Decoder {
     /// Of the samples, so many were looked at.
     at: usize,
     is_locked: bool,
-    /// Loud samples since the last frame that none was found in.
-    n_odd: usize,
+    /// Loud samples since the last frame that none was found in, less those that are to be expected.
+    n_odd: isize,
 }
 
 #[derive(Debug)]
@@ -78,7 +81,7 @@ impl Decoder {
             samples: Vec::new(),
             at: 0,
             is_locked: false,
-            n_odd: 0,
+            n_odd: -ENTRY,
         }
     }
 
@@ -107,7 +110,7 @@ impl Decoder {
         self.samples.clear();
         self.at = 0;
         self.is_locked = false;
-        self.n_odd = 0;
+        self.n_odd = -ENTRY;
     }
 
     fn take(&mut self, samples: &[i16]) {
@@ -160,18 +163,15 @@ impl Decoder {
         let window = self.window_at(self.at)?;
         if is_silent(window) {
             self.at += STEP;
-            return Some(
-                std::mem::take(&mut self.n_odd)
-                    .ge(&DAMAGED)
-                    .then_some(Found::Damaged),
-            );
+            let odd = std::mem::replace(&mut self.n_odd, -ENTRY);
+            return Some((odd >= DAMAGED).then_some(Found::Damaged));
         }
         let Some((stamp, quality)) = look(window) else {
             self.at += STEP;
-            self.n_odd += STEP;
-            let is_damaged = self.n_odd >= FRAME;
+            self.n_odd += STEP as isize;
+            let is_damaged = self.n_odd >= FRAME as isize;
             if is_damaged {
-                self.n_odd -= FRAME;
+                self.n_odd -= FRAME as isize;
             }
             return Some(is_damaged.then_some(Found::Damaged));
         };

@@ -1,5 +1,6 @@
 //! What a run found: one value that is written as JSON, added to others, and shown as text, CSV and HTML.
 
+mod chart;
 mod csv;
 mod html;
 mod text;

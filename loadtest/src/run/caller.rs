@@ -158,7 +158,8 @@ impl Shared {
                 record(measures, Measure::BargeInSilence, barge_in.silence_after_ms);
                 row.barge_ins_ms.extend(barge_in.silence_after_ms);
             }
-            let is_answered = turn.latency_ms.is_some();
+            // An interruption may come before the first voice in a reply.
+            let is_answered = turn.latency_ms.is_some() || turn.first_received_ms.is_some();
             // Who hangs up early, or is hung up on, cannot know whether a reply would have come.
             if !is_answered && cut_short && index + 1 == n_turns {
                 continue;

@@ -128,7 +128,7 @@ impl Run {
         };
         tokio::pin!(all);
         tokio::select! {
-            () = &mut all => {}
+            () = &mut all => return shared.conclude(false),
             () = shared.enough.cancelled() => {}
             () = sleep_until(end) => shared.stop("time"),
         }

@@ -81,7 +81,7 @@ impl CallShape {
             until_end: true,
             timeout: self.patience,
         };
-        let heard = |heard| Act::BargeInAfter {
+        let heard = |heard| Act::ListenFor {
             heard,
             timeout: self.patience,
         };
@@ -157,7 +157,7 @@ mod tests {
             ..shape.clone()
         };
         let expected = [
-            &["WaitForReply", "Silence", "Say", "BargeInAfter"][..],
+            &["WaitForReply", "Silence", "Say", "ListenFor"][..],
             &turn,
             &["Dtmf", "Silence", "HangUp"],
         ];
@@ -166,6 +166,6 @@ mod tests {
             hang_up: always,
             ..shape
         };
-        assert_eq!(names(&rude), ["Silence", "Say", "BargeInAfter", "HangUp"]);
+        assert_eq!(names(&rude), ["Silence", "Say", "ListenFor", "HangUp"]);
     }
 }
