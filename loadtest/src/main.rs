@@ -2,6 +2,7 @@
 
 mod call;
 mod perform;
+mod survey;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,8 @@ enum Command {
     Call(call::CallArguments),
     Run(perform::RunArguments),
     Merge(perform::MergeArguments),
+    Compare(survey::CompareArguments),
+    Capacity(survey::CapacityArguments),
 }
 
 #[tokio::main]
@@ -28,5 +31,7 @@ async fn main() -> ExitCode {
         Command::Call(arguments) => call::run(&arguments).await,
         Command::Run(arguments) => perform::run(&arguments).await,
         Command::Merge(arguments) => perform::merge(&arguments),
+        Command::Compare(arguments) => survey::compare(&arguments).await,
+        Command::Capacity(arguments) => survey::capacity(&arguments).await,
     }
 }

@@ -30,6 +30,10 @@ const STEP: usize = 8;
 /// The weakest tone that sounds is so many times as strong as the strongest that does not, 6 dB.
 const MARGIN: f32 = 4.0;
 
+/// So clear, 20 dB, that no better place need be looked for. The earliest is the best: frames are then known as soon as
+/// their window is there, although filters on the way delay them by a few milliseconds.
+const CLEAR: f32 = 100.0;
+
 /// Mean square below which there is silence: -45 dBFS, as for everything else that is heard.
 const SILENCE: f32 = 184.0 * 184.0;
 
@@ -179,12 +183,13 @@ impl Decoder {
             let (other, quality) = look(self.window_at(self.at + n * STEP)?)?;
             (other == stamp).then_some((n * STEP, quality))
         });
-        let best = better.fold(
-            (0, quality),
-            |best, it| {
-                if it.1 > 1.5 * best.1 { it } else { best }
-            },
-        );
+        let best = better.fold((0, quality), |best, it| {
+            if best.1 < CLEAR && it.1 > best.1 {
+                it
+            } else {
+                best
+            }
+        });
         let odd = std::mem::take(&mut self.n_odd);
         self.at += best.0;
         self.is_locked = true;

@@ -27,8 +27,10 @@ pub struct Tally {
     pub duplicated: u64,
     /// Frames that came after a later one.
     pub reordered: u64,
-    /// Sound as long as a frame that could not be read.
+    /// Sound in the place of a frame that could not be read; the frame counts as lost as well.
     pub damaged: u64,
+    /// Sound, in frames, that is no frame and in the place of none: a greeting, another voice.
+    pub other: u64,
     /// Frames of other calls, or of none that was sent.
     pub foreign: u64,
 }
@@ -52,6 +54,10 @@ pub struct Judge {
     is_speaking: bool,
     n_turns: u64,
     turns: VecDeque<Turn>,
+    /// The turn that was heard last.
+    hearing: Option<u64>,
+    /// Sound since then that could not be read.
+    n_unread: u64,
     tally: Tally,
 }
 
@@ -79,6 +85,8 @@ impl Judge {
             is_speaking: false,
             n_turns: 0,
             turns: VecDeque::new(),
+            hearing: None,
+            n_unread: 0,
             tally: Tally::default(),
         }
     }
@@ -116,7 +124,7 @@ impl Judge {
     /// Something came. A frame that came for the first time is told more of.
     pub fn hear(&mut self, found: Found) -> Option<Heard> {
         let Found::Frame(stamp) = found else {
-            self.tally.damaged += 1;
+            self.n_unread += 1;
             return None;
         };
         self.tally.received += 1;
@@ -125,6 +133,9 @@ impl Judge {
             self.tally.foreign += 1;
             return None;
         };
+        let number = self.turns[n].number;
+        self.place_unread(Some((number, index as u64)));
+        self.hearing = Some(number);
         let turn = &mut self.turns[n];
         if std::mem::replace(&mut turn.came[index], true) {
             self.tally.duplicated += 1;
@@ -143,6 +154,7 @@ impl Judge {
 
     /// What had not been heard was dropped: of turns that are being answered, no more is expected.
     pub fn cut(&mut self) {
+        self.place_unread(None);
         for turn in &mut self.turns {
             turn.is_cut |= turn.end > 0;
         }
@@ -151,6 +163,7 @@ impl Judge {
     /// The call is over. `is_cut`: a reply was still coming.
     #[must_use]
     pub fn end(mut self, is_cut: bool) -> Tally {
+        self.place_unread(None);
         if is_cut {
             self.cut();
         }
@@ -173,6 +186,27 @@ impl Judge {
         let n = self.turns.iter().rposition(|turn| turn.first <= frame)?;
         let index = (frame - self.turns[n].first) as usize;
         (index < self.turns[n].came.len()).then_some((n, index))
+    }
+
+    /// What could not be read is damaged as far as frames are missing there: between two of a turn, at the end of the
+    /// turn that was heard, at the beginning of the turn that is heard `now`, of which this frame came first.
+    fn place_unread(&mut self, now: Option<(u64, u64)>) {
+        let n_unread = std::mem::take(&mut self.n_unread);
+        if n_unread == 0 {
+            return;
+        }
+        let heard = self.hearing;
+        let is_within = heard.is_some() && now.map(|(turn, _)| turn) == heard;
+        let heard = self.turns.iter().find(|turn| Some(turn.number) == heard);
+        let missing = match heard {
+            _ if is_within => n_unread,
+            Some(turn) if !turn.is_cut => (turn.came.len() - turn.end) as u64,
+            Some(_) | None => 0,
+        };
+        let missing = missing + now.filter(|_| !is_within).map_or(0, |(_, index)| index);
+        let n_damaged = n_unread.min(missing);
+        self.tally.damaged += n_damaged;
+        self.tally.other += n_unread - n_damaged;
     }
 
     fn settle_oldest(&mut self) {
@@ -202,6 +236,7 @@ impl AddAssign for Tally {
         self.duplicated += other.duplicated;
         self.reordered += other.reordered;
         self.damaged += other.damaged;
+        self.other += other.other;
         self.foreign += other.foreign;
     }
 }
@@ -265,17 +300,34 @@ mod tests {
         check(&[&[11, 10], &second[2..]].concat(), |_| {}, swapped);
         let foreign = Tally {
             foreign: 2,
-            damaged: 1,
             ..counts(0, 2)
         };
         check(
             &[30],
             |judge| {
                 judge.hear(Found::Frame(Stamp::new(CALL + 1, 3)));
-                judge.hear(Found::Damaged);
             },
             foreign,
         );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_damaged_where_a_frame_is_missing() {
+        let check = |came: &[Option<u64>], damaged, other| {
+            let tally = tally(&[], |judge| {
+                for n in came {
+                    let frame = |n| Found::Frame(Stamp::new(CALL, n));
+                    judge.hear(n.map_or(Found::Damaged, frame));
+                }
+            });
+            assert_eq!((tally.damaged, tally.other), (damaged, other), "{came:?}");
+        };
+        check(&[None, None], 0, 2);
+        check(&[None, None, Some(1)], 1, 1);
+        check(&[Some(3), None, Some(5)], 1, 0);
+        check(&[Some(8), None, None], 1, 1);
+        check(&[Some(9), None], 0, 1);
+        check(&[Some(8), None, None, None, Some(11)], 2, 1);
     }
 
     #[test]

@@ -276,6 +276,7 @@ fn frames(report: &RunReport, page: &mut String) {
         ("out of order", frames.reordered),
         ("damaged", frames.damaged),
         ("foreign", frames.foreign),
+        ("other sound", frames.other),
     ];
     table(
         page,

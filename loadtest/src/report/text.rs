@@ -37,14 +37,15 @@ pub fn to_text(report: &RunReport) -> String {
     if frames.sent > 0 {
         let _ = writeln!(
             text,
-            "frames: {} sent, {} expected back, {} lost, {} duplicated, {} out of order, {} damaged, {} foreign",
+            "frames: {} sent, {} expected back, {} lost, {} duplicated, {} out of order, {} damaged, {} foreign; {} of other sound",
             frames.sent,
             frames.expected,
             frames.lost,
             frames.duplicated,
             frames.reordered,
             frames.damaged,
-            frames.foreign
+            frames.foreign,
+            frames.other
         );
     }
     if report.tokens.responses > 0 {

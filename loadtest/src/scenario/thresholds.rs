@@ -10,7 +10,7 @@ use crate::measure::Measure;
 use crate::report::RunReport;
 
 /// The `[thresholds]` table, and an SLO file. What is left out is not asked.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Thresholds {
     /// Share of the calls that may fail, refused ones included.
@@ -73,6 +73,12 @@ impl Thresholds {
     pub fn parse(text: &str) -> Result<Self, String> {
         let parsed: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         parsed.check().map(|()| parsed)
+    }
+
+    /// Is nothing asked?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 
     /// What a run missed. What was asked for and could not be measured is missed, too.
