@@ -121,6 +121,9 @@ pub(crate) fn conclude(report: &RunReport, out: &[PathBuf]) -> ExitCode {
     }
 }
 
+/// How long the simulator's sessions may take to close.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(6);
+
 /// One run, with the simulator if the scenario has one.
 pub(crate) async fn perform(
     scenario: Scenario,
@@ -129,7 +132,7 @@ pub(crate) async fn perform(
 ) -> Result<RunReport, String> {
     let dialer = Dialer::new(scenario.target.ca.as_deref()).map_err(|error| error.to_string())?;
     let shutdown = CancellationToken::new();
-    let wiretap = match &scenario.simulator {
+    let simulator = match &scenario.simulator {
         Some(table) => {
             let wiretap = Arc::new(Wiretap::default());
             let listener = TcpListener::bind(table.listen).await;
@@ -137,18 +140,21 @@ pub(crate) async fn perform(
                 listener.map_err(|error| format!("simulator.listen: {}: {error}", table.listen))?;
             let simulator = Simulator::new(table.settings.clone());
             let simulator = Arc::new(simulator.listened_by(Arc::clone(&wiretap) as _));
-            tokio::spawn(simulator.serve(listener, shutdown.clone()));
-            Some(wiretap)
+            let served = tokio::spawn(simulator.serve(listener, shutdown.clone()));
+            Some((wiretap, served))
         }
         None => None,
     };
-    let run = Run::new(scenario, part, Arc::new(dialer), wiretap.clone())
-        .map_err(|error| error.to_string())?;
+    let wiretap = simulator.as_ref().map(|(wiretap, _)| Arc::clone(wiretap));
+    let run =
+        Run::new(scenario, part, Arc::new(dialer), wiretap).map_err(|error| error.to_string())?;
     let mut report = watch(&run, is_live).await;
-    if let Some(wiretap) = wiretap {
-        report.measures.add(&wiretap.take());
-    }
     shutdown.cancel();
+    if let Some((wiretap, served)) = simulator {
+        report.measures.add(&wiretap.take());
+        // The next run may want the same address.
+        let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, served).await;
+    }
     Ok(report)
 }
 
