@@ -216,8 +216,8 @@ impl Tap for Ear {
             let since = coded
                 .last_heard
                 .map(|heard| now.saturating_duration_since(heard));
-            let is_cut = since.is_some_and(|since| since < STILL_COMING);
-            coded.judge.end(is_cut)
+            let still_came = since.is_some_and(|since| since < STILL_COMING);
+            coded.judge.end(still_came || self.was_told_to_hang_up)
         });
         let mut slot = self.slot.0.lock().unwrap_or_else(PoisonError::into_inner);
         *slot = Impression {
