@@ -5,11 +5,13 @@ MAKEFLAGS += --no-print-directory
 # Seconds for each subject, and which subjects; all if none is named.
 SECONDS ?= 60
 SUBJECTS ?=
+# Rows of the table of `make bench`, by a part of their names; all if none is named. One only if it has spaces.
+ROWS ?=
 # Passed to `trunkline demo`, for example: make demo ARGS=--once. Only what it says goes to standard output.
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz siege soak
+.PHONY: help bench demo test fuzz siege soak
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,3 +36,8 @@ siege: ## Attack a gateway on this machine for two minutes and say how late its 
 soak: ## Let ten times 200 calls go on while their deployments fail in every way, in simulated time
 	@tests/tools/setup.sh build
 	@$(CARGO) test --release --test gateway calls_survive -- --include-ignored --nocapture --test-threads 1
+
+bench: ## Measure what calls cost on this machine, beside a bare relay: CPU, memory, added latency; not part of the tests
+	@tests/tools/setup.sh build
+	@$(CARGO) build --release --package trunkline
+	@$(CARGO) bench --package trunkline-loadtest --bench limit -- $(ROWS)

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use clap::Args;
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use trunkline::simulator::Simulator;
 use trunkline::simulator::phone_dial::Dialer;
 use trunkline_loadtest::report::{RunReport, live_line, to_text};
@@ -131,8 +133,8 @@ pub(crate) async fn perform(
     is_live: bool,
 ) -> Result<RunReport, String> {
     let dialer = Dialer::new(scenario.target.ca.as_deref()).map_err(|error| error.to_string())?;
-    let shutdown = CancellationToken::new();
-    let simulator = match &scenario.simulator {
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    let wiretap = match &scenario.simulator {
         Some(table) => {
             let wiretap = Arc::new(Wiretap::default());
             let listener = TcpListener::bind(table.listen).await;
@@ -140,21 +142,21 @@ pub(crate) async fn perform(
                 listener.map_err(|error| format!("simulator.listen: {}: {error}", table.listen))?;
             let simulator = Simulator::new(table.settings.clone());
             let simulator = Arc::new(simulator.listened_by(Arc::clone(&wiretap) as _));
-            let served = tokio::spawn(simulator.serve(listener, shutdown.clone()));
-            Some((wiretap, served))
+            tasks.spawn(simulator.serve(listener, shutdown.clone()));
+            Some(wiretap)
         }
         None => None,
     };
-    let wiretap = simulator.as_ref().map(|(wiretap, _)| Arc::clone(wiretap));
-    let run =
-        Run::new(scenario, part, Arc::new(dialer), wiretap).map_err(|error| error.to_string())?;
+    let run = Run::new(scenario, part, Arc::new(dialer), wiretap.clone())
+        .map_err(|error| error.to_string())?;
     let mut report = watch(&run, is_live).await;
     shutdown.cancel();
-    if let Some((wiretap, served)) = simulator {
+    if let Some(wiretap) = wiretap {
         report.measures.add(&wiretap.take());
-        // The next run may want the same address.
-        let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, served).await;
     }
+    // The next run may want the simulator's address.
+    tasks.close();
+    let _ = timeout(SHUTDOWN_TIMEOUT, tasks.wait()).await;
     Ok(report)
 }
 

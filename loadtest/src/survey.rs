@@ -1,7 +1,7 @@
 //! `compare` and `capacity`: several runs, from the command line.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -206,7 +206,7 @@ pub(crate) async fn capacity(arguments: &CapacityArguments) -> ExitCode {
     }
 }
 
-async fn search(path: &PathBuf, arguments: &CapacityArguments) -> Result<u64, String> {
+async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, String> {
     let mut scenario = Scenario::read(path).map_err(|error| error.to_string())?;
     if let Some(slo) = &arguments.slo {
         let text =

@@ -33,8 +33,9 @@ think = '200ms'
 
 async fn echo(faults: Faults) -> (RunReport, Arc<EchoLines>) {
     let lines = Arc::new(EchoLines::new(faults));
-    let scenario = Scenario::parse(ECHO).unwrap();
-    let run = Run::new(scenario, Part::default(), Arc::clone(&lines) as _, None).unwrap();
+    let scenario = Scenario::parse(ECHO).expect("it is one");
+    let run = Run::new(scenario, Part::default(), Arc::clone(&lines) as _, None);
+    let run = run.expect("the target is one");
     (run.finish().await, lines)
 }
 
@@ -216,7 +217,7 @@ talk = '1s'
 async fn direct(delay: Duration, change: impl FnOnce(&mut Scenario)) -> RunReport {
     let lines = SimulatorLines::new(delay);
     let wiretap = lines.wiretap();
-    let mut scenario = Scenario::parse(DIRECT).unwrap();
+    let mut scenario = Scenario::parse(DIRECT).expect("it is one");
     change(&mut scenario);
     let run = Run::new(
         scenario,
@@ -224,7 +225,8 @@ async fn direct(delay: Duration, change: impl FnOnce(&mut Scenario)) -> RunRepor
         Arc::new(lines),
         Some(Arc::clone(&wiretap)),
     );
-    let mut report = run.unwrap().finish().await;
+    let run = run.expect("the target is one");
+    let mut report = run.finish().await;
     report.measures.add(&wiretap.take());
     report
 }

@@ -3,6 +3,14 @@
 //!
 //! Not every upgrade is signed. One that is not needs a ticket or a key; one that is must be signed well. The address
 //! is built from the configuration, never from a header.
+//!
+//! What is signed, as Plivo's own libraries have it (plivo 4.63 for Python, plivo-stream-sdk-node; tests/sdk asks the
+//! first): an upgrade counts as a GET of the `https` address with the whole query, decoded and sorted by name; the helper
+//! for Python takes no `wss` address at all. Vobiz signs the address without its query, and nothing that is posted
+//! (docs.vobiz.ai, "Validating callbacks"); its page on moving from Plivo says that both sign alike, so both are taken.
+//!
+//! Neither library remembers a nonce, which has no time in it either: it is not good only once, so that a request that
+//! somebody saw can be repeated. That is what tickets are for.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -57,6 +65,16 @@ impl Signer {
             Self::Vobiz => "x-vobiz-signature-v3-nonce",
         }
     }
+
+    /// What may be signed of a request for `url`.
+    fn signed_texts(self, url: &str, signed: Signed<'_>) -> Vec<String> {
+        let mut texts = vec![signed_text(url, signed)];
+        if self == Self::Vobiz {
+            let (address, _) = url.split_once('?').unwrap_or((url, ""));
+            texts.push(address.to_owned());
+        }
+        texts
+    }
 }
 
 /// The `[providers.plivo]` or `[providers.vobiz]` table.
@@ -85,8 +103,8 @@ pub struct PlivoAccountConfig {
 #[derive(Clone)]
 pub struct PlivoAccounts {
     signer: Signer,
-    /// Under which the gateway is known outside, once with `wss` and once with `https`: which of the two an upgrade's
-    /// signature has is not documented.
+    /// Under which the gateway is known outside, once with `wss` and once with `https`: Plivo's libraries check upgrades
+    /// with `https`, its pages speak of the address as it was configured.
     bases: [String; 2],
     accounts: Vec<(String, SecretString)>,
 }
@@ -166,7 +184,7 @@ impl PlivoAccounts {
         let urls = self.bases.iter();
         let urls: Vec<String> = urls
             .flat_map(|base| candidates(base, request.target))
-            .map(|url| signed_text(&url, request.signed))
+            .flat_map(|url| self.signer.signed_texts(&url, request.signed))
             .collect();
         let mut found = None;
         for (tenant, token) in &self.accounts {
@@ -194,15 +212,17 @@ impl fmt::Debug for PlivoAccounts {
     }
 }
 
-/// The address with its query sorted, and what was posted sorted behind it.
+/// The address with its query decoded and sorted, and what was posted sorted behind it.
 fn signed_text(url: &str, signed: Signed<'_>) -> String {
     let (address, query) = url.split_once('?').unwrap_or((url, ""));
-    let mut pairs: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty()).collect();
+    let mut pairs: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
     pairs.sort_unstable();
     let mut text = address.to_owned();
-    if !pairs.is_empty() {
-        text.push('?');
-        text.push_str(&pairs.join("&"));
+    for (n, (name, value)) in pairs.iter().enumerate() {
+        text.push(if n == 0 { '?' } else { '&' });
+        text.push_str(name);
+        text.push('=');
+        text.push_str(value);
     }
     let Signed::Webhook { form, .. } = signed else {
         return text;
@@ -310,6 +330,28 @@ mod tests {
         check("/answer", &[(SIGNATURE, POSTED), NONCE], posted, Ok(true));
     }
 
+    /// `BARE` is the signature of the address alone (docs.vobiz.ai, "Validating callbacks").
+    #[test]
+    fn vobiz_signs_no_query() {
+        for (signer, prefix, expected) in [
+            (Signer::Plivo, "x-plivo", false),
+            (Signer::Vobiz, "x-vobiz", true),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in [("signature-v3", BARE), ("signature-v3-nonce", "1234567890")] {
+                let name: http::HeaderName = format!("{prefix}-{name}").parse().unwrap();
+                headers.insert(name, value.parse().unwrap());
+            }
+            let request = SignedRequest {
+                target: "/answer?k=v",
+                headers: &headers,
+                signed: Signed::Upgrade,
+                agent: "desk",
+            };
+            assert_eq!(accounts(signer).caller(request).is_ok(), expected);
+        }
+    }
+
     #[test]
     fn a_query_is_sorted() {
         let pair = [("k".to_owned(), "v".to_owned())];
@@ -320,6 +362,9 @@ mod tests {
         let check = |url, signed, expected| assert_eq!(signed_text(url, signed), expected);
         check("wss://a/b?z=1&a=2", Signed::Upgrade, "wss://a/b?a=2&z=1");
         check("wss://a/b?", Signed::Upgrade, "wss://a/b");
+        // By name, not as text, in which '-' stands before '='; decoded; what has no value has an empty one.
+        let query = "wss://a/b?a-b=1&a=%2B+x&c";
+        check(query, Signed::Upgrade, "wss://a/b?a=+ x&a-b=1&c=");
         check("https://a/b?z=1&a=2", posted, "https://a/b?a=2&z=1.kv");
         check("https://a/b", posted, "https://a/b?kv");
     }

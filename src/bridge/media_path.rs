@@ -323,9 +323,8 @@ impl MediaPath {
 }
 
 fn silent_frame(format: AudioFormat) -> Vec<u8> {
-    let n_samples = n_samples(format.rate, FRAME);
-    let n_bytes = n_samples * format.codec.bytes_per_sample().unwrap_or(0);
-    vec![silence_of(format); n_bytes]
+    let n_bytes = format.codec.bytes_of(n_samples(format.rate, FRAME));
+    vec![silence_of(format); n_bytes.unwrap_or(0)]
 }
 
 fn to_model(input: AudioFormat, audio: ModelAudio) -> Result<ToModel, MediaError> {
@@ -364,7 +363,7 @@ pub(super) enum ReplyError {
     Media(#[from] MediaError),
 }
 
-/// The byte of silence in G.711.
+/// The byte of silence, where the codec has one.
 fn silence_of(format: AudioFormat) -> u8 {
     silence_byte(format.codec).unwrap_or_default()
 }

@@ -1,7 +1,7 @@
 //! Asterisk's `chan_websocket`, where Asterisk dials the gateway (telephony reference 9.1 to 9.5).
 //!
-//! Audio is binary, control is text: JSON (`f(json)`) or words, whichever `MEDIA_START` comes in. PCM16, mu-law or
-//! A-law, the same both ways, in messages of `optimal_frame_size` bytes.
+//! Audio is binary, control is text: JSON (`f(json)`) or words, whichever `MEDIA_START` comes in. PCM16, mu-law, A-law
+//! or G.722, the same both ways, in messages of `optimal_frame_size` bytes.
 //!
 //! When the peer does not keep to the rules:
 //!
@@ -12,7 +12,7 @@
 //! | the same `MEDIA_START` again | counted, no effect |
 //! | another `MEDIA_START` | error, the call ends |
 //! | `ERROR`, an unknown event | counted, no effect |
-//! | a codec or rate that is not spoken, as G.722 and 12 kHz | error, the call ends |
+//! | a codec or rate that is not spoken, as Opus and 96 kHz | error, the call ends |
 //!
 //! Asterisk throws away what is left of a message after its whole frames, so audio leaves in whole frames, whatever
 //! their length. It would take any length between `START_MEDIA_BUFFERING` and `STOP_MEDIA_BUFFERING`, which are not used: the
@@ -279,13 +279,15 @@ fn binary(out: &[u8]) -> Outgoing {
 }
 
 impl Media {
+    /// What audio may not be cut within.
     fn sample_bytes(self) -> usize {
-        self.format.codec.bytes_per_sample().unwrap_or(1)
+        self.format.codec.bytes_of(1).unwrap_or(1)
     }
 
     fn bytes_of(self, duration: Duration) -> usize {
         let n_samples = u128::from(self.format.rate.hz()) * duration.as_millis() / 1_000;
-        self.sample_bytes() * n_samples as usize
+        let n_samples = n_samples as usize;
+        self.format.codec.bytes_of(n_samples).unwrap_or(n_samples)
     }
 
     /// A command as this call wants it. Asterisk drops one of more than 128 bytes (telephony reference 9.3).
@@ -311,9 +313,12 @@ fn format_of(name: &str) -> Option<AudioFormat> {
     let (codec, rate) = match name {
         "ulaw" => (Codec::Ulaw, SampleRate::HZ_8000),
         "alaw" => (Codec::Alaw, SampleRate::HZ_8000),
+        "g722" => return Some(AudioFormat::G722),
         "slin" => (Codec::Pcm16, SampleRate::HZ_8000),
+        "slin12" => (Codec::Pcm16, SampleRate::HZ_12000),
         "slin16" => (Codec::Pcm16, SampleRate::HZ_16000),
         "slin24" => (Codec::Pcm16, SampleRate::HZ_24000),
+        "slin32" => (Codec::Pcm16, SampleRate::HZ_32000),
         "slin44" => (Codec::Pcm16, SampleRate::HZ_44100),
         "slin48" => (Codec::Pcm16, SampleRate::HZ_48000),
         _ => return None,
@@ -533,7 +538,11 @@ mod tests {
         check("slin24", "", Some(("pcm16 24000 Hz", 960)));
         check("slin48", "", Some(("pcm16 48000 Hz", 1_920)));
         check("slin16", "\"optimal_frame_size\":641,", None);
-        for name in ["g722", "slin12", "opus", ""] {
+        check("slin12", "", Some(("pcm16 12000 Hz", 480)));
+        check("slin32", "", Some(("pcm16 32000 Hz", 1_280)));
+        check("slin44", "", Some(("pcm16 44100 Hz", 1_764)));
+        check("g722", "", Some(("g722 16000 Hz", 160)));
+        for name in ["slin96", "slin192", "siren7", "opus", ""] {
             check(name, "", None);
         }
     }

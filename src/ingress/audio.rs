@@ -226,10 +226,10 @@ impl Audio {
             Codec::Pcm16 if !bytes.len().is_multiple_of(2) => {
                 return Err(DialectError::OddByteCount);
             }
-            Codec::Pcm16 | Codec::Ulaw | Codec::Alaw if bytes.is_empty() => {
+            Codec::Pcm16 | Codec::Ulaw | Codec::Alaw | Codec::G722 if bytes.is_empty() => {
                 return Ok(ignore(&mut self.ignored.empty_audio));
             }
-            Codec::Pcm16 | Codec::Ulaw | Codec::Alaw | Codec::Opus => {}
+            Codec::Pcm16 | Codec::Ulaw | Codec::Alaw | Codec::G722 | Codec::Opus => {}
         }
         audio.extend_from_slice(bytes);
         Ok(CallerEvent::Audio)
@@ -326,8 +326,8 @@ impl Audio {
 
 /// The most audio that one message may hold: a second, or an Opus packet.
 const fn max_audio_bytes(format: AudioFormat) -> usize {
-    match format.codec.bytes_per_sample() {
-        Some(bytes) => format.rate.hz() as usize * bytes,
+    match format.codec.bytes_of(format.rate.hz() as usize) {
+        Some(bytes) => bytes,
         None => MAX_OPUS_BYTES,
     }
 }
@@ -378,6 +378,7 @@ impl WireFormat {
             None | Some("pcm16") => (Codec::Pcm16, SampleRate::HZ_24000),
             Some("ulaw") => (Codec::Ulaw, SampleRate::HZ_8000),
             Some("alaw") => (Codec::Alaw, SampleRate::HZ_8000),
+            Some("g722") => (Codec::G722, SampleRate::HZ_16000),
             Some("opus") => (Codec::Opus, SampleRate::HZ_24000),
             Some(_) => return Err(DialectError::UnsupportedFormat),
         };
@@ -385,11 +386,18 @@ impl WireFormat {
             None => default_rate,
             Some(hz) => SampleRate::new(hz).ok_or(DialectError::UnsupportedFormat)?,
         };
-        // Opus has no 44.1 kHz (RFC 6716 section 2).
-        if codec == Codec::Opus && rate == SampleRate::HZ_44100 {
-            return Err(DialectError::UnsupportedFormat);
+        match codec {
+            // Its clock is said to be 8 kHz (RFC 3551 section 4.5.2).
+            Codec::G722 if [8_000, 16_000].contains(&rate.hz()) => Ok(AudioFormat::G722),
+            // It has no other rates (RFC 6716 section 2).
+            Codec::Opus if ![8_000, 12_000, 16_000, 24_000, 48_000].contains(&rate.hz()) => {
+                Err(DialectError::UnsupportedFormat)
+            }
+            Codec::G722 => Err(DialectError::UnsupportedFormat),
+            Codec::Pcm16 | Codec::Ulaw | Codec::Alaw | Codec::Opus => {
+                Ok(AudioFormat { codec, rate })
+            }
         }
-        Ok(AudioFormat { codec, rate })
     }
 }
 
@@ -465,6 +473,13 @@ mod tests {
             Some((Codec::Alaw, 16_000)),
         );
         check(r#"{"codec":"opus"}"#, Some((Codec::Opus, 24_000)));
+        check(r#"{"codec":"opus","rate":32000}"#, None);
+        check(r#"{"codec":"g722"}"#, Some((Codec::G722, 16_000)));
+        check(
+            r#"{"codec":"g722","rate":8000}"#,
+            Some((Codec::G722, 16_000)),
+        );
+        check(r#"{"codec":"g722","rate":24000}"#, None);
         check(
             r#"{"codec":"opus","rate":48000}"#,
             Some((Codec::Opus, 48_000)),

@@ -76,6 +76,7 @@ fn read_format(format: proto::Format) -> Result<WireFormat, DialectError> {
         Ok(proto::Codec::Ulaw) => Some(Codec::Ulaw),
         Ok(proto::Codec::Alaw) => Some(Codec::Alaw),
         Ok(proto::Codec::Opus) => Some(Codec::Opus),
+        Ok(proto::Codec::G722) => Some(Codec::G722),
         Err(_) => return Err(DialectError::UnsupportedFormat),
     };
     Ok(WireFormat {
@@ -149,6 +150,7 @@ fn write_format(format: AudioFormat) -> proto::Format {
         Codec::Ulaw => proto::Codec::Ulaw,
         Codec::Alaw => proto::Codec::Alaw,
         Codec::Opus => proto::Codec::Opus,
+        Codec::G722 => proto::Codec::G722,
     };
     proto::Format {
         codec: codec.into(),

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | keys before the first audio | the first few follow the start |
 //! | audio of a second kind | error, the call ends |
-//! | audio at 12, 32, 96 or 192 kHz | error, the call ends |
+//! | audio at 96 or 192 kHz | error, the call ends |
 //! | an error | the call is over: Asterisk sends one when it gives up |
 //! | a packet of an unknown kind, or whose length is not its payload's | error, the call ends, as it would at Asterisk |
 //! | audio without bytes, another UUID | counted, no effect |
@@ -213,8 +213,10 @@ impl AudioSocket {
 const fn rate_of(kind: u8) -> Option<SampleRate> {
     match kind {
         0x10 => Some(SampleRate::HZ_8000),
+        0x11 => Some(SampleRate::HZ_12000),
         0x12 => Some(SampleRate::HZ_16000),
         0x13 => Some(SampleRate::HZ_24000),
+        0x14 => Some(SampleRate::HZ_32000),
         0x15 => Some(SampleRate::HZ_44100),
         0x16 => Some(SampleRate::HZ_48000),
         _ => None,
@@ -257,8 +259,10 @@ mod tests {
     fn audio_goes_back_as_it_came() {
         for (kind, hz) in [
             (0x10, 8_000),
+            (0x11, 12_000),
             (0x12, 16_000),
             (0x13, 24_000),
+            (0x14, 32_000),
             (0x15, 44_100),
             (0x16, 48_000),
         ] {
@@ -271,7 +275,7 @@ mod tests {
             let other = packet(kind ^ 1, &[0; 2]);
             check(&mut dialect, &other, Err(DialectError::SecondStart));
         }
-        for kind in [0x11, 0x14, 0x17, 0x18] {
+        for kind in [0x17, 0x18] {
             let first = packet(kind, &[0; 2]);
             let mut dialect = AudioSocket::default();
             check(&mut dialect, &first, Err(DialectError::UnsupportedFormat));

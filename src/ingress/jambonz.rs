@@ -35,6 +35,9 @@ use crate::media::{AudioFormat, Codec, SampleRate};
 /// The largest message that is read, in bytes: half a second at 64 kHz, and eight times the longest metadata.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
+/// In Hz. It also has 64,000, which nobody needs and nothing here converts (telephony reference 10.2).
+const RATES: [u32; 4] = [8_000, 16_000, 24_000, 48_000];
+
 /// Marks that the module keeps (telephony reference 10.2).
 const MOST_MARKS: usize = 30;
 
@@ -210,7 +213,7 @@ impl Jambonz {
         })?;
         let format = |rate: &str| {
             let rate = rate.parse().ok().and_then(SampleRate::new);
-            rate.filter(|rate| *rate != SampleRate::HZ_44100)
+            rate.filter(|rate| RATES.contains(&rate.hz()))
                 .map(|rate| AudioFormat {
                     codec: Codec::Pcm16,
                     rate,

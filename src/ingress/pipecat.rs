@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use prost::Message as _;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::json::{self, Scalar};
 use super::{
@@ -37,6 +38,9 @@ const MAX_JSON_BYTES: usize = 64 * 1024;
 
 /// Longest id of a `client-ready` that is answered, in bytes. They are UUIDs.
 const MAX_ID_BYTES: usize = 256;
+
+/// The newest version of RTVI, of which nothing but the messages below is spoken (Pipecat 1.14).
+const RTVI_VERSION: &str = "2.2.0";
 
 /// One client of Pipecat's.
 #[derive(Clone, Debug, Default)]
@@ -178,7 +182,7 @@ impl Speak for Pipecat {
             }),
             CallerCommand::Error { code, message } => rtvi(serde_json::json!({
                 "type": "error",
-                "data": {"message": format!("{code}: {message}"), "fatal": true},
+                "data": {"error": format!("{code}: {message}"), "fatal": true},
             })),
             CallerCommand::Started { .. }
             | CallerCommand::Mark(_)
@@ -254,15 +258,29 @@ impl Pipecat {
                 limit: MAX_ID_BYTES,
             });
         }
+        let data = message.data.map_or("null", RawValue::get);
+        let data: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
         let ready = serde_json::json!({
             "type": "bot-ready",
             "id": id,
-            "data": {"version": "1.0.0"},
+            "data": {"version": spoken(data["version"].as_str())},
         });
         self.answers.push_back(Frame {
             kind: Some(rtvi(ready)),
         });
         Ok(CallerEvent::Nothing)
+    }
+}
+
+/// The version of RTVI that a client of this version is told. As Pipecat 1.14 does it: a client of 1.x hears its own, since
+/// it takes a message of version 2 for one that it does not know; everybody else hears the newest.
+fn spoken(version: Option<&str>) -> String {
+    let parts = version.map(|version| version.split('.').map(str::parse::<u16>));
+    match parts.map(Iterator::collect::<Result<Vec<_>, _>>) {
+        Some(Ok(parts)) if matches!(parts[..], [1, _, _]) => {
+            format!("1.{}.{}", parts[1], parts[2])
+        }
+        _ => RTVI_VERSION.to_owned(),
     }
 }
 
@@ -293,11 +311,13 @@ fn write(frame: Frame, out: &mut Vec<u8>) -> Outgoing {
 }
 
 #[derive(Deserialize)]
-struct Rtvi {
+struct Rtvi<'a> {
     label: Option<String>,
     #[serde(rename = "type")]
     kind: Option<String>,
     id: Option<Scalar>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
 }
 
 #[cfg(test)]
@@ -429,7 +449,25 @@ mod tests {
             (&answer["type"], &answer["id"]),
             (&"bot-ready".into(), &"r-1".into())
         );
+        assert_eq!(answer["data"]["version"], RTVI_VERSION);
         assert_eq!(dialect.answer(&mut out), Outgoing::Nothing);
+    }
+
+    /// As `RTVIProcessor` of Pipecat 1.14 chooses it; tests/sdk asks its own models.
+    #[test]
+    fn an_old_client_hears_its_own_version() {
+        let check = |version, expected| assert_eq!(spoken(version), expected, "{version:?}");
+        check(Some("1.2.0"), "1.2.0");
+        for other in [
+            None,
+            Some("2.0.0"),
+            Some("0.3.1"),
+            Some("1.2"),
+            Some("1.x.0"),
+            Some(""),
+        ] {
+            check(other, RTVI_VERSION);
+        }
     }
 
     proptest! {

@@ -1,8 +1,8 @@
 //! SignalWire's media streams (cXML `<Stream>`, SWML `stream:`), which are [`Twilio`]'s but for the codec (telephony
-//! reference 5): besides G.711 there is little-endian PCM16 at 16 and 24 kHz, and `start` says which it is.
+//! reference 5): besides G.711 there are G.722 and little-endian PCM16 at 16 and 24 kHz, and `start` says which it is.
 //!
-//! What happens when the peer does not keep to the rules stands in `twilio.rs`. G.722 is refused. SignalWire does not
-//! sign the request but shows the `authBearerToken` that it was told: a key or a ticket of ours.
+//! What happens when the peer does not keep to the rules stands in `twilio.rs`. SignalWire does not sign the
+//! request but shows the `authBearerToken` that it was told: a key or a ticket of ours.
 
 use super::twilio::Manner;
 use super::{Capabilities, DialectError, Ignored, Incoming, Lead, Outgoing, Speak, Twilio};
@@ -82,7 +82,13 @@ mod tests {
         let phone = SampleRate::HZ_8000;
         check("audio/x-mulaw", 8_000, Some((Codec::Ulaw, phone)));
         check("PCMA", 8_000, Some((Codec::Alaw, phone)));
-        check("G722", 8_000, None);
+        // Its clock is 8 kHz, its audio 16 (telephony reference 14.2).
+        let wide = Some((Codec::G722, SampleRate::HZ_16000));
+        check("G722", 8_000, wide);
+        check("audio/g722", 16_000, wide);
+        check("G722", 24_000, None);
+        check("audio/x-l16", 12_000, None);
+        check("audio/x-l16", 22_050, None);
         check("audio/x-l16", 48_000, None);
         check("audio/x-mulaw", 16_000, None);
     }

@@ -3,7 +3,7 @@
 //! JSON texts, audio in base64, a codec for each direction: what we hear is in `start`, what we send is what the
 //! starter of the stream declared. Telnyx does not repeat that, so the stream's address or `custom_parameters` has to
 //! say it under Telnyx's own names, `stream_bidirectional_codec` and `stream_bidirectional_sampling_rate`; else it is
-//! PCMU, as it is there. PCMU, PCMA, L16 and OPUS are spoken; G722 and AMR-WB are refused, and 22050 Hz.
+//! PCMU, as it is there. PCMU, PCMA, G722, L16 and OPUS are spoken; AMR-WB is refused.
 //!
 //! When the peer does not keep the order `connected`, `start`, `media`/`dtmf`/`mark`, `stop`:
 //!
@@ -46,6 +46,9 @@ const MAX_ID_BYTES: usize = 256;
 /// What our direction is, under the names that Telnyx has for it.
 const CODEC: &str = "stream_bidirectional_codec";
 const RATE: &str = "stream_bidirectional_sampling_rate";
+
+/// In Hz (telephony reference 2.4).
+const L16_RATES: [u32; 5] = [8_000, 16_000, 22_050, 24_000, 48_000];
 
 /// Ours: `auto`, `le` or `be`, since nobody has said which L16 is there (telephony reference 2.5).
 const BYTE_ORDER: &str = "l16_byte_order";
@@ -456,13 +459,16 @@ impl WireFormat {
         let codec = match encoding.to_ascii_uppercase().as_str() {
             "PCMU" => Codec::Ulaw,
             "PCMA" => Codec::Alaw,
+            "G722" => Codec::G722,
             "L16" => Codec::Pcm16,
             "OPUS" => Codec::Opus,
             _ => return Err(unsupported),
         };
         let rate = match (codec, rate) {
             (Codec::Ulaw | Codec::Alaw, Some(SampleRate::HZ_8000)) => SampleRate::HZ_8000,
-            (Codec::Pcm16, Some(rate)) if rate != SampleRate::HZ_44100 => rate,
+            (Codec::Pcm16, Some(rate)) if L16_RATES.contains(&rate.hz()) => rate,
+            // 16 kHz, but vendors put its clock beside it, which is 8 kHz (telephony reference 14.2).
+            (Codec::G722, Some(SampleRate::HZ_8000 | SampleRate::HZ_16000)) => SampleRate::HZ_16000,
             // Its clock is always 48 kHz, whatever is said (telephony reference 14.3).
             (Codec::Opus, _) => SampleRate::HZ_48000,
             _ => return Err(unsupported),
@@ -582,7 +588,19 @@ mod tests {
         check("", pcmu(), custom, Some(("ulaw 8000 Hz", "alaw 8000 Hz")));
         let opus = json!({"encoding": "OPUS", "sample_rate": 16000});
         check("", opus, json!({}), Some(("opus 48000 Hz", "ulaw 8000 Hz")));
-        for refused in ["G722", "AMR-WB", "mp3"] {
+        // Its clock is 8 kHz, its audio 16 (telephony reference 14.2).
+        let g722 = "stream_bidirectional_codec=G722";
+        let narrow = json!({"encoding": "G722", "sample_rate": 8000});
+        let both = Some(("g722 16000 Hz", "g722 16000 Hz"));
+        check(g722, narrow, json!({}), both);
+        let wide = "stream_bidirectional_codec=G722&stream_bidirectional_sampling_rate=16000";
+        check(
+            wide,
+            pcma(),
+            json!({}),
+            Some(("alaw 8000 Hz", "g722 16000 Hz")),
+        );
+        for refused in ["AMR-WB", "mp3"] {
             check(
                 "",
                 json!({"encoding": refused, "sample_rate": 8000}),
@@ -593,7 +611,14 @@ mod tests {
             check(&query, pcmu(), json!({}), None);
         }
         let odd = "stream_bidirectional_codec=L16&stream_bidirectional_sampling_rate=22050";
-        check(odd, pcmu(), json!({}), None);
+        let heard = Some(("ulaw 8000 Hz", "pcm16 22050 Hz"));
+        check(odd, pcmu(), json!({}), heard);
+        for rate in [12_000, 32_000, 44_100] {
+            let l16 = json!({"encoding": "L16", "sample_rate": rate});
+            check("", l16, json!({}), None);
+        }
+        let narrow = json!({"encoding": "G722", "sample_rate": 24000});
+        check("", narrow, json!({}), None);
         check(
             "",
             json!({"encoding": "PCMU", "channels": 2}),

@@ -397,6 +397,7 @@ impl WireFormat {
             ("audio/x-mulaw" | "audio/mulaw" | "audio/pcmu" | "mulaw" | "pcmu", _) => Codec::Ulaw,
             ("audio/x-alaw" | "audio/alaw" | "audio/pcma" | "alaw" | "pcma", _) => Codec::Alaw,
             ("audio/x-l16" | "audio/l16" | "l16", Manner::SignalWire) => Codec::Pcm16,
+            ("audio/x-g722" | "audio/g722" | "g722", Manner::SignalWire) => Codec::G722,
             // What it calls PCM16 is not documented: its samples name the container, "base64".
             (_, Manner::Exotel(_)) => Codec::Pcm16,
             _ => return Err(DialectError::UnsupportedFormat),
@@ -408,12 +409,17 @@ impl WireFormat {
         };
         let rate = rate.ok_or(DialectError::UnsupportedFormat)?;
         let is_spoken = match codec {
-            Codec::Pcm16 => rate <= SampleRate::HZ_24000,
-            _ => rate == SampleRate::HZ_8000,
+            Codec::Pcm16 => [8_000, 16_000, 24_000].contains(&rate.hz()),
+            // Providers put its clock beside it, which is 8 kHz (telephony reference 14.2).
+            Codec::G722 => [8_000, 16_000].contains(&rate.hz()),
+            Codec::Ulaw | Codec::Alaw | Codec::Opus => rate == SampleRate::HZ_8000,
         };
         let is_mono = self.channels.as_ref().is_none_or(|value| value.0 == "1");
         if !is_spoken || !is_mono {
             return Err(DialectError::UnsupportedFormat);
+        }
+        if codec == Codec::G722 {
+            return Ok(AudioFormat::G722);
         }
         Ok(AudioFormat { codec, rate })
     }

@@ -2,6 +2,10 @@
 //!
 //! What happens when the peer does not keep to the rules stands in `plivo.rs`. Vobiz would play up to 24 kHz; replies
 //! leave in the format in which the caller comes.
+//!
+//! Its own page (docs.vobiz.ai, "Stream events") names `playAudio`, `checkpoint`, `clearAudio` and `stop` for what it
+//! takes, and `start`, `media`, `playedStream` and `clearedAudio` for what it sends: no `stop` at the end of a call, and
+//! neither keys in nor `sendDTMF`, nor a subprotocol. Those are spoken as Plivo has them, and echoed if it offers one.
 
 use super::{Capabilities, DialectError, Head, Ignored, Incoming, Outgoing, Plivo, Speak};
 use crate::call::{CallerCommand, CallerEvent};

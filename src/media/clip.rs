@@ -127,7 +127,8 @@ mod tests {
         check(&wav(1, 16_000, 16, 8_000), "Clip(500ms at 16000 Hz)");
         check(&wav(2, 16_000, 16, 8_000), "sox in.wav -c 1 -b 16");
         check(&wav(1, 16_000, 8, 8_000), "sox in.wav -c 1 -b 16");
-        check(&wav(1, 22_050, 16, 8_000), "22050 Hz");
+        check(&wav(1, 22_050, 16, 11_025), "Clip(500ms at 22050 Hz)");
+        check(&wav(1, 11_025, 16, 8_000), "11025 Hz");
         check(&wav(1, 8_000, 16, 0), "1 sample");
         check(&wav(1, 8_000, 16, 240_001), "30 s");
         check(b"hello", "WAV");

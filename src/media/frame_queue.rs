@@ -22,7 +22,7 @@ pub struct FrameQueue {
 }
 
 enum Sizes {
-    /// PCM and G.711.
+    /// PCM, G.711 and G.722.
     Fixed(usize),
     /// Opus: the size of each waiting frame.
     Each(VecDeque<u16>),
@@ -180,10 +180,7 @@ const KEPT_BYTES: usize = 64 * 1024;
 
 /// Bytes of one 20 ms frame; `None` for Opus.
 pub(crate) fn frame_bytes(format: AudioFormat) -> Option<usize> {
-    format
-        .codec
-        .bytes_per_sample()
-        .map(|n_bytes| n_bytes * format.rate.hz() as usize / 50)
+    format.codec.bytes_of(format.rate.hz() as usize / 50)
 }
 
 #[cfg(test)]
@@ -208,6 +205,8 @@ mod tests {
         check(Codec::Alaw, SampleRate::HZ_16000, Some(320));
         check(Codec::Pcm16, SampleRate::HZ_24000, Some(960));
         check(Codec::Pcm16, SampleRate::HZ_44100, Some(1_764));
+        check(Codec::Pcm16, SampleRate::HZ_22050, Some(882));
+        check(Codec::G722, SampleRate::HZ_16000, Some(160));
         check(Codec::Opus, SampleRate::HZ_48000, None);
     }
 

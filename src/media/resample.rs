@@ -1,12 +1,13 @@
 //! Sample rate conversion of one mono stream, state kept from one call of [`Resampler::process`] to the next.
 //!
-//! Between 8, 16, 24 and 48 kHz a polyphase FIR filter works on 16-bit samples: any input length, output as soon as
-//! its input is there, 3 ms of delay or less. Whatever touches 44.1 kHz goes through rubato's FFT in blocks of 10 ms.
+//! Between most rates a polyphase FIR filter works on 16-bit samples: any input length, output as soon as its input is
+//! there, 3 ms of delay or less. Whatever touches 44.1 kHz goes through rubato's FFT in blocks of 10 ms.
 //! `costs`, chapter 3, compares the alternatives. It does not mix channels, and drifting clocks are not its matter.
 
+use std::collections::BTreeMap;
 use std::f64::consts::PI;
 use std::fmt;
-use std::sync::LazyLock;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rubato::audioadapter_buffers::direct::InterleavedSlice;
@@ -36,7 +37,7 @@ impl Resampler {
     pub fn new(from: SampleRate, to: SampleRate) -> Self {
         let method = if from == to {
             Method::Identity
-        } else if from == SampleRate::HZ_44100 || to == SampleRate::HZ_44100 {
+        } else if goes_by_fft(from, to) {
             Method::Fft(Box::new(FftState::new(from, to)))
         } else {
             Method::Fir(FirState::new(Filter::between(from, to)))
@@ -93,6 +94,13 @@ impl Resampler {
     }
 }
 
+/// Whether it is 44.1 kHz and another rate that makes whole blocks of 10 ms with it.
+pub(super) fn goes_by_fft(from: SampleRate, to: SampleRate) -> bool {
+    let (low, high) = (from.min(to), from.max(to));
+    let is_in_whole_blocks = low.hz() % 100 == 0;
+    is_in_whole_blocks && (low == SampleRate::HZ_44100 || high == SampleRate::HZ_44100)
+}
+
 /// The method and its delay, as in `fir, 3.0 ms`.
 impl fmt::Display for Resampler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -136,41 +144,25 @@ struct Filter {
 }
 
 impl Filter {
-    /// The filter for two different rates of the 8/16/24/48 kHz family. The table lists the ratios in lowest terms.
-    fn between(from: SampleRate, to: SampleRate) -> &'static Self {
-        static FILTERS: [LazyLock<Filter>; 8] = [
-            LazyLock::new(|| Filter::design(2, 1)),
-            LazyLock::new(|| Filter::design(3, 1)),
-            LazyLock::new(|| Filter::design(6, 1)),
-            LazyLock::new(|| Filter::design(3, 2)),
-            LazyLock::new(|| Filter::design(1, 2)),
-            LazyLock::new(|| Filter::design(1, 3)),
-            LazyLock::new(|| Filter::design(1, 6)),
-            LazyLock::new(|| Filter::design(2, 3)),
-        ];
-        let (from, to) = (from.hz() / 8_000, to.hz() / 8_000);
-        let index = match (from, to) {
-            (1, 2) => 0,
-            (1, 3) => 1,
-            (1, 6) => 2,
-            (2, 3) => 3,
-            (2, 6) => 1,
-            (3, 6) => 0,
-            (2, 1) | (6, 3) => 4,
-            (3, 1) | (6, 2) => 5,
-            (6, 1) => 6,
-            // The one pair that is left.
-            _ => 7,
-        };
-        debug_assert!(index != 7 || (from, to) == (3, 2));
-        &FILTERS[index]
+    /// The filter between two rates. One of each ratio is made, when it is first needed, and kept.
+    fn between(from: SampleRate, to: SampleRate) -> Arc<Self> {
+        static FILTERS: Mutex<BTreeMap<(usize, usize), Arc<Filter>>> = Mutex::new(BTreeMap::new());
+        let (from, to) = (from.hz() as usize, to.hz() as usize);
+        let divisor = greatest_common_divisor(from, to);
+        let (up, down) = (to / divisor, from / divisor);
+        // A panic while a filter is made leaves the others as they were.
+        let mut filters = FILTERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let filter = filters.entry((up, down));
+        filter
+            .or_insert_with(|| Arc::new(Self::design(up, down)))
+            .clone()
     }
 
     /// A Kaiser-windowed sinc, sampled `max(up, down)` times as densely as the lower rate.
     fn design(up: usize, down: usize) -> Self {
         let density = up.max(down);
         let length = FIR_SPAN * density;
-        let n_taps = length / up;
+        let n_taps = length.div_ceil(up);
         // The first tap is zero, which makes the delay a whole number of samples of the lower rate.
         let centre = (length / 2) as f64;
         let bandwidth = FIR_CUTOFF / density as f64;
@@ -180,6 +172,8 @@ impl Filter {
                 let window = bessel_i0(FIR_KAISER_BETA * (1.0 - (x / centre).powi(2)).sqrt());
                 sinc(bandwidth * x) * if n == 0 { 0.0 } else { window }
             })
+            // Where the phases do not divide it: all have as many taps.
+            .chain(std::iter::repeat_n(0.0, n_taps * up - length))
             .collect();
         // Each phase sums to one, so that a constant keeps its level.
         let scale = up as f64 * f64::from(1_u32 << FIR_TAP_BITS) / response.iter().sum::<f64>();
@@ -193,6 +187,14 @@ impl Filter {
             n_taps,
             taps,
         }
+    }
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 {
+        a
+    } else {
+        greatest_common_divisor(b, a % b)
     }
 }
 
@@ -218,7 +220,7 @@ fn bessel_i0(x: f64) -> f64 {
 }
 
 struct FirState {
-    filter: &'static Filter,
+    filter: Arc<Filter>,
     /// Phase of the next output.
     phase: usize,
     /// How many input samples from now the next output is due; 0 is the very next.
@@ -228,12 +230,12 @@ struct FirState {
 }
 
 impl FirState {
-    fn new(filter: &'static Filter) -> Self {
+    fn new(filter: Arc<Filter>) -> Self {
         Self {
-            filter,
             phase: 0,
             skip: 0,
             history: vec![0; filter.n_taps - 1].into_boxed_slice(),
+            filter,
         }
     }
 
@@ -381,7 +383,7 @@ impl FftState {
 mod tests {
     use super::*;
 
-    const RATES: [SampleRate; 5] = SampleRate::ALL;
+    const RATES: [SampleRate; 8] = SampleRate::ALL;
 
     fn all_pairs() -> impl Iterator<Item = (SampleRate, SampleRate)> {
         RATES
@@ -443,7 +445,7 @@ mod tests {
     fn the_loudest_input_is_clamped_and_stays_within_32_bits() {
         for (from, to) in all_pairs() {
             let mut resampler = Resampler::new(from, to);
-            let Method::Fir(FirState { filter, .. }) = resampler.method else {
+            let Method::Fir(FirState { filter, .. }) = &resampler.method else {
                 continue;
             };
             // The worst input has the sign of every tap. Overflow would panic here.

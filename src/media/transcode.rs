@@ -7,15 +7,19 @@ use std::time::Duration;
 
 use super::frame_queue::frame_bytes;
 use super::g711::Law;
+use super::g722;
 use super::opus::{MAX_PACKET_BYTES, OpusDecoder, OpusEncoder, OpusSettings};
-use super::{AudioFormat, Codec, FRAME, FrameQueue, MediaError, Resampler, SampleRate};
+use super::{
+    AudioFormat, Codec, FRAME, FrameQueue, G722Decoder, G722Encoder, MediaError, Resampler,
+    SampleRate,
+};
 
 /// Turns what a caller sends into PCM.
 pub struct CallerDecoder {
     format: AudioFormat,
     codec: DecoderCodec,
     resampler: Resampler,
-    /// Decoded Opus that waits for the resampler; unused where libopus writes at the wanted rate.
+    /// Decoded audio that waits for the resampler; unused by PCM, G.711, and where libopus writes at the wanted rate.
     scratch: Vec<i16>,
     odd_bytes: u64,
 }
@@ -24,13 +28,15 @@ enum DecoderCodec {
     /// With the first byte of a sample that was cut in half.
     Pcm16(Option<u8>),
     G711(Law),
+    G722(Box<G722Decoder>),
     Opus(OpusDecoder),
 }
 
 impl CallerDecoder {
     /// A decoder of `format` that writes samples at `to`.
     ///
-    /// The rate of an Opus `format` is not looked at: libopus decodes every stream at any of its rates.
+    /// The rate of an Opus or G.722 `format` is not looked at: libopus decodes every stream at any of its rates, G.722
+    /// has but one.
     ///
     /// # Errors
     /// [`MediaError::OpusLibrary`] if libopus cannot be set up.
@@ -39,11 +45,13 @@ impl CallerDecoder {
             Codec::Pcm16 => DecoderCodec::Pcm16(None),
             Codec::Ulaw => DecoderCodec::G711(Law::Mu),
             Codec::Alaw => DecoderCodec::G711(Law::A),
+            Codec::G722 => DecoderCodec::G722(Box::default()),
             Codec::Opus => DecoderCodec::Opus(OpusDecoder::new(native_rate(to))?),
         };
         let from = match format.codec {
             Codec::Opus => native_rate(to),
-            _ => format.rate,
+            Codec::G722 => SampleRate::HZ_16000,
+            Codec::Pcm16 | Codec::Ulaw | Codec::Alaw => format.rate,
         };
         Ok(Self {
             format,
@@ -59,7 +67,7 @@ impl CallerDecoder {
     /// PCM16 may be cut anywhere: half a sample waits for the next message.
     ///
     /// # Errors
-    /// [`MediaError::MalformedOpus`] if an Opus message is no packet. PCM and G.711 cannot fail.
+    /// [`MediaError::MalformedOpus`] if an Opus message is no packet. PCM, G.711 and G.722 cannot fail.
     pub fn decode(&mut self, payload: &[u8], out: &mut Vec<i16>) -> Result<(), MediaError> {
         match &mut self.codec {
             DecoderCodec::Pcm16(carry) => {
@@ -71,6 +79,13 @@ impl CallerDecoder {
                 for codes in payload.chunks(BLOCK) {
                     law.decode(codes, &mut block);
                     self.resampler.process(&block[..codes.len()], out);
+                }
+            }
+            DecoderCodec::G722(decoder) => {
+                for codes in payload.chunks(BLOCK / 2) {
+                    self.scratch.clear();
+                    decoder.decode(codes, &mut self.scratch);
+                    self.resampler.process(&self.scratch, out);
                 }
             }
             DecoderCodec::Opus(decoder) if self.resampler.is_identity() => {
@@ -98,6 +113,7 @@ impl CallerDecoder {
         match &mut self.codec {
             DecoderCodec::Pcm16(carry) => *carry = None,
             DecoderCodec::G711(_) => {}
+            DecoderCodec::G722(decoder) => decoder.reset(),
             DecoderCodec::Opus(decoder) => decoder.reset(),
         }
     }
@@ -108,10 +124,16 @@ impl CallerDecoder {
         self.odd_bytes
     }
 
-    /// What the resampler adds to the way of a sound.
+    /// What the chain adds to the way of a sound; an Opus encoder tells the delay of both its sides.
     #[must_use]
     pub fn delay(&self) -> Duration {
-        self.resampler.delay()
+        let codec = match &self.codec {
+            DecoderCodec::G722(_) => g722::DELAY,
+            DecoderCodec::Pcm16(_) | DecoderCodec::G711(_) | DecoderCodec::Opus(_) => {
+                Duration::ZERO
+            }
+        };
+        self.resampler.delay() + codec
     }
 }
 
@@ -156,12 +178,11 @@ fn decode_pcm16(
     }
 }
 
-/// The rate at which libopus serves a leg of `rate`: the same, but for 44.1 kHz.
+/// The rate at which libopus serves a leg of `rate`: the same, if it has that, else its highest.
 fn native_rate(rate: SampleRate) -> SampleRate {
-    if rate == SampleRate::HZ_44100 {
-        SampleRate::HZ_48000
-    } else {
-        rate
+    match rate.hz() {
+        8_000 | 12_000 | 16_000 | 24_000 => rate,
+        _ => SampleRate::HZ_48000,
     }
 }
 
@@ -183,13 +204,14 @@ pub struct CallerEncoder {
 enum EncoderCodec {
     Pcm16,
     G711(Law),
+    G722(Box<G722Encoder>),
     Opus(OpusEncoder),
 }
 
 impl CallerEncoder {
     /// An encoder of `format` for samples at `from`. `opus` matters to Opus callers only.
     ///
-    /// The rate of an Opus `format` is not looked at: each decoder picks its own.
+    /// The rate of an Opus or G.722 `format` is not looked at: each decoder of Opus picks its own, G.722 has but one.
     ///
     /// # Errors
     /// [`MediaError::OpusSetting`] for a setting out of range, [`MediaError::OpusLibrary`] if libopus cannot be set up.
@@ -202,6 +224,7 @@ impl CallerEncoder {
             Codec::Pcm16 => (EncoderCodec::Pcm16, format.rate),
             Codec::Ulaw => (EncoderCodec::G711(Law::Mu), format.rate),
             Codec::Alaw => (EncoderCodec::G711(Law::A), format.rate),
+            Codec::G722 => (EncoderCodec::G722(Box::default()), SampleRate::HZ_16000),
             Codec::Opus => {
                 let rate = native_rate(from);
                 (EncoderCodec::Opus(OpusEncoder::new(rate, opus)?), rate)
@@ -260,14 +283,16 @@ impl CallerEncoder {
         queued
     }
 
-    /// Throws the begun frame and all filter state away, as a barge-in demands.
+    /// Throws the begun frame and what sounds in the filters away, as a barge-in demands.
     pub fn reset(&mut self) {
         self.pending.clear();
         self.n_in = 0;
         self.n_framed = 0;
         self.resampler.reset();
-        if let EncoderCodec::Opus(encoder) = &mut self.codec {
-            encoder.reset();
+        match &mut self.codec {
+            EncoderCodec::Pcm16 | EncoderCodec::G711(_) => {}
+            EncoderCodec::G722(encoder) => encoder.cut(),
+            EncoderCodec::Opus(encoder) => encoder.reset(),
         }
     }
 
@@ -276,6 +301,7 @@ impl CallerEncoder {
     pub fn delay(&self) -> Duration {
         let codec = match &self.codec {
             EncoderCodec::Pcm16 | EncoderCodec::G711(_) => Duration::ZERO,
+            EncoderCodec::G722(_) => g722::DELAY,
             EncoderCodec::Opus(encoder) => encoder.delay(),
         };
         self.resampler.delay() + codec
@@ -314,6 +340,7 @@ impl CallerEncoder {
                     .frame
                     .extend(pcm.iter().flat_map(|sample| sample.to_le_bytes())),
                 EncoderCodec::G711(law) => law.encode(pcm, &mut self.frame),
+                EncoderCodec::G722(encoder) => encoder.encode(pcm, &mut self.frame),
                 EncoderCodec::Opus(encoder) => encoder.encode(pcm, &mut self.frame)?,
             }
             n_queued += usize::from(frames.push(&self.frame));
@@ -351,6 +378,7 @@ pub const fn silence_byte(codec: Codec) -> Option<u8> {
         Codec::Pcm16 => Some(0),
         Codec::Ulaw => Some(Law::Mu.silence()),
         Codec::Alaw => Some(Law::A.silence()),
+        Codec::G722 => Some(g722::SILENCE),
         Codec::Opus => None,
     }
 }
@@ -382,6 +410,7 @@ mod tests {
         [Codec::Pcm16, Codec::Ulaw, Codec::Alaw, Codec::Opus]
             .into_iter()
             .flat_map(|codec| SampleRate::ALL.map(|rate| format(codec, rate)))
+            .chain([AudioFormat::G722])
             .collect()
     }
 
@@ -565,11 +594,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_payload_is_decoded_or_refused(
-            codec in 0_usize..4,
-            rate in 0_usize..5,
+            codec in 0_usize..5,
+            rate in 0..SampleRate::ALL.len(),
             payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..6),
         ) {
-            let codec = [Codec::Pcm16, Codec::Ulaw, Codec::Alaw, Codec::Opus][codec];
+            let codec = [Codec::Pcm16, Codec::Ulaw, Codec::Alaw, Codec::G722, Codec::Opus][codec];
             let mut decoder = CallerDecoder::new(format(codec, SampleRate::ALL[rate]), MODEL).unwrap();
             let mut out = Vec::new();
             for payload in payloads {

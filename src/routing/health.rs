@@ -6,7 +6,7 @@
 //! | well, open, probing | it does not know the credential | out |
 //! | open | the time is over, or nobody else is left and 2 s are | half-open |
 //! | half-open | one dial is let through | probing |
-//! | probing | the probe succeeds, or is told to wait | well; for 10 s at most 20 dials a second |
+//! | probing | the probe succeeds, or is told to wait | well; for 10 s at most 20 dials a second for calls that begin |
 //! | probing | the probe fails | open, for longer |
 //! | probing | the probe is given up | half-open |
 //! | out | 15 s to 30 s have passed, or there is a newer credential | half-open |
@@ -116,6 +116,16 @@ impl Condition {
     }
 }
 
+/// What a dial is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Need {
+    /// A call that goes on lost its session. Somebody listens to silence, so it does not wait in line with calls that
+    /// have not begun; there cannot be more of them than there are calls.
+    pub is_live: bool,
+    /// There is nobody else to ask.
+    pub is_last_resort: bool,
+}
+
 /// The right to dial once. Its outcome must be told, or that it was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -197,23 +207,27 @@ impl Health {
         }
     }
 
-    /// Asks to dial. `is_last_resort` says that a caller has nobody else.
+    /// Asks to dial.
     ///
     /// # Errors
     ///
     /// If it may not be dialled now.
-    pub fn ask(&mut self, now: Instant, is_last_resort: bool) -> Result<Grant, Refused> {
+    pub fn ask(&mut self, now: Instant, need: Need) -> Result<Grant, Refused> {
         let refused = |until| Refused {
             until,
             is_rate_limited: false,
         };
         match self.standing(now) {
+            Standing::Returning(_) if need.is_live => Ok(Grant {
+                at: now,
+                is_probe: false,
+            }),
             Standing::Well | Standing::Returning(_) => Ok(Grant {
                 at: self.take_slot(now),
                 is_probe: false,
             }),
             Standing::Probe => Ok(self.probe(now)),
-            Standing::Open(until) if is_last_resort => {
+            Standing::Open(until) if need.is_last_resort => {
                 let until = until.min(self.last_resort_at(until));
                 if now < until {
                     return Err(refused(until));
@@ -323,6 +337,13 @@ impl Health {
                 since: now,
             };
         }
+        // The last in line went away before its turn.
+        if let Some((_, next)) = &mut self.ramp
+            && now < grant.at
+            && *next == grant.at + RAMP_GAP
+        {
+            *next = grant.at;
+        }
     }
 
     /// A session went well.
@@ -421,6 +442,18 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const MS: Duration = Duration::from_millis(1);
     const DIAL: Failed = Failed::At(Stage::Dial);
+    const NEW: Need = Need {
+        is_live: false,
+        is_last_resort: false,
+    };
+    const LIVE: Need = Need {
+        is_live: true,
+        ..NEW
+    };
+    const LAST: Need = Need {
+        is_last_resort: true,
+        ..NEW
+    };
     const SESSION: Failed = Failed::At(Stage::Session);
 
     /// One that was opened at `now`.
@@ -440,16 +473,16 @@ mod tests {
                 health.standing(now),
                 Standing::Open(now + expected * SECOND)
             );
-            assert!(health.ask(now, false).is_err());
+            assert!(health.ask(now, NEW).is_err());
             now += expected * SECOND;
-            let probe = health.ask(now, false).expect("half-open");
+            let probe = health.ask(now, NEW).expect("half-open");
             assert!(probe.is_probe);
-            assert!(health.ask(now, true).is_err(), "one probe at a time");
+            assert!(health.ask(now, LAST).is_err(), "one probe at a time");
             health.failed(Failed::dial(probe), now, 1.0);
         }
         // Well again, the next trouble begins short.
         now += 60 * SECOND;
-        let probe = health.ask(now, false).expect("half-open");
+        let probe = health.ask(now, NEW).expect("half-open");
         health.dialled(probe, now);
         health.session_went_well();
         for _ in 0..7 {
@@ -463,7 +496,7 @@ mod tests {
         let now = Instant::now();
         let mut health = Health::default();
         let dial = |health: &mut Health| {
-            let grant = health.ask(now, false).expect("well");
+            let grant = health.ask(now, NEW).expect("well");
             health.dialled(grant, now);
         };
         for _ in 0..20 {
@@ -487,7 +520,7 @@ mod tests {
         for _ in 0..200 {
             assert!(!health.failed(SESSION, now, 1.0));
         }
-        let probe = health.ask(now + SECOND, false).expect("half-open");
+        let probe = health.ask(now + SECOND, NEW).expect("half-open");
         health.dialled(probe, now + SECOND);
         assert!(!health.failed(SESSION, now + SECOND, 1.0));
         assert_eq!(health.condition(now + SECOND), Condition::Well);
@@ -517,12 +550,12 @@ mod tests {
             until: now + wait,
             is_rate_limited: true,
         });
-        assert_eq!(health.ask(now, true), expected);
+        assert_eq!(health.ask(now, LAST), expected);
         // Somebody else was refused too, and was not told for how long.
         health.rate_limited(None, None, SECOND, now + MS);
-        assert_eq!(health.ask(now, true), expected);
-        assert_eq!(health.ask(now + wait - MS, true), expected);
-        assert!(health.ask(now + wait, false).is_ok());
+        assert_eq!(health.ask(now, LAST), expected);
+        assert_eq!(health.ask(now + wait - MS, LAST), expected);
+        assert!(health.ask(now + wait, NEW).is_ok());
         assert_eq!(health.condition(now), Condition::Paused);
     }
 
@@ -531,12 +564,12 @@ mod tests {
         let now = Instant::now();
         let mut health = Health::default();
         health.unauthorized(now, 1.0);
-        assert!(health.ask(now + 29 * SECOND, true).is_err());
-        let probe = health.ask(now + 30 * SECOND, false).expect("a probe");
+        assert!(health.ask(now + 29 * SECOND, LAST).is_err());
+        let probe = health.ask(now + 30 * SECOND, NEW).expect("a probe");
         health.unauthorized(now + 30 * SECOND, 1.0);
-        assert!(probe.is_probe && health.ask(now + 31 * SECOND, true).is_err());
+        assert!(probe.is_probe && health.ask(now + 31 * SECOND, LAST).is_err());
         health.credential_changed(now + 32 * SECOND);
-        let probe = health.ask(now + 32 * SECOND, false).expect("a probe");
+        let probe = health.ask(now + 32 * SECOND, NEW).expect("a probe");
         health.dialled(probe, now + 32 * SECOND);
         assert_eq!(health.condition(now + 32 * SECOND), Condition::Well);
     }
@@ -547,9 +580,9 @@ mod tests {
         let mut health = opened(now);
         for _ in 0..20 {
             now += 2 * SECOND;
-            let probe = health.ask(now, true).expect("a last resort");
+            let probe = health.ask(now, LAST).expect("a last resort");
             health.failed(Failed::dial(probe), now, 1.0);
-            assert!(health.ask(now + 999 * MS, true).is_err());
+            assert!(health.ask(now + 999 * MS, LAST).is_err());
         }
     }
 
@@ -558,25 +591,58 @@ mod tests {
         let now = Instant::now();
         let mut health = opened(now);
         let back = now + SECOND;
-        let probe = health.ask(back, false).expect("half-open");
+        let probe = health.ask(back, NEW).expect("half-open");
         health.dialled(probe, back);
         let at: Vec<u128> = (0..20)
-            .map(|_| health.ask(back, false).expect("well").at - back)
+            .map(|_| health.ask(back, NEW).expect("well").at - back)
             .map(|wait| wait.as_millis())
             .collect();
         let expected: Vec<u128> = (1..=20).map(|n| n * 50).collect();
         assert_eq!(at, expected);
         let later = back + RAMP;
-        assert_eq!(health.ask(later, false).map(|grant| grant.at), Ok(later));
+        assert_eq!(health.ask(later, NEW).map(|grant| grant.at), Ok(later));
+    }
+
+    #[test]
+    fn a_call_that_goes_on_does_not_wait_in_line() {
+        let now = Instant::now();
+        let mut health = opened(now);
+        let back = now + SECOND;
+        let probe = health.ask(back, LIVE).expect("half-open");
+        assert!(probe.is_probe && health.ask(back, LIVE).is_err());
+        health.dialled(probe, back);
+        let at = |health: &mut Health, need| health.ask(back, need).expect("well").at - back;
+        assert_eq!(at(&mut health, NEW), 50 * MS);
+        for _ in 0..100 {
+            assert_eq!(at(&mut health, LIVE), Duration::ZERO);
+        }
+        assert_eq!(at(&mut health, NEW), 100 * MS);
+    }
+
+    #[test]
+    fn who_goes_away_makes_room_in_the_line() {
+        let now = Instant::now();
+        let mut health = opened(now);
+        let probe = health.ask(now + SECOND, NEW).expect("half-open");
+        health.dialled(probe, now + SECOND);
+        let now = now + SECOND;
+        let mut next = || health.ask(now, NEW).expect("well");
+        let (first, second, third) = (next(), next(), next());
+        health.abandoned(second, now);
+        assert_eq!(health.ask(now, NEW).expect("well").at, third.at + 50 * MS);
+        health.abandoned(first, first.at);
+        let last = health.ask(now, NEW).expect("well");
+        health.abandoned(last, now);
+        assert_eq!(health.ask(now, NEW), Ok(last));
     }
 
     #[test]
     fn a_probe_that_is_given_up_makes_room_for_another() {
         let now = Instant::now();
         let mut health = opened(now);
-        let probe = health.ask(now + SECOND, false).expect("half-open");
+        let probe = health.ask(now + SECOND, NEW).expect("half-open");
         health.abandoned(probe, now + SECOND);
-        assert!(health.ask(now + SECOND, false).expect("another").is_probe);
+        assert!(health.ask(now + SECOND, NEW).expect("another").is_probe);
     }
 
     proptest! {
@@ -592,7 +658,7 @@ mod tests {
                 now += Duration::from_millis(after);
                 match step {
                     0..=2 => {
-                        if let Ok(grant) = health.ask(now, step == 2) {
+                        if let Ok(grant) = health.ask(now, [NEW, LIVE, LAST][usize::from(step)]) {
                             prop_assert!(now >= quiet_until);
                             prop_assert!(!grant.is_probe || probe.is_none());
                             if grant.is_probe {
@@ -620,7 +686,7 @@ mod tests {
             if let Some(grant) = probe {
                 health.abandoned(grant, now);
             }
-            prop_assert!(health.ask(now + 61 * SECOND, false).is_ok());
+            prop_assert!(health.ask(now + 61 * SECOND, NEW).is_ok());
         }
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 pub use backoff::Backoff;
 pub use choice::{Candidate, Policy, order};
-pub use health::{Condition, Failed, Grant, Health, Refused, Stage, Standing};
+pub use health::{Condition, Failed, Grant, Health, Need, Refused, Stage, Standing};
 pub use outlier::{Ejections, Window};
 pub use percentile::DialTimes;
 pub use retry_budget::RetryBudget;

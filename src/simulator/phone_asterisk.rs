@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, header};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::{decode, encode};
+use super::phone_codec::CallCodec;
 use super::phone_dialect::{FarEnd, Heard, Setting, excerpt};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
@@ -30,6 +30,7 @@ pub(crate) struct AsteriskWire {
     connection_id: String,
     variables: Value,
     format: AudioFormat,
+    codec: CallCodec,
     is_plain: bool,
     is_buffering: bool,
 }
@@ -48,6 +49,7 @@ impl AsteriskWire {
             connection_id: format!("{:032x}", random.u128(..)),
             variables: json!(setting.parameters),
             format,
+            codec: CallCodec::new(format.codec).expect("no Opus"),
             is_plain: query.split('&').any(|pair| pair == "f=plain-text"),
             is_buffering: false,
         }
@@ -57,8 +59,11 @@ impl AsteriskWire {
         match (self.format.codec, self.format.rate) {
             (Codec::Ulaw, _) => "ulaw",
             (Codec::Alaw, _) => "alaw",
+            (Codec::G722, _) => "g722",
             (_, SampleRate::HZ_8000) => "slin",
+            (_, SampleRate::HZ_12000) => "slin12",
             (_, SampleRate::HZ_16000) => "slin16",
+            (_, SampleRate::HZ_32000) => "slin32",
             (_, SampleRate::HZ_44100) => "slin44",
             (_, SampleRate::HZ_48000) => "slin48",
             _ => "slin24",
@@ -66,8 +71,8 @@ impl AsteriskWire {
     }
 
     fn frame_bytes(&self) -> usize {
-        let sample = self.format.codec.bytes_per_sample().unwrap_or(1);
-        self.format.rate.hz() as usize / 50 * sample
+        let n_samples = self.format.rate.hz() as usize / 50;
+        self.format.codec.bytes_of(n_samples).unwrap_or(n_samples)
     }
 
     /// An event with what it says besides the channel's id.
@@ -122,12 +127,12 @@ impl AsteriskWire {
         })
     }
 
-    fn read_audio(&self, bytes: &[u8]) -> Result<Heard, String> {
+    fn read_audio(&mut self, bytes: &[u8]) -> Result<Heard, String> {
         let is_whole = bytes.len().is_multiple_of(self.frame_bytes()) || self.is_buffering;
         if bytes.is_empty() || bytes.len() > MAX_AUDIO_BYTES || !is_whole {
             return Err(format!("a message of {} bytes", bytes.len()));
         }
-        let samples = decode(self.format.codec, bytes).map_err(|e| e.to_string())?;
+        let samples = self.codec.decode(bytes).map_err(|e| e.to_string())?;
         Ok(Heard::Audio {
             samples,
             item: None,
@@ -161,7 +166,7 @@ impl FarEnd for AsteriskWire {
     }
 
     fn audio(&mut self, samples: &[i16]) -> Option<Message> {
-        let bytes = encode(self.format.codec, samples).expect("no Opus");
+        let bytes = self.codec.encode(samples);
         Some(Message::binary(bytes))
     }
 

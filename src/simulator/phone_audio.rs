@@ -12,13 +12,14 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::{CodecError, decode, encode};
+use super::phone_codec::{CallCodec, CodecError};
 use super::phone_dialect::{FarEnd, Heard, excerpt};
-use crate::media::{AudioFormat, Codec};
+use crate::media::AudioFormat;
 
 #[derive(Debug)]
 pub(crate) struct AudioWire {
     format: AudioFormat,
+    codec: CallCodec,
     parameters: BTreeMap<String, String>,
     is_started: bool,
 }
@@ -42,11 +43,9 @@ impl AudioWire {
         format: AudioFormat,
         parameters: BTreeMap<String, String>,
     ) -> Result<Self, CodecError> {
-        if format.codec == Codec::Opus {
-            return Err(CodecError::NotSpoken(format.codec.name()));
-        }
         Ok(Self {
             format,
+            codec: CallCodec::new(format.codec)?,
             parameters,
             is_started: false,
         })
@@ -67,7 +66,7 @@ impl FarEnd for AudioWire {
     }
 
     fn audio(&mut self, samples: &[i16]) -> Option<Message> {
-        let bytes = encode(self.format.codec, samples).expect("checked when the wire was made");
+        let bytes = self.codec.encode(samples);
         Some(Message::binary(bytes))
     }
 
@@ -118,11 +117,11 @@ impl AudioWire {
         })
     }
 
-    fn read_audio(&self, bytes: &[u8]) -> Result<Heard, String> {
+    fn read_audio(&mut self, bytes: &[u8]) -> Result<Heard, String> {
         if !self.is_started {
             return Err("audio before started".to_owned());
         }
-        let samples = decode(self.format.codec, bytes).map_err(|e| e.to_string())?;
+        let samples = self.codec.decode(bytes).map_err(|e| e.to_string())?;
         Ok(Heard::Audio {
             samples,
             item: None,
@@ -164,7 +163,7 @@ mod tests {
             json!({"type":"start","format":{"codec":"ulaw","rate":8000},"parameters":{}})
         );
         let opus = AudioFormat {
-            codec: Codec::Opus,
+            codec: crate::media::Codec::Opus,
             ..AudioFormat::ULAW_8K
         };
         assert!(AudioWire::new(opus, BTreeMap::new()).is_err());

@@ -9,7 +9,7 @@ use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::{CodecError, decode, encode};
+use super::phone_codec::{CallCodec, CodecError};
 use super::phone_dialect::{FarEnd, Heard};
 use super::phone_protobuf::{fields, put_bytes, put_number};
 use crate::media::{AudioFormat, Codec};
@@ -17,6 +17,7 @@ use crate::media::{AudioFormat, Codec};
 #[derive(Debug)]
 pub(crate) struct AudioProtobufWire {
     format: AudioFormat,
+    codec: CallCodec,
     parameters: BTreeMap<String, String>,
     is_started: bool,
 }
@@ -28,9 +29,9 @@ impl AudioProtobufWire {
         format: AudioFormat,
         parameters: BTreeMap<String, String>,
     ) -> Result<Self, CodecError> {
-        encode(format.codec, &[])?;
         Ok(Self {
             format,
+            codec: CallCodec::new(format.codec)?,
             parameters,
             is_started: false,
         })
@@ -62,7 +63,7 @@ impl AudioProtobufWire {
                 let [(1, data)] = fields(body)?[..] else {
                     return Err("audio without data".to_owned());
                 };
-                let samples = decode(self.format.codec, data.bytes()?);
+                let samples = self.codec.decode(data.bytes()?);
                 Ok(Heard::Audio {
                     samples: samples.map_err(|e| e.to_string())?,
                     item: None,
@@ -99,7 +100,8 @@ impl FarEnd for AudioProtobufWire {
             Codec::Pcm16 => 1,
             Codec::Ulaw => 2,
             Codec::Alaw => 3,
-            _ => 4,
+            Codec::Opus => 4,
+            Codec::G722 => 5,
         };
         let (mut format, mut start) = (Vec::new(), Vec::new());
         put_number(1, codec, &mut format);
@@ -115,7 +117,7 @@ impl FarEnd for AudioProtobufWire {
     }
 
     fn audio(&mut self, samples: &[i16]) -> Option<Message> {
-        let bytes = encode(self.format.codec, samples).expect("checked when the wire was made");
+        let bytes = self.codec.encode(samples);
         let mut audio = Vec::new();
         put_bytes(1, &bytes, &mut audio);
         Some(message(2, &audio))

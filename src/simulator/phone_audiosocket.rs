@@ -47,8 +47,10 @@ impl AudioSocketWire {
 
     fn kind(&self) -> u8 {
         match self.rate {
+            SampleRate::HZ_12000 => 0x11,
             SampleRate::HZ_16000 => 0x12,
             SampleRate::HZ_24000 => 0x13,
+            SampleRate::HZ_32000 => 0x14,
             SampleRate::HZ_44100 => 0x15,
             SampleRate::HZ_48000 => 0x16,
             _ => 0x10,

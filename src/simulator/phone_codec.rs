@@ -1,11 +1,12 @@
 //! The phone's own G.711 and its own resampler.
 //!
 //! They share nothing with the gateway's, so that an error of the one is not covered by the same error
-//! of the other. Made for whole clips, before a call: the resampler keeps no state between calls.
+//! of the other. Made for whole clips, before a call: the resampler keeps no state between calls. G.722 is the gateway's:
+//! its bytes are those of two other implementations, which its tests hold it to.
 
 use std::f64::consts::PI;
 
-use crate::media::Codec;
+use crate::media::{Codec, G722Decoder, G722Encoder};
 
 /// Audio bytes that are no whole number of samples, or a codec that the phone does not speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,25 +14,71 @@ pub(crate) enum CodecError {
     /// PCM16 with half a sample at the end.
     #[error("{0} bytes are not a whole number of 16 bit samples")]
     OddBytes(usize),
-    /// The phone does not speak Opus.
+    /// The phone does not speak Opus; G.722 only as [`CallCodec`].
     #[error("the phone does not speak {0}")]
     NotSpoken(&'static str),
 }
 
-/// Samples as bytes on the wire.
+/// The codec of both directions of one call.
+#[derive(Clone, Debug)]
+pub(crate) struct CallCodec {
+    codec: Codec,
+    encoder: G722Encoder,
+    decoder: G722Decoder,
+}
+
+impl CallCodec {
+    /// # Errors
+    /// [`CodecError::NotSpoken`] for Opus.
+    pub(crate) fn new(codec: Codec) -> Result<Self, CodecError> {
+        if codec == Codec::Opus {
+            return Err(CodecError::NotSpoken(codec.name()));
+        }
+        Ok(Self {
+            codec,
+            encoder: G722Encoder::new(),
+            decoder: G722Decoder::new(),
+        })
+    }
+
+    /// Samples as bytes on the wire.
+    pub(crate) fn encode(&mut self, samples: &[i16]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if self.codec == Codec::G722 {
+            self.encoder.encode(samples, &mut bytes);
+            return bytes;
+        }
+        encode(self.codec, samples).expect("checked when it was made")
+    }
+
+    /// Bytes from the wire as samples.
+    ///
+    /// # Errors
+    /// [`CodecError::OddBytes`] for half a sample.
+    pub(crate) fn decode(&mut self, bytes: &[u8]) -> Result<Vec<i16>, CodecError> {
+        let mut samples = Vec::new();
+        if self.codec == Codec::G722 {
+            self.decoder.decode(bytes, &mut samples);
+            return Ok(samples);
+        }
+        decode(self.codec, bytes)
+    }
+}
+
+/// Samples as bytes on the wire, in a codec that remembers nothing.
 ///
 /// # Errors
-/// [`CodecError::NotSpoken`] for Opus.
+/// [`CodecError::NotSpoken`] for Opus and G.722.
 pub(crate) fn encode(codec: Codec, samples: &[i16]) -> Result<Vec<u8>, CodecError> {
     match codec {
         Codec::Pcm16 => Ok(samples.iter().flat_map(|s| s.to_le_bytes()).collect()),
         Codec::Ulaw => Ok(samples.iter().map(|&s| ulaw_from_pcm(s)).collect()),
         Codec::Alaw => Ok(samples.iter().map(|&s| alaw_from_pcm(s)).collect()),
-        Codec::Opus => Err(CodecError::NotSpoken(codec.name())),
+        Codec::Opus | Codec::G722 => Err(CodecError::NotSpoken(codec.name())),
     }
 }
 
-/// Bytes from the wire as samples.
+/// Bytes from the wire as samples, in a codec that remembers nothing.
 ///
 /// # Errors
 /// See [`CodecError`].
@@ -44,7 +91,7 @@ pub(crate) fn decode(codec: Codec, bytes: &[u8]) -> Result<Vec<i16>, CodecError>
             .collect()),
         Codec::Ulaw => Ok(bytes.iter().map(|&b| pcm_from_ulaw(b)).collect()),
         Codec::Alaw => Ok(bytes.iter().map(|&b| pcm_from_alaw(b)).collect()),
-        Codec::Opus => Err(CodecError::NotSpoken(codec.name())),
+        Codec::Opus | Codec::G722 => Err(CodecError::NotSpoken(codec.name())),
     }
 }
 

@@ -87,7 +87,7 @@ impl PipecatWire {
             Some("bot-transcription") => Ok(Some(said_by("assistant"))),
             Some("error") => Ok(Some(Heard::Error {
                 code: "error".to_owned(),
-                message: text("message"),
+                message: text("error"),
             })),
             _ => Err(format!("not known: {}", excerpt(data))),
         }

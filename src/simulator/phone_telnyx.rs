@@ -1,7 +1,7 @@
 //! Telnyx media streaming in RTP mode, Telnyx's side of it (telephony reference 2).
 //!
-//! The line is PCMA, as in much of Europe, and what it takes is PCMU unless the address says otherwise: a codec for
-//! each direction. Now and then two of its messages change places. Marks come back when played and when a clear threw
+//! The line is PCMA, as in much of Europe, and what it takes is PCMU unless the address says otherwise: a codec for each
+//! direction. Where it takes G722, the line is that too. Now and then two of its messages change places. Marks come back when played and when a clear threw
 //! them away.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::{decode, encode};
+use super::phone_codec::CallCodec;
 use super::phone_dialect::{FarEnd, Heard, Setting, excerpt};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
@@ -27,8 +27,12 @@ pub(crate) struct TelnyxWire {
     stream_id: String,
     call_id: String,
     parameters: BTreeMap<String, String>,
+    /// What the line speaks, as fast as what it takes.
+    line: Codec,
+    said: CallCodec,
     /// What it takes.
-    codec: Codec,
+    taken: AudioFormat,
+    heard: CallCodec,
     sequence_number: u64,
     n_chunks: u64,
     /// A message that the next one overtakes.
@@ -39,16 +43,29 @@ impl TelnyxWire {
     pub(crate) fn new(setting: Setting) -> Self {
         let mut random = fastrand::Rng::with_seed(setting.seed);
         let query = setting.uri.query().unwrap_or_default();
-        let codec = match query {
-            query if query.contains("stream_bidirectional_codec=PCMA") => Codec::Alaw,
-            query if query.contains("stream_bidirectional_codec=L16") => Codec::Pcm16,
-            _ => Codec::Ulaw,
+        let narrow = |codec| AudioFormat {
+            codec,
+            rate: SampleRate::HZ_8000,
         };
+        let taken = match query {
+            query if query.contains("stream_bidirectional_codec=PCMA") => narrow(Codec::Alaw),
+            query if query.contains("stream_bidirectional_codec=L16") => narrow(Codec::Pcm16),
+            query if query.contains("stream_bidirectional_codec=G722") => AudioFormat::G722,
+            _ => narrow(Codec::Ulaw),
+        };
+        let line = match taken.codec {
+            Codec::G722 => Codec::G722,
+            _ => Codec::Alaw,
+        };
+        let codec_of = |codec| CallCodec::new(codec).expect("no Opus");
         Self {
             stream_id: format!("{:032x}", random.u128(..)),
             call_id: format!("v3:{:032x}", random.u128(..)),
             parameters: setting.parameters,
-            codec,
+            line,
+            said: codec_of(line),
+            taken,
+            heard: codec_of(taken.codec),
             sequence_number: 0,
             n_chunks: 0,
             overtaken: None,
@@ -66,7 +83,7 @@ impl TelnyxWire {
         Message::text(message.to_string())
     }
 
-    fn read(&self, text: &str) -> Result<Heard, String> {
+    fn read(&mut self, text: &str) -> Result<Heard, String> {
         let message: Value =
             serde_json::from_str(text).map_err(|e| format!("100003: {e} in {}", excerpt(text)))?;
         match message["event"].as_str() {
@@ -76,7 +93,7 @@ impl TelnyxWire {
                 let bytes = STANDARD
                     .decode(payload)
                     .map_err(|e| format!("100004: no base64: {e}"))?;
-                let samples = decode(self.codec, &bytes).map_err(|e| e.to_string())?;
+                let samples = self.heard.decode(&bytes).map_err(|e| e.to_string())?;
                 // RTP mode takes 20 ms and more (telephony reference 2.4).
                 let n_least = self.format().rate.hz() as usize / 50;
                 if samples.len() < n_least {
@@ -100,6 +117,10 @@ impl TelnyxWire {
 impl FarEnd for TelnyxWire {
     fn opening(&mut self) -> Vec<Message> {
         let connected = json!({"event": "connected", "version": "1.0.0"});
+        let encoding = match self.line {
+            Codec::G722 => "G722",
+            _ => "PCMA",
+        };
         let start = json!({
             "user_id": "u-1",
             "call_control_id": self.call_id,
@@ -109,7 +130,7 @@ impl FarEnd for TelnyxWire {
             "tags": [],
             "client_state": "",
             "custom_parameters": self.parameters,
-            "media_format": {"encoding": "PCMA", "sample_rate": 8000, "channels": 1},
+            "media_format": {"encoding": encoding, "sample_rate": 8000, "channels": 1},
         });
         vec![
             Message::text(connected.to_string()),
@@ -122,14 +143,11 @@ impl FarEnd for TelnyxWire {
     }
 
     fn format(&self) -> AudioFormat {
-        AudioFormat {
-            codec: self.codec,
-            rate: SampleRate::HZ_8000,
-        }
+        self.taken
     }
 
     fn audio(&mut self, samples: &[i16]) -> Option<Message> {
-        let bytes = encode(Codec::Alaw, samples).expect("A-law is spoken");
+        let bytes = self.said.encode(samples);
         self.n_chunks += 1;
         let chunk = self.n_chunks;
         let body = json!({

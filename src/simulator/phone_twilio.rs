@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::{decode, encode};
+use super::phone_codec::CallCodec;
 use super::phone_dialect::{FarEnd, Heard, excerpt};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
@@ -23,6 +23,7 @@ const FRAME_MS: u64 = 20;
 #[derive(Debug)]
 pub(crate) struct TwilioWire {
     format: AudioFormat,
+    codec: CallCodec,
     account_sid: String,
     call_sid: String,
     stream_sid: String,
@@ -62,6 +63,7 @@ impl TwilioWire {
         let mut sid = |prefix| format!("{prefix}{:032x}", random.u128(..));
         Self {
             format: AudioFormat::ULAW_8K,
+            codec: codec_of(AudioFormat::ULAW_8K),
             account_sid: sid("AC"),
             call_sid: sid("CA"),
             stream_sid: sid("MZ"),
@@ -71,7 +73,7 @@ impl TwilioWire {
         }
     }
 
-    /// As SignalWire speaks: PCM16 at 16 or 24 kHz, and of another format mu-law.
+    /// As SignalWire speaks: G.722, PCM16 at 16 or 24 kHz, and of another format mu-law.
     pub(crate) fn signalwire(
         seed: u64,
         format: AudioFormat,
@@ -79,11 +81,16 @@ impl TwilioWire {
     ) -> Self {
         let mut wire = Self::new(seed, parameters);
         let is_wide = matches!(format.rate, SampleRate::HZ_16000 | SampleRate::HZ_24000);
-        if format.codec == Codec::Pcm16 && is_wide {
+        if format == AudioFormat::G722 || format.codec == Codec::Pcm16 && is_wide {
             wire.format = format;
+            wire.codec = codec_of(format);
         }
         wire
     }
+}
+
+fn codec_of(format: AudioFormat) -> CallCodec {
+    CallCodec::new(format.codec).expect("no Opus")
 }
 
 impl FarEnd for TwilioWire {
@@ -106,9 +113,14 @@ impl FarEnd for TwilioWire {
         let connected = json!({"event": "connected", "protocol": "Call", "version": "1.0.0"});
         let encoding = match self.format.codec {
             Codec::Pcm16 => "audio/x-l16",
+            Codec::G722 => "G722",
             _ => "audio/x-mulaw",
         };
-        let rate = self.format.rate.hz();
+        // The clock of G.722, as vendors tell it (telephony reference 14.2).
+        let rate = match self.format.codec {
+            Codec::G722 => 8_000,
+            _ => self.format.rate.hz(),
+        };
         let start = json!({
             "event": "start",
             "sequenceNumber": self.next_sequence_number(),
@@ -126,7 +138,7 @@ impl FarEnd for TwilioWire {
     }
 
     fn audio(&mut self, samples: &[i16]) -> Option<Message> {
-        let bytes = encode(self.format.codec, samples).expect("mu-law and PCM16 are spoken");
+        let bytes = self.codec.encode(samples);
         self.n_chunks += 1;
         Some(text(&json!({
             "event": "media",
@@ -180,7 +192,7 @@ impl FarEnd for TwilioWire {
 }
 
 impl TwilioWire {
-    fn read(&self, text: &str) -> Result<Heard, String> {
+    fn read(&mut self, text: &str) -> Result<Heard, String> {
         let command: Command =
             serde_json::from_str(text).map_err(|e| format!("31951: {e} in {}", excerpt(text)))?;
         let (stream_sid, heard) = match command {
@@ -194,11 +206,11 @@ impl TwilioWire {
         Ok(heard)
     }
 
-    fn samples_of(&self, payload: &str) -> Result<Heard, String> {
+    fn samples_of(&mut self, payload: &str) -> Result<Heard, String> {
         let bytes = STANDARD
             .decode(payload)
             .map_err(|e| format!("31951: media.payload is not base64: {e}"))?;
-        let samples = decode(self.format.codec, &bytes).map_err(|e| e.to_string())?;
+        let samples = self.codec.decode(&bytes).map_err(|e| e.to_string())?;
         Ok(Heard::Audio {
             samples,
             item: None,

@@ -12,7 +12,7 @@ use tokio::time::sleep_until;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::routing::{Backoff, Candidate, DialTimes, Standing, order};
+use crate::routing::{Backoff, Candidate, DialTimes, Need, Standing, order};
 
 use super::deployment::Deployment;
 use super::dial::{DialError, Dialer, ModelLeg};
@@ -85,7 +85,7 @@ impl Dialer {
         let is_usable = |member: usize| {
             let is_well = match pool.members()[member].standing() {
                 Standing::Well | Standing::Probe => true,
-                Standing::Returning(at) => at <= now(),
+                Standing::Returning(at) => request.is_live() || at <= now(),
                 Standing::Probing | Standing::Open(_) | Standing::Paused(_) | Standing::Out(_) => {
                     false
                 }
@@ -263,7 +263,7 @@ impl<'a> Opening<'a> {
                         self.hedge = Some(self.dials.len());
                         under_way.push(self.dial(member, dialling, "hedge"));
                         second_at = Some(now() + DialTimes::SLOW);
-                    } else if !self.is_live() && now() < dialled_at + DialTimes::SLOW {
+                    } else if !self.request.is_live() && now() < dialled_at + DialTimes::SLOW {
                         second_at = Some(dialled_at + DialTimes::SLOW);
                     } else if let Next::Dial(member, dialling, reason) = self.next() {
                         under_way.push(self.dial(member, dialling, reason));
@@ -310,7 +310,7 @@ impl<'a> Opening<'a> {
             if self.is_ahead && (is_full || deployment.is_returning()) {
                 continue;
             }
-            if let Ok(dialling) = Dialling::begin(deployment, metrics, false) {
+            if let Ok(dialling) = Dialling::begin(deployment, metrics, self.need(false)) {
                 if self.round > 0 && !self.pool.state().budget.take(now()) {
                     let routing = metrics.routing();
                     routing.budget_exhausted(self.pool.name());
@@ -332,7 +332,11 @@ impl<'a> Opening<'a> {
         for member in others.into_iter().filter(is_new) {
             let deployment = &self.pool.members()[member];
             let waits_until = match deployment.standing() {
-                Standing::Returning(at) if at > now() + WORTH_WAITING => continue,
+                Standing::Returning(at)
+                    if !self.request.is_live() && at > now() + WORTH_WAITING =>
+                {
+                    continue;
+                }
                 Standing::Probing => Some(now() + LOOK.mul_f64(0.5 + fastrand::f64())),
                 Standing::Well
                 | Standing::Probe
@@ -343,11 +347,18 @@ impl<'a> Opening<'a> {
             };
             if let Some(until) = waits_until {
                 earliest = Some(earliest.map_or(until, |at| at.min(until)));
-            } else if let Ok(dialling) = Dialling::begin(deployment, metrics, true) {
+            } else if let Ok(dialling) = Dialling::begin(deployment, metrics, self.need(true)) {
                 return Next::Dial(member, dialling, "last_resort");
             }
         }
         earliest.map_or(Next::Nobody, Next::Wait)
+    }
+
+    fn need(&self, is_last_resort: bool) -> Need {
+        Need {
+            is_live: self.request.is_live(),
+            is_last_resort,
+        }
     }
 
     fn reason(&self, member: usize, dialling: &Dialling) -> &'static str {
@@ -372,18 +383,13 @@ impl<'a> Opening<'a> {
     /// place.
     fn second_at(&self, deployment: &Deployment, at: Instant) -> Option<Instant> {
         let config = self.pool.config();
-        let after = match (config.hedge, self.is_live()) {
+        let after = match (config.hedge, self.request.is_live()) {
             (true, true) => deployment.hedge_after().min(LIVE_HEDGE),
             (true, false) => deployment.hedge_after(),
             (false, _) => config.timeout / 2,
         };
         let has_others = self.tried.len() > 1;
         (has_others && !self.is_ahead).then(|| at + after)
-    }
-
-    /// Whether it is for a call that lost its session.
-    fn is_live(&self) -> bool {
-        !self.request.avoid.is_empty()
     }
 
     /// All may be asked once more but those that are being dialled.
@@ -409,7 +415,7 @@ impl<'a> Opening<'a> {
         };
         let mut others = ranked.into_iter().filter(is_wanted).peekable();
         others.peek()?;
-        if !is_slow && !self.is_live() && !self.pool.state().budget.take(now()) {
+        if !is_slow && !self.request.is_live() && !self.pool.state().budget.take(now()) {
             let routing = self.dialer.metrics.routing();
             routing.budget_exhausted(self.pool.name());
             return None;
@@ -417,7 +423,7 @@ impl<'a> Opening<'a> {
         let metrics = &self.dialer.metrics;
         others.find_map(|member| {
             let deployment = &self.pool.members()[member];
-            let dialling = Dialling::begin(deployment, metrics, false).ok()?;
+            let dialling = Dialling::begin(deployment, metrics, self.need(false)).ok()?;
             Some((member, dialling))
         })
     }

@@ -274,6 +274,13 @@ pub struct SessionRequest {
     pub caller: Option<String>,
 }
 
+impl SessionRequest {
+    /// Whether it is for a call that goes on and lost its session.
+    pub(super) fn is_live(&self) -> bool {
+        !self.avoid.is_empty()
+    }
+}
+
 /// A session for a call.
 #[derive(Debug)]
 pub struct Session {

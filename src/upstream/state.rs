@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::routing::{
-    Condition, DialTimes, Failed, Grant, Health, Refused, Stage, Standing, Window,
+    Condition, DialTimes, Failed, Grant, Health, Need, Refused, Stage, Standing, Window,
 };
 use crate::telemetry::Metrics;
 
@@ -212,10 +212,10 @@ impl Dialling {
     pub(super) fn begin(
         deployment: &Arc<Deployment>,
         metrics: &Arc<Metrics>,
-        is_last_resort: bool,
+        need: Need,
     ) -> Result<Self, Refused> {
         let mut inner = deployment.state.lock();
-        let grant = inner.health.ask(now(), is_last_resort)?;
+        let grant = inner.health.ask(now(), need)?;
         drop(inner);
         if grant.is_probe {
             deployment.show(metrics);

@@ -10,6 +10,8 @@ use crate::scenarios::Scenario::{self, Dtmf, Garbage, Keepalive, MarkAfterClear}
 /// A dialect as the scenarios see it.
 pub(crate) struct Row {
     pub(crate) dialect: Dialect,
+    /// The codec, if it is not the phone's usual one, and what the address says for it.
+    pub(crate) codec: Option<(AudioFormat, &'static str)>,
     /// Tables of the configuration by which its callers are let in.
     pub(crate) accounts: fn() -> String,
     /// Whether these are let in by keys that have to be fetched.
@@ -39,12 +41,51 @@ impl Row {
     pub(crate) fn wire(&self) -> &'static str {
         self.dialect.name().trim_end_matches("-protobuf")
     }
+
+    /// As the table has it.
+    pub(crate) fn name(&self) -> String {
+        match self.codec {
+            Some((format, _)) => format!("{} {}", self.dialect.name(), format.codec.name()),
+            None => self.dialect.name().to_owned(),
+        }
+    }
 }
+
+const ASTERISK: Row = Row {
+    dialect: Dialect::Asterisk,
+    codec: None,
+    accounts: String::new,
+    fetches_keys: false,
+    good: |phone| proofs::basic(phone, proofs::KEY),
+    bad: |phone| proofs::basic(phone, "tk_another"),
+    limits: &[NO_KEEPALIVE],
+};
+
+const TELNYX: Row = Row {
+    dialect: Dialect::Telnyx,
+    codec: None,
+    accounts: String::new,
+    fetches_keys: false,
+    good: |phone| proofs::telnyx(phone, proofs::KEY),
+    bad: |phone| proofs::telnyx(phone, "tk_another"),
+    limits: &[NO_KEEPALIVE],
+};
+
+const SIGNALWIRE: Row = Row {
+    dialect: Dialect::SignalWire,
+    codec: None,
+    accounts: String::new,
+    fetches_keys: false,
+    good: |phone| phone.api_key(proofs::KEY),
+    bad: |phone| phone.api_key("tk_another"),
+    limits: &[NO_KEEPALIVE],
+};
 
 /// In the order of [`trunkline::ingress::Dialect::NAMES`].
 pub(crate) const ROWS: &[Row] = &[
     Row {
         dialect: Dialect::Twilio,
+        codec: None,
         accounts: proofs::twilio_accounts,
         fetches_keys: false,
         good: |phone| proofs::twilio(phone, proofs::TWILIO_TOKEN),
@@ -53,6 +94,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Audio,
+        codec: None,
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
@@ -61,6 +103,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::AudioProtobuf,
+        codec: None,
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
@@ -69,6 +112,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Acs,
+        codec: None,
         accounts: proofs::acs_accounts,
         fetches_keys: true,
         good: |phone| phone.api_key(proofs::acs_token("resource-1", 300)),
@@ -77,6 +121,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Genesys,
+        codec: None,
         accounts: proofs::genesys_accounts,
         fetches_keys: false,
         good: |phone| {
@@ -91,16 +136,14 @@ pub(crate) const ROWS: &[Row] = &[
         },
         limits: &[NO_MARKS],
     },
+    ASTERISK,
     Row {
-        dialect: Dialect::Asterisk,
-        accounts: String::new,
-        fetches_keys: false,
-        good: |phone| proofs::basic(phone, proofs::KEY),
-        bad: |phone| proofs::basic(phone, "tk_another"),
-        limits: &[NO_KEEPALIVE],
+        codec: Some((AudioFormat::G722, "")),
+        ..ASTERISK
     },
     Row {
         dialect: Dialect::AudioSocket,
+        codec: None,
         accounts: proofs::audiosocket_accounts,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::AUDIOSOCKET_UUID),
@@ -109,6 +152,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Vonage,
+        codec: None,
         accounts: proofs::vonage_accounts,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::vonage_token(proofs::VONAGE_SECRET)),
@@ -117,22 +161,21 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Infobip,
+        codec: None,
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
         bad: |phone| phone.api_key("tk_another"),
         limits: &[NO_KEEPALIVE, NO_MARKS],
     },
+    TELNYX,
     Row {
-        dialect: Dialect::Telnyx,
-        accounts: String::new,
-        fetches_keys: false,
-        good: |phone| proofs::telnyx(phone, proofs::KEY),
-        bad: |phone| proofs::telnyx(phone, "tk_another"),
-        limits: &[NO_KEEPALIVE],
+        codec: Some((AudioFormat::G722, "?stream_bidirectional_codec=G722")),
+        ..TELNYX
     },
     Row {
         dialect: Dialect::Jambonz,
+        codec: None,
         accounts: String::new,
         fetches_keys: false,
         good: |phone| proofs::jambonz(phone, proofs::KEY),
@@ -141,6 +184,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::FreeSwitch,
+        codec: None,
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
@@ -154,6 +198,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Plivo,
+        codec: None,
         accounts: || proofs::plivo_accounts("plivo"),
         fetches_keys: false,
         good: |phone| proofs::plivo(phone, "plivo", proofs::PLIVO_TOKEN),
@@ -162,22 +207,21 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Vobiz,
+        codec: None,
         accounts: || proofs::plivo_accounts("vobiz"),
         fetches_keys: false,
         good: |phone| proofs::plivo(phone, "vobiz", proofs::PLIVO_TOKEN),
         bad: |phone| proofs::plivo(phone, "vobiz", "another token"),
         limits: &[NO_KEEPALIVE],
     },
+    SIGNALWIRE,
     Row {
-        dialect: Dialect::SignalWire,
-        accounts: String::new,
-        fetches_keys: false,
-        good: |phone| phone.api_key(proofs::KEY),
-        bad: |phone| phone.api_key("tk_another"),
-        limits: &[NO_KEEPALIVE],
+        codec: Some((AudioFormat::G722, "")),
+        ..SIGNALWIRE
     },
     Row {
         dialect: Dialect::Exotel,
+        codec: None,
         accounts: String::new,
         fetches_keys: false,
         // At 8 kHz, where 3200 bytes are longest.
@@ -190,6 +234,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         dialect: Dialect::Pipecat,
+        codec: None,
         accounts: String::new,
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),

@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 use trunkline::auth::hash_key;
 use trunkline::call::EndReason;
 use trunkline::ingress::{Capabilities, Clear, Dialect as Wire};
+use trunkline::media::AudioFormat;
 use trunkline::simulator::judge::cross_correlation;
 use trunkline::simulator::phone_dialect::Dialect;
 use trunkline::simulator::phone_timeline::Side;
@@ -109,9 +110,12 @@ async fn world(row: &Row, agent: &str, simulator: &str) -> World {
 /// A phone of this row without a credential.
 fn bare(row: &Row, acts: impl Into<Vec<Act>>) -> SoftPhone {
     let path = Wire::path_of(row.wire()).expect("a path");
-    let url = format!("ws://gateway{path}/desk");
+    let (format, query) = row.codec.unwrap_or((AudioFormat::MODEL_PCM, ""));
+    let url = format!("ws://gateway{path}/desk{query}");
     SoftPhone::new(&url, row.dialect)
         .expect("a good address")
+        .format(format)
+        .expect("no Opus")
         .script(acts)
 }
 

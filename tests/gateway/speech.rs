@@ -77,6 +77,11 @@ async fn as_a_law() {
     check_audio_dialect(Codec::Alaw, &[SampleRate::HZ_8000, SampleRate::HZ_16000]).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn as_g722() {
+    check_audio_dialect(Codec::G722, &[SampleRate::HZ_16000]).await;
+}
+
 /// One direction of a call's Opus, 20 ms at a time.
 struct Opus {
     encoder: OpusEncoder,

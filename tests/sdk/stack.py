@@ -179,8 +179,10 @@ class Process:
 class Stack:
     """The stand-ins and the gateway, from `with` to its end."""
 
-    def __init__(self, gateway: bool = True, more: str = ""):
+    def __init__(self, gateway: bool = True, more: str = "", simulators: dict[str, str] | None = None):
         self._with_gateway = gateway
+        # Configurations of the stand-ins by name.
+        self._configs = simulators or SIMULATORS
         # Further tables of the gateway's configuration.
         self._more = more
         self._processes: list[Process] = []
@@ -191,11 +193,11 @@ class Stack:
     def __enter__(self) -> "Stack":
         self._folder = tempfile.TemporaryDirectory(prefix="trunkline-sdk-")
         try:
-            for name, config in SIMULATORS.items():
-                process = self._start(["simulate", "--listen", "127.0.0.1:0"], name, config)
+            for name, config in self._configs.items():
+                process = self.start(["simulate", "--listen", "127.0.0.1:0"], name, config)
                 self.simulators[name] = process.address("simulator listening")
             if self._with_gateway:
-                process = self._start(["serve"], "gateway", gateway_config(self.simulators, self._more))
+                process = self.start(["serve"], "gateway", gateway_config(self.simulators, self._more))
                 self.gateway = process.address("callers")
                 self.admin = process.address("admin")
         except BaseException:
@@ -203,7 +205,8 @@ class Stack:
             raise
         return self
 
-    def _start(self, arguments: list[str], name: str, config: str) -> Process:
+    def start(self, arguments: list[str], name: str, config: str) -> Process:
+        """Starts one more `trunkline`, which ends with the rest."""
         path = Path(self._folder.name) / f"{name}.toml"
         path.write_text(config)
         log = self.log(name)

@@ -1,5 +1,6 @@
 """Requests as Twilio signs them, signed by Twilio's own library, against a running gateway."""
 
+import base64
 import http.client
 import re
 from urllib.parse import urlencode
@@ -18,11 +19,14 @@ PUBLIC = "voice.example.com"
 MEDIA = f"wss://{PUBLIC}/twilio/media/desk"
 
 
-def config(simulator: str) -> str:
+def config(simulator: str, public: str = PUBLIC) -> str:
     return f"""
 [listener]
 address = "127.0.0.1:0"
-public_url = "wss://{PUBLIC}"
+public_url = "wss://{public}"
+[listener.limits]
+calls_per_second_per_tenant = 0
+failed_auth_per_minute = 0
 [admin]
 address = "127.0.0.1:0"
 [auth]
@@ -49,7 +53,7 @@ def gateway():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRUNKLINE_LOG", "trace")
         with Stack(gateway=False) as stack:
-            process = stack._start(["serve"], "gateway", config(stack.simulators["parrot"]))
+            process = stack.start(["serve"], "gateway", config(stack.simulators["parrot"]))
             yield process.address("callers")
             log = stack.log("gateway").read_text()
             assert "made a ticket" in log or "call ended" in log, log[-2000:]
@@ -101,6 +105,50 @@ def stream(gateway: str, target: str, signature: str | None) -> int:
             return 101
     except InvalidStatus as refused:
         return refused.response.status_code
+
+
+def one_bit_off(signature: str) -> str:
+    digest = bytearray(base64.b64decode(signature))
+    digest[11] ^= 0x80
+    return base64.b64encode(digest).decode()
+
+
+# Without these two it is no call, whoever signed it.
+CALL = {name: FORM[name] for name in ("CallSid", "AccountSid")}
+FORMS = [
+    Form(),
+    Form({"Empty": [""]}),
+    Form({"Empty": ["", ""], "Body": ["a=b&c+d %41"]}),
+    # Twilio's library takes each value of a name once.
+    Form({"MediaUrl": ["https://b.example/?x=1", "https://a.example/", "https://b.example/?x=1"]}),
+    Form({"Body": ["Straße 😀 مرحبا"], "zeta": ["1"], "Alpha": ["2"], "_": ["3"], "Äpfel": ["4"]}),
+    Form({"SpeechResult": ["line one\r\nline two\t"], "Digits": ["*#"]}),
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: "+".join(form) or "nothing")
+@pytest.mark.parametrize("query", ["", "?", "?a=1&a=2&b=", "?name=J%C3%BCrgen&flag"])
+def test_every_form_is_signed_as_the_library_does(gateway, form, query):
+    target = f"/twilio/voice/desk{query}"
+    form = Form(CALL, **form)
+    signature = sign(f"https://{PUBLIC}{target}", form)
+    assert webhook(gateway, target, signature, form)[0] == 200
+    assert webhook(gateway, target, one_bit_off(signature), form)[0] == 401
+    assert webhook(gateway, target, signature, Form(form, Extra=["1"]))[0] == 401
+    assert webhook(gateway, f"{target}&" if query else f"{target}?a", signature, form)[0] == 401
+
+
+def test_a_port_of_its_own_is_signed():
+    public = f"{PUBLIC}:8443"
+    with Stack(gateway=False) as stack:
+        process = stack.start(["serve"], "gateway", config(stack.simulators["parrot"], public))
+        gateway = process.address("callers")
+        for authority, is_good in ((public, True), (PUBLIC, False), (f"{PUBLIC}:443", False)):
+            status, text = webhook(gateway, "/twilio/voice/desk", sign(f"https://{authority}/twilio/voice/desk", FORM))
+            assert status == (200 if is_good else 401), text
+            signature = sign(f"wss://{authority}/twilio/media/desk")
+            assert stream(gateway, "/twilio/media/desk", signature) == (101 if is_good else 401)
+            assert stream(gateway, "/twilio/media/desk", one_bit_off(signature)) == 401
 
 
 @pytest.mark.parametrize("target", ["/twilio/voice/desk", "/twilio/voice/desk?site=1&x=%20y+z"])

@@ -2,7 +2,7 @@
 # Installs what the given command needs and is missing, and says so: `setup.sh build` or `setup.sh test`.
 #
 # System packages come from apt; elsewhere the missing tools are named and left to the reader. What the SDK tests
-# need goes into `.venv` and `tests/sdk/node_modules`, again only when the files that pin it have changed.
+# need goes into `.venv`, `.asterisk` and `tests/sdk/node_modules`, again only when the files that pin it have changed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -91,14 +91,23 @@ fresh() {
 }
 
 install_python_packages() {
-    local sdks=tests/sdk/requirements.txt autobahn=tests/autobahn/requirements.txt
-    fresh .venv/installed "$sdks" "$autobahn" && return 0
-    say "installing into .venv what $sdks and $autobahn pin: $(sed -n 's/^\([a-z0-9_-]*==[^ ;]*\).*/\1/p' "$sdks" | head -3 | xargs), ..."
+    local alone sdks=tests/sdk/requirements.txt oracles=tests/sdk/oracles.txt autobahn=tests/autobahn/requirements.txt
+    fresh .venv/installed "$sdks" "$oracles" "$autobahn" && return 0
+    say "installing into .venv what $sdks, $oracles and $autobahn pin: $(sed -n 's/^\([a-z0-9_-]*==[^ ;]*\).*/\1/p' "$sdks" | head -3 | xargs), ..."
     python3 -m venv --clear .venv
     .venv/bin/pip install --quiet --disable-pip-version-check --requirement "$sdks"
-    # Its cases run by themselves; what it depends on is for Python 2.
-    .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement "$autobahn"
-    cat "$sdks" "$autobahn" | cksum >.venv/installed
+    # What these say they need is left out: most of it is for other uses, and the autobahn suite's is for Python 2.
+    for alone in "$oracles" "$autobahn"; do
+        .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement "$alone"
+    done
+    cat "$sdks" "$oracles" "$autobahn" | cksum >.venv/installed
+}
+
+# A real telephone system for the tests that call by one; without it they are skipped.
+fetch_asterisk() {
+    [ -d .asterisk ] && return 0
+    say "fetching Asterisk into .asterisk; nothing of it is installed"
+    timeout 300 tests/tools/asterisk.sh .asterisk >&2 || say "there is none to be had here: its tests are skipped"
 }
 
 install_node_sdks() {
@@ -126,6 +135,7 @@ test)
     check_node
     install_python_packages
     install_node_sdks
+    fetch_asterisk
     ;;
 *)
     echo "usage: $0 build|test" >&2

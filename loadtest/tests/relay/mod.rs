@@ -18,6 +18,7 @@ use tokio_tungstenite::accept_hdr_async;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_util::task::TaskTracker;
 use trunkline::simulator::phone_dial::{ByteStream, DialError};
 use trunkline::simulator::{Simulator, SimulatorConfig};
 use trunkline_loadtest::run::{Lines, Wiretap};
@@ -61,6 +62,7 @@ pub(crate) struct Injected {
 pub(crate) struct EchoLines {
     faults: Faults,
     n_calls: AtomicU64,
+    tasks: TaskTracker,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -77,12 +79,16 @@ impl EchoLines {
         Self {
             faults,
             n_calls: AtomicU64::new(0),
+            tasks: TaskTracker::new(),
             shared: Arc::default(),
         }
     }
 
     pub(crate) fn injected(&self) -> Injected {
-        self.shared.lock().unwrap().injected
+        self.shared
+            .lock()
+            .expect("no relay panics with it")
+            .injected
     }
 }
 
@@ -91,7 +97,8 @@ impl Lines for EchoLines {
     async fn open(&self, _: &Uri) -> Result<Box<dyn ByteStream>, DialError> {
         let (near, far) = duplex(1 << 20);
         let call = self.n_calls.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(echo(far, call, self.faults, Arc::clone(&self.shared)));
+        self.tasks
+            .spawn(echo(far, call, self.faults, Arc::clone(&self.shared)));
         Ok(Box::new(near))
     }
 }
@@ -163,12 +170,15 @@ struct Relay {
 
 impl Relay {
     fn take(&mut self, text: &str) {
-        let event: serde_json::Value = serde_json::from_str(text).unwrap();
+        let event: serde_json::Value = serde_json::from_str(text).expect("the phone speaks JSON");
         if event["event"] != "media" {
             return;
         }
-        let sid = event["streamSid"].as_str().unwrap().to_owned();
-        let payload = event["media"]["payload"].as_str().unwrap().to_owned();
+        let sid = event["streamSid"].as_str().unwrap_or_default().to_owned();
+        let payload = event["media"]["payload"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         for payload in self.spoil(payload) {
             let message = serde_json::json!({
                 "event": "media", "streamSid": sid, "media": {"payload": payload},
@@ -183,12 +193,12 @@ impl Relay {
     /// What is sent in the place of this.
     fn spoil(&mut self, payload: String) -> Vec<String> {
         // Mu-law has two zeros.
-        let bytes = STANDARD.decode(&payload).unwrap();
+        let bytes = STANDARD.decode(&payload).expect("the phone speaks base64");
         if bytes.iter().all(|byte| matches!(byte, 0xFF | 0x7F)) {
             return self.held.take().into_iter().chain([payload]).collect();
         }
         let shared = Arc::clone(&self.shared);
-        let mut shared = shared.lock().unwrap();
+        let mut shared = shared.lock().expect("no relay panics with it");
         shared.n_speech += 1;
         let n = shared.n_speech;
         let is_due = |every: Option<u64>| every.is_some_and(|every| n.is_multiple_of(every));
@@ -228,6 +238,7 @@ impl Relay {
 pub(crate) struct SimulatorLines {
     simulator: Arc<Simulator>,
     wiretap: Arc<Wiretap>,
+    tasks: TaskTracker,
     delay: Duration,
 }
 
@@ -241,6 +252,7 @@ impl SimulatorLines {
         Self {
             simulator: Arc::new(simulator),
             wiretap,
+            tasks: TaskTracker::new(),
             delay,
         }
     }
@@ -257,10 +269,13 @@ impl Lines for SimulatorLines {
         let (near_far, far) = duplex(1 << 20);
         let (from_caller, to_caller) = split(far_near);
         let (from_simulator, to_simulator) = split(near_far);
-        tokio::spawn(carry(from_caller, to_simulator, self.delay));
-        tokio::spawn(carry(from_simulator, to_caller, self.delay));
+        self.tasks
+            .spawn(carry(from_caller, to_simulator, self.delay));
+        self.tasks
+            .spawn(carry(from_simulator, to_caller, self.delay));
         let simulator = Arc::clone(&self.simulator);
-        tokio::spawn(async move { simulator.serve_connection(far).await });
+        self.tasks
+            .spawn(async move { simulator.serve_connection(far).await });
         Ok(Box::new(near))
     }
 }

@@ -22,7 +22,9 @@ pub(crate) fn base64(bytes: &[u8]) {
     assert_eq!(back, bytes);
 }
 
-const RATES: [u32; 6] = [8_000, 16_000, 24_000, 32_000, 44_100, 48_000];
+const RATES: [u32; 8] = [
+    8_000, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000,
+];
 
 /// The first byte picks a format, the second where packets end; audio comes out at most as long as went in, but
 /// for Opus, whose packets say how long they are.
@@ -30,10 +32,20 @@ pub(crate) fn caller_audio(bytes: &[u8]) {
     let [pick, cut, rest @ ..] = bytes else {
         return;
     };
-    let codecs = [Codec::Pcm16, Codec::Ulaw, Codec::Alaw, Codec::Opus];
+    let codecs = [
+        Codec::Pcm16,
+        Codec::Ulaw,
+        Codec::Alaw,
+        Codec::Opus,
+        Codec::G722,
+    ];
     let codec = codecs[usize::from(*pick) % codecs.len()];
     let hz = RATES[usize::from(*pick) / codecs.len() % RATES.len()];
-    let rate = SampleRate::new(if codec == Codec::Opus { 48_000 } else { hz });
+    let rate = SampleRate::new(match codec {
+        Codec::Opus => 48_000,
+        Codec::G722 => 16_000,
+        _ => hz,
+    });
     let to = SampleRate::new(24_000).expect("known");
     let Some(rate) = rate else {
         return;
@@ -56,7 +68,8 @@ pub(crate) fn caller_audio(bytes: &[u8]) {
             },
             _ => {
                 assert!(decoded.is_ok());
-                packet.len() * 24_000 / rate.hz() as usize + 24
+                // No codec has more than two samples a byte.
+                2 * packet.len() * 24_000 / rate.hz() as usize + 24
             }
         };
         assert!(pcm.len() <= longest, "{} samples of {longest}", pcm.len());
