@@ -25,6 +25,7 @@ struct Session {
     appended: Decoder,
     said: Decoder,
     last_said: Option<std::time::Instant>,
+    last_appended: std::time::Instant,
 }
 
 /// What is known of a call at both ends.
@@ -38,6 +39,10 @@ struct Call {
 
 /// A pause between two deltas that is longer is between replies.
 const PAUSE: Duration = Duration::from_millis(300);
+
+/// With so many sessions, those that were not appended to for so long are forgotten: nobody says when one ends.
+const MAX_SESSIONS: usize = 4_096;
+const FORGOTTEN: Duration = Duration::from_secs(60);
 
 impl Wiretap {
     /// A caller begins to speak.
@@ -66,7 +71,12 @@ impl Wiretap {
         std::mem::take(&mut *lock(&self.measures))
     }
 
-    fn session(&self, number: u64, rate: SampleRate) -> Arc<Mutex<Session>> {
+    fn session(
+        &self,
+        number: u64,
+        now: std::time::Instant,
+        rate: SampleRate,
+    ) -> Arc<Mutex<Session>> {
         let known = self.sessions.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(session) = known.get(&number) {
             return Arc::clone(session);
@@ -76,11 +86,18 @@ impl Wiretap {
             appended: Decoder::new(rate),
             said: Decoder::new(rate),
             last_said: None,
+            last_appended: now,
         }));
         let mut sessions = self
             .sessions
             .write()
             .unwrap_or_else(PoisonError::into_inner);
+        if sessions.len() >= MAX_SESSIONS {
+            let is_live = |it: &Arc<Mutex<Session>>| {
+                now.saturating_duration_since(lock(it).last_appended) < FORGOTTEN
+            };
+            sessions.retain(|_, it| is_live(it));
+        }
         Arc::clone(sessions.entry(number).or_insert(session))
     }
 
@@ -97,8 +114,9 @@ impl Wiretap {
 
 impl Listener for Wiretap {
     fn appended(&self, session: u64, now: std::time::Instant, samples: &[i16], rate: SampleRate) {
-        let session = self.session(session, rate);
+        let session = self.session(session, now, rate);
         let mut session = lock(&session);
+        session.last_appended = now;
         let mut ways = Vec::new();
         session.appended.push(samples, |found| {
             if let Found::Frame(stamp) = found {
@@ -114,7 +132,7 @@ impl Listener for Wiretap {
     }
 
     fn said(&self, session: u64, now: std::time::Instant, samples: &[i16], rate: SampleRate) {
-        let session = self.session(session, rate);
+        let session = self.session(session, now, rate);
         let mut session = lock(&session);
         let is_new = session
             .last_said

@@ -313,6 +313,11 @@ impl Scenario {
         {
             return wrong("limits: with a limit of nothing, nothing happens");
         }
+        if let Arrivals::Hold { calls, .. } = self.arrivals
+            && calls > limits.concurrent
+        {
+            return wrong("limits.concurrent: fewer than the calls that arrivals keep up");
+        }
         if call.speech == Speech::Files(Vec::new()) {
             return wrong("call.speech: name \"coded\", \"samples\" or WAV files");
         }
@@ -381,6 +386,10 @@ mod tests {
         check_refused("[call]\ntalk = '50ms'", "call.talk");
         check_refused("[call]\ndtmf = '12x'", "'x' is not a telephone key");
         check_refused("[call]\nspeech = []", "call.speech");
+        check_refused(
+            "[arrivals]\nprocess = 'hold'\ncalls = 1001",
+            "limits.concurrent",
+        );
         check_refused("[limits]\ncalls = 0", "limits");
         check_refused("[call]\nturn = 3", "unknown field `turn`");
         check_refused("[thresholds]\nlost_frames = -1.0", "thresholds.lost_frames");
