@@ -85,6 +85,15 @@ impl Source<'_> {
         }
     }
 
+    /// The secret, where one must be given.
+    ///
+    /// # Errors
+    ///
+    /// As [`Source::read`], and if none is given.
+    pub fn required(self) -> Result<SecretString, SecretError> {
+        self.read()?.ok_or_else(|| self.missing())
+    }
+
     /// The same without reading a file, for secrets that may change in theirs. `env` is the environment.
     ///
     /// # Errors

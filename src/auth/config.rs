@@ -191,10 +191,7 @@ impl SigningConfig {
             env: self.previous_secret_env.as_deref(),
             file: self.previous_secret_file.as_deref(),
         };
-        let secret = current
-            .read()
-            .and_then(|secret| secret.ok_or_else(|| current.missing()))
-            .map_err(|error| error.to_string())?;
+        let secret = current.required().map_err(|error| error.to_string())?;
         let previous = previous.read().map_err(|error| error.to_string())?;
         for (name, secret) in [
             ("secret", Some(&secret)),

@@ -24,6 +24,7 @@ mod provider_audiosocket;
 mod provider_genesys;
 mod provider_plivo;
 mod provider_vonage;
+mod provider_webex;
 mod shared_keys;
 mod ticket;
 mod twilio_signature;
@@ -47,6 +48,7 @@ pub use provider_audiosocket::{AUDIOSOCKET_UUID, AudioSocketAccountConfig, Audio
 pub use provider_genesys::{GenesysAccountConfig, GenesysConfig};
 pub use provider_plivo::{PlivoAccountConfig, PlivoConfig};
 pub use provider_vonage::{VonageAccountConfig, VonageConfig};
+pub use provider_webex::{WebexAccountConfig, WebexConfig};
 pub use shared_keys::{KeyStore, NoStore};
 pub use ticket::OneTimeId;
 pub use twilio_signature::Signed;

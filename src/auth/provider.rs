@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use http::header::AUTHORIZATION;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -23,6 +24,7 @@ use super::provider_audiosocket::{AudioSocketAccounts, AudioSocketConfig};
 use super::provider_genesys::{GenesysAccounts, GenesysConfig};
 use super::provider_plivo::{PlivoAccounts, PlivoConfig, Signer};
 use super::provider_vonage::{VonageAccounts, VonageConfig};
+use super::provider_webex::{WebexAccounts, WebexConfig};
 use super::twilio_signature::{self, Signed};
 
 /// A request as its provider may have signed it.
@@ -53,6 +55,8 @@ pub enum ProviderScheme {
     Vonage(VonageAccounts),
     /// A signature over the address, by the auth token of an account: Plivo's or Vobiz's.
     Plivo(PlivoAccounts),
+    /// A token for a data source.
+    Webex(WebexAccounts),
 }
 
 /// The `[providers]` table: the accounts of all providers but Twilio, which has a table of its own.
@@ -71,6 +75,8 @@ pub struct ProvidersConfig {
     pub plivo: PlivoConfig,
     /// Vobiz, which signs as Plivo does.
     pub vobiz: PlivoConfig,
+    /// Webex Contact Center.
+    pub webex: WebexConfig,
 }
 
 /// Something in the `[providers]` table that cannot work.
@@ -145,6 +151,10 @@ impl ProvidersConfig {
                 add(signer.dialect(), built.map(ProviderScheme::Plivo));
             }
         }
+        if !self.webex.accounts.is_empty() {
+            let built = WebexAccounts::new(&self.webex, tenants);
+            add("webex", built.map(ProviderScheme::Webex));
+        }
         if mistakes.is_empty() {
             Ok(schemes)
         } else {
@@ -163,6 +173,7 @@ impl ProvidersConfig {
             .chain(audiosocket.map(|account| &account.tenant))
             .chain(vonage.map(|account| &account.tenant))
             .chain(plivo.map(|account| &account.tenant))
+            .chain(self.webex.accounts.iter().map(|account| &account.tenant))
     }
 }
 
@@ -180,6 +191,7 @@ impl ProviderScheme {
             Self::AudioSocket(_) => "audiosocket",
             Self::Vonage(_) => "vonage",
             Self::Plivo(accounts) => accounts.dialect(),
+            Self::Webex(_) => "webex",
         }
     }
 
@@ -203,6 +215,7 @@ impl ProviderScheme {
             Self::AudioSocket(accounts) => accounts.caller(request),
             Self::Vonage(accounts) => accounts.caller(request, now),
             Self::Plivo(accounts) => accounts.caller(request),
+            Self::Webex(accounts) => accounts.caller(request, now).await,
         }
     }
 
@@ -215,7 +228,30 @@ impl ProviderScheme {
             | Self::Vonage(_)
             | Self::Plivo(_) => None,
             Self::Acs(accounts) => Some(accounts.issuer()),
+            Self::Webex(accounts) => Some(accounts.issuer()),
         }
+    }
+}
+
+/// The bearer token of a request, if it has one.
+///
+/// # Errors
+///
+/// If `Authorization` is there and is something else, or there twice.
+pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Denied> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let token = value.to_str().ok().and_then(|value| {
+        let (scheme, token) = value.trim().split_once(' ')?;
+        scheme
+            .eq_ignore_ascii_case("bearer")
+            .then_some(token.trim())
+    });
+    match (token, values.next()) {
+        (Some(token), None) => Ok(Some(token)),
+        _ => Err(Denied::MalformedToken),
     }
 }
 
@@ -344,7 +380,7 @@ fn read_tokens(config: &TwilioAccountConfig) -> Result<Vec<SecretString>, Secret
         env: config.second_auth_token_env.as_deref(),
         file: config.second_auth_token_file.as_deref(),
     };
-    let token = first.read()?.ok_or_else(|| first.missing())?;
+    let token = first.required()?;
     Ok([Some(token), second.read()?]
         .into_iter()
         .flatten()

@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use http::header::AUTHORIZATION;
 use serde::Deserialize;
 
 use super::Identity;
@@ -14,7 +13,7 @@ use super::authenticator::Denied;
 use super::issuer::Issuer;
 use super::issuer_config::IssuerConfig;
 use super::jwt::Token;
-use super::provider::{Mistake, SignedRequest};
+use super::provider::{Mistake, SignedRequest, bearer};
 
 /// Who signs (telephony reference 7.1).
 const ISSUER: &str = "https://acscallautomation.communication.azure.com";
@@ -108,18 +107,8 @@ impl AcsAccounts {
         request: SignedRequest<'_>,
         now: u64,
     ) -> Result<Option<Identity>, Denied> {
-        let mut values = request.headers.get_all(AUTHORIZATION).iter();
-        let Some(value) = values.next() else {
+        let Some(token) = bearer(request.headers)? else {
             return Ok(None);
-        };
-        let token = value.to_str().ok().and_then(|value| {
-            let (scheme, token) = value.trim().split_once(' ')?;
-            scheme
-                .eq_ignore_ascii_case("bearer")
-                .then_some(token.trim())
-        });
-        let (Some(token), None) = (token, values.next()) else {
-            return Err(Denied::MalformedToken);
         };
         let token = Token::parse(token)?;
         if token.issuer() != Some(self.issuer.url()) {

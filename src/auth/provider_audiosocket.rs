@@ -74,9 +74,7 @@ impl AudioSocketAccounts {
                 env: account.uuid_env.as_deref(),
                 file: account.uuid_file.as_deref(),
             };
-            let uuid = source
-                .read()
-                .and_then(|read| read.ok_or_else(|| source.missing()));
+            let uuid = source.required();
             let uuid = uuid.map_err(|error| mistake(&error.field, &error.problem))?;
             let uuid = digits(uuid.expose_secret()).ok_or_else(|| mistake("uuid", "is no UUID"))?;
             let is_same = |other: &Account| other.uuid.expose_secret() == uuid.expose_secret();

@@ -88,9 +88,7 @@ impl GenesysAccounts {
                 env: account.client_secret_env.as_deref(),
                 file: account.client_secret_file.as_deref(),
             };
-            let api_key = key
-                .read()
-                .and_then(|read| read.ok_or_else(|| key.missing()));
+            let api_key = key.required();
             let api_key = api_key.map_err(|error| mistake(&error.field, &error.problem))?;
             let secret = secret
                 .read()

@@ -141,8 +141,7 @@ impl PlivoAccounts {
                 file: account.auth_token_file.as_deref(),
             };
             let token = token
-                .read()
-                .and_then(|read| read.ok_or_else(|| token.missing()))
+                .required()
                 .map_err(|error| mistake(&error.field, &error.problem))?;
             accounts.push((account.tenant.clone(), token));
         }

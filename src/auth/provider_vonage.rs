@@ -93,9 +93,8 @@ impl VonageAccounts {
                 env: account.signature_secret_env.as_deref(),
                 file: account.signature_secret_file.as_deref(),
             };
-            let read = secret.read();
-            let secret = read
-                .and_then(|read| read.ok_or_else(|| secret.missing()))
+            let secret = secret
+                .required()
                 .map_err(|error| mistake(&error.field, &error.problem))?;
             accounts.push(Account {
                 tenant: account.tenant.clone(),

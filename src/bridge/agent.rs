@@ -15,6 +15,7 @@ use crate::quota::Expect;
 use crate::realtime::{SessionSettings, Tool, TurnDetection};
 use crate::upstream::{Deployment, SessionContext, SessionFormats, encode};
 
+use super::press_keys::{self, PRESS_KEYS_TOOL};
 use super::tool::WebhookConfig;
 
 /// Silence that ends a turn unless the agent says otherwise; the vendor's documented default (protocol
@@ -32,12 +33,16 @@ pub struct AgentConfig {
     /// The session: instructions, voice, turn detection, tools.
     #[serde(default)]
     pub session: SessionSettings,
-    /// Where the tools are: name to webhook. `hang_up` is built in and needs none.
+    /// Where the tools are: name to webhook. `hang_up` and `press_keys` are built in and need none.
     #[serde(default)]
     pub webhooks: BTreeMap<String, WebhookConfig>,
     /// Whether the model may end the call by the tool `hang_up`.
     #[serde(default = "yes")]
     pub may_hang_up: bool,
+    /// Whether the model may press keys towards the caller's line by the tool `press_keys`, where the phone system
+    /// takes any.
+    #[serde(default)]
+    pub may_press_keys: bool,
     /// What key presses do.
     #[serde(default)]
     pub dtmf: DtmfPolicy,
@@ -151,8 +156,8 @@ impl Agent {
             });
         let turns = turn_policy(detection)?;
         for tool in &config.session.tools {
-            let is_known = config.webhooks.contains_key(&tool.name) || tool.name == HANG_UP_TOOL;
-            if !is_known {
+            let is_built_in = [HANG_UP_TOOL, PRESS_KEYS_TOOL].contains(&tool.name.as_str());
+            if !is_built_in && !config.webhooks.contains_key(&tool.name) {
                 return Err(AgentError::new(
                     format!("session.tools.{}", tool.name),
                     "no webhook of that name, so nobody could answer it",
@@ -160,20 +165,10 @@ impl Agent {
             }
         }
         check_limits(&config)?;
-        let has_hang_up = config
-            .session
-            .tools
-            .iter()
-            .any(|tool| tool.name == HANG_UP_TOOL);
-        if has_hang_up && !config.may_hang_up {
-            return Err(AgentError::new(
-                format!("session.tools.{HANG_UP_TOOL}"),
-                "may_hang_up is false, so this tool cannot be there",
-            ));
-        }
-        if config.may_hang_up && !has_hang_up {
-            config.session.tools.push(hang_up_tool());
-        }
+        let (may_hang_up, may_press_keys) = (config.may_hang_up, config.may_press_keys);
+        let tools = &mut config.session.tools;
+        add_built_in(tools, hang_up_tool(), may_hang_up, "may_hang_up")?;
+        add_built_in(tools, press_keys::tool(), may_press_keys, "may_press_keys")?;
         Ok(Self {
             name: name.to_owned(),
             apology: apology(&config)?,
@@ -322,6 +317,26 @@ fn turn_policy(detection: &mut TurnDetection) -> Result<TurnPolicy, AgentError> 
     }
 }
 
+/// Adds a tool of the gateway's own, if the agent may use it and does not describe it in words of its own.
+fn add_built_in(
+    tools: &mut Vec<Tool>,
+    tool: Tool,
+    may: bool,
+    field: &str,
+) -> Result<(), AgentError> {
+    let is_there = tools.iter().any(|own| own.name == tool.name);
+    if is_there && !may {
+        return Err(AgentError::new(
+            format!("session.tools.{}", tool.name),
+            format!("{field} is false, so this tool cannot be there"),
+        ));
+    }
+    if may && !is_there {
+        tools.push(tool);
+    }
+    Ok(())
+}
+
 fn hang_up_tool() -> Tool {
     Tool {
         name: HANG_UP_TOOL.to_owned(),
@@ -396,6 +411,10 @@ mod tests {
             (
                 "deployment = 'd'\nmay_hang_up = false\n[[session.tools]]\nname = 'hang_up'",
                 "session.tools.hang_up",
+            ),
+            (
+                "deployment = 'd'\n[[session.tools]]\nname = 'press_keys'",
+                "session.tools.press_keys",
             ),
         ] {
             let error = agent(text).expect_err(text);

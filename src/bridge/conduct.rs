@@ -33,6 +33,7 @@ use super::legs::{End, Heard, Legs, Progress, loss_of};
 use super::media_path::MediaPath;
 use super::notice;
 use super::opening::SessionSource;
+use super::press_keys::{self, KeysError, PRESS_KEYS_TOOL};
 use super::registry::{CallPermit, Calls};
 use super::replace::{Came, Sessions};
 use super::summary::{CallSummary, Ledger};
@@ -627,6 +628,11 @@ impl Conduct {
                 call_id,
                 name,
                 arguments,
+            } if name == PRESS_KEYS_TOOL => self.press_keys(call_id, &arguments),
+            Output::RunTool {
+                call_id,
+                name,
+                arguments,
             } => {
                 let webhook = self.agent.config.webhooks.get(&name);
                 let call = ToolCall {
@@ -642,6 +648,20 @@ impl Conduct {
             Output::Observe(observation) => self.ledger.observe(observation),
             Output::End(reason) => self.ended = Some(reason.into()),
         }
+    }
+
+    /// Presses keys towards the caller's line, now and not after what waits to be played, and tells the model.
+    fn press_keys(&mut self, call_id: String, arguments: &str) {
+        let keys = match self.agent.config.may_press_keys {
+            true => press_keys::keys(arguments, self.dialect.capabilities()),
+            false => Err(KeysError::NotTaken),
+        };
+        if let Ok(keys) = &keys {
+            self.tell_caller(CallerCommand::Keys(keys));
+        }
+        let output = serde_json::json!({"pressed": keys.as_ref().map_or(0, Vec::len)});
+        let result = ToolResult::built_in(call_id, keys.map(|_| &output));
+        self.running_tools.spawn(async move { result });
     }
 
     fn append(&mut self, write: impl FnOnce(&mut MediaPath, &mut String)) {

@@ -12,6 +12,7 @@ mod legs;
 mod media_path;
 mod notice;
 mod opening;
+mod press_keys;
 mod registry;
 mod relay;
 mod relay_replace;

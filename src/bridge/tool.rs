@@ -1,6 +1,7 @@
-//! Tools of an agent: each is a webhook that answers with a text.
+//! Tools of an agent: each is a webhook that answers with a text, but for those that are built in.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::Request;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::outbound::{Limits, Outbound, OutboundError, Reach};
@@ -61,6 +63,21 @@ pub(super) struct ToolResult {
     pub(super) output: String,
     /// The metric label.
     pub(super) outcome: &'static str,
+}
+
+impl ToolResult {
+    /// What a tool of the gateway's own returned at once, or what was wrong.
+    pub(super) fn built_in<E: fmt::Display>(call_id: String, result: Result<&Value, E>) -> Self {
+        let (output, outcome) = match result {
+            Ok(output) => (output.to_string(), "ok"),
+            Err(error) => (error_output(&error.to_string()), "failed"),
+        };
+        Self {
+            call_id,
+            output,
+            outcome,
+        }
+    }
 }
 
 /// A tool that the model wants to be run.

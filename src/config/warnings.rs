@@ -249,6 +249,35 @@ impl Config {
             let (value, file) = (&it.second_auth_token, &it.second_auth_token_file);
             all.push(Secret::new(path(), "second_auth_token", value, file));
         }
+        all.extend(self.secrets_of_providers());
+        all
+    }
+
+    fn secrets_of_providers(&self) -> Vec<Secret<'_>> {
+        let (mut all, providers) = (Vec::new(), &self.providers);
+        for it in &providers.genesys.accounts {
+            let path = || vec!["providers", "genesys", "accounts"];
+            let (value, file) = (&it.api_key, &it.api_key_file);
+            all.push(Secret::new(path(), "api_key", value, file));
+            let (value, file) = (&it.client_secret, &it.client_secret_file);
+            all.push(Secret::new(path(), "client_secret", value, file));
+        }
+        for it in &providers.audiosocket.accounts {
+            let path = vec!["providers", "audiosocket", "accounts"];
+            all.push(Secret::new(path, "uuid", &it.uuid, &it.uuid_file));
+        }
+        for it in &providers.vonage.accounts {
+            let path = vec!["providers", "vonage", "accounts"];
+            let (value, file) = (&it.signature_secret, &it.signature_secret_file);
+            all.push(Secret::new(path, "signature_secret", value, file));
+        }
+        for (name, table) in [("plivo", &providers.plivo), ("vobiz", &providers.vobiz)] {
+            for it in &table.accounts {
+                let path = vec!["providers", name, "accounts"];
+                let (value, file) = (&it.auth_token, &it.auth_token_file);
+                all.push(Secret::new(path, "auth_token", value, file));
+            }
+        }
         all
     }
 
@@ -578,7 +607,20 @@ model = "gpt-realtime"
             &table,
             &["line 7: deployments.east.api_key_file: every user"],
         );
+        let account = "tenant = 'acme'\napi_key = 'k'\nsignature_secret_file";
+        let account = format!(
+            "{KEYS}[[providers.vonage.accounts]]\n{account} = '{}'\n",
+            file.display()
+        );
+        let warnings = |text: &str| {
+            let found = Config::parse(text).unwrap().warnings(text, &file);
+            found.iter().map(Mistake::to_string).collect::<String>()
+        };
+        let found = warnings(&account);
+        let expected = "providers.vonage.accounts.signature_secret_file: every user";
+        assert!(found.contains(expected), "{found}");
         set(0o640);
+        assert_eq!(warnings(&account), "");
         more(&table, &[]);
         // The configuration itself, if there is a secret in it.
         set(0o644);

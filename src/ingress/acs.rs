@@ -24,9 +24,9 @@ use super::json::{self, Scalar};
 use super::scan::{Scanner, once};
 use super::{
     Capabilities, Clear, CredentialIn, DialectError, Head, Ignored, Incoming, Lead, Outgoing,
-    Speak, ignore,
+    Speak, ignore, pressed,
 };
-use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit};
+use crate::call::{CallInfo, CallerCommand, CallerEvent};
 use crate::media::{AudioFormat, Codec, SampleRate};
 use crate::realtime::{decode_audio, encode_audio};
 
@@ -86,20 +86,12 @@ impl Speak for Acs {
         }
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        audio.clear();
-        if message.len() > MAX_MESSAGE_BYTES {
-            return Err(DialectError::TooLarge {
-                limit: MAX_MESSAGE_BYTES,
-            });
-        }
-        let Incoming::Text(text) = message else {
-            return Err(DialectError::BinaryUnexpected);
-        };
+        let text = message.text()?;
         if self.decode_usual_audio(text, audio) {
             return Ok(CallerEvent::Audio);
         }
@@ -261,9 +253,7 @@ impl Acs {
         let text = text.ok_or(DialectError::MissingField {
             field: "dtmfData.data",
         })?;
-        Digit::only(&text.0)
-            .map(CallerEvent::Dtmf)
-            .ok_or(DialectError::UnknownDigit)
+        pressed(&text.0)
     }
 }
 
@@ -304,6 +294,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::call::Digit;
 
     const METADATA: &str = r#"{"kind":"AudioMetadata","audioMetadata":{"subscriptionId":"s-1","encoding":"PCM","sampleRate":24000,"channels":1,"length":960}}"#;
 

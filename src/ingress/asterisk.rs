@@ -28,9 +28,9 @@ use serde_json::Value;
 use super::json::{self, Scalar};
 use super::{
     Capabilities, Clear, CredentialIn, DialectError, Head, Ignored, Incoming, Lead, Marks,
-    Outgoing, Speak, ignore,
+    Outgoing, Speak, ignore, pressed,
 };
-use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
+use crate::call::{CallInfo, CallerCommand, CallerEvent, Mark};
 use crate::media::{AudioFormat, Codec, FRAME, SampleRate, silence_byte};
 
 /// The largest binary message of Asterisk is 65 500 bytes (telephony reference 9.4); its texts are shorter.
@@ -94,17 +94,11 @@ impl Speak for Asterisk {
         self.parameters = head.parameters();
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        audio.clear();
-        if message.len() > MAX_MESSAGE_BYTES {
-            return Err(DialectError::TooLarge {
-                limit: MAX_MESSAGE_BYTES,
-            });
-        }
         match message {
             Incoming::Binary([]) => Ok(ignore(&mut self.ignored.empty_audio)),
             Incoming::Binary(bytes) => self.audio(bytes, audio),
@@ -176,8 +170,7 @@ impl Asterisk {
                 let digit = event.digit.ok_or(DialectError::MissingField {
                     field: "DTMF_END.digit",
                 })?;
-                let digit = Digit::only(&digit.0).ok_or(DialectError::UnknownDigit)?;
-                Ok(CallerEvent::Dtmf(digit))
+                pressed(&digit.0)
             }
             "MEDIA_XOFF" => Ok(CallerEvent::Flow(false)),
             "MEDIA_XON" => Ok(CallerEvent::Flow(true)),
@@ -371,6 +364,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::call::Digit;
 
     const START: &str = r#"{"event":"MEDIA_START","connection_id":"m-1","channel":"WebSocket/conn1/0x1","channel_id":"1700000000.1","format":"ulaw","optimal_frame_size":160,"ptime":20}"#;
     const PLAIN: &str = "MEDIA_START connection_id:m-1 channel:WebSocket/conn1/0x1 channel_id:1700000000.1 format:ulaw optimal_frame_size:160 ptime:20";

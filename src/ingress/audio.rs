@@ -69,8 +69,9 @@ use super::audio_protobuf::{self, SUBPROTOCOL, Said};
 use super::json::{self, Scalar};
 use super::{
     Capabilities, Clear, DialectError, Head, Ignored, Incoming, Marks, Outgoing, Speak, ignore,
+    pressed,
 };
-use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
+use crate::call::{CallInfo, CallerCommand, CallerEvent, Mark};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
 /// The largest text message, in bytes.
@@ -143,20 +144,15 @@ impl Speak for Audio {
         };
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        audio.clear();
         match (message, self.form) {
             (Incoming::Binary(bytes), Form::Json) => self.binary(bytes, audio),
             (Incoming::Text(text), Form::Json) => self.control(text),
             (Incoming::Binary(bytes), Form::Protobuf) => {
-                let limit = MAX_MESSAGE_BYTES;
-                if bytes.len() > limit {
-                    return Err(DialectError::TooLarge { limit });
-                }
                 self.said(audio_protobuf::read(bytes)?, audio)
             }
             (Incoming::Text(_), Form::Protobuf) => Err(DialectError::TextUnexpected),
@@ -223,7 +219,7 @@ impl Audio {
             return Err(DialectError::TooLarge { limit });
         }
         match format.codec {
-            Codec::Pcm16 if !bytes.len().is_multiple_of(2) => {
+            Codec::Pcm16 if !format.is_whole(bytes) => {
                 return Err(DialectError::OddByteCount);
             }
             Codec::Pcm16 | Codec::Ulaw | Codec::Alaw | Codec::G722 if bytes.is_empty() => {
@@ -275,9 +271,7 @@ impl Audio {
             (_, State::Waiting) => Err(DialectError::BeforeStart),
             (Said::Audio(bytes), State::Open(_)) => self.binary(&bytes, audio),
             (Said::Mark(name), State::Open(_)) => Ok(self.mark(&name)),
-            (Said::Dtmf(key), State::Open(_)) => Digit::only(&key)
-                .map(CallerEvent::Dtmf)
-                .ok_or(DialectError::UnknownDigit),
+            (Said::Dtmf(key), State::Open(_)) => pressed(&key),
             (Said::End, State::Open(_)) => {
                 self.state = State::Ended;
                 Ok(CallerEvent::Stopped)
@@ -336,9 +330,7 @@ fn dtmf(text: &str) -> Result<CallerEvent, DialectError> {
     let digit = json::parse::<DtmfMessage>(text, "dtmf")?
         .digit
         .ok_or(DialectError::MissingField { field: "digit" })?;
-    Digit::only(&digit.0)
-        .map(CallerEvent::Dtmf)
-        .ok_or(DialectError::UnknownDigit)
+    pressed(&digit.0)
 }
 
 #[derive(Deserialize)]

@@ -73,12 +73,11 @@ impl Speak for AudioSocket {
         let _ = head;
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        audio.clear();
         let Incoming::Binary(packet) = message else {
             return Err(BAD_PACKET);
         };

@@ -58,12 +58,12 @@ impl Speak for Exotel {
         }
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        self.inner.decode(message, audio)
+        self.inner.read(message, audio)
     }
 
     fn encode(&mut self, command: CallerCommand<'_>, out: &mut Vec<u8>) -> Outgoing {

@@ -64,17 +64,11 @@ impl Speak for FreeSwitch {
         self.parameters = head.parameters();
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        audio.clear();
-        if message.len() > MAX_MESSAGE_BYTES {
-            return Err(DialectError::TooLarge {
-                limit: MAX_MESSAGE_BYTES,
-            });
-        }
         match message {
             Incoming::Binary([]) => Ok(ignore(&mut self.ignored.empty_audio)),
             Incoming::Binary(bytes) if self.is_started => {

@@ -28,8 +28,9 @@ use serde_json::value::RawValue;
 use super::json::{self, Scalar};
 use super::{
     Capabilities, Clear, DialectError, Head, Ignored, Incoming, Lead, Outgoing, Speak, ignore,
+    pressed,
 };
-use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit};
+use crate::call::{CallInfo, CallerCommand, CallerEvent};
 use crate::media::AudioFormat;
 
 /// The largest message either side sends, in bytes (telephony reference 8.3).
@@ -94,17 +95,11 @@ impl Speak for Genesys {
         self.session = head.header("audiohook-session-id").map(str::to_owned);
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        audio.clear();
-        if message.len() > MAX_MESSAGE_BYTES {
-            return Err(DialectError::TooLarge {
-                limit: MAX_MESSAGE_BYTES,
-            });
-        }
         match (message, self.state) {
             (Incoming::Binary(_), State::Waiting) => Err(DialectError::BeforeStart),
             (Incoming::Binary([]), _) => Ok(ignore(&mut self.ignored.empty_audio)),
@@ -226,9 +221,7 @@ impl Genesys {
             ("dtmf", State::Open) => {
                 let digit = json::parse::<Dtmf>(parameters, "dtmf")?.digit;
                 let digit = digit.ok_or(DialectError::MissingField { field: "digit" })?;
-                Digit::only(&digit.0)
-                    .map(CallerEvent::Dtmf)
-                    .ok_or(DialectError::UnknownDigit)
+                pressed(&digit.0)
             }
             ("playback_started" | "playback_completed" | "discarded", _) => {
                 Ok(CallerEvent::Nothing)

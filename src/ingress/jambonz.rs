@@ -27,9 +27,9 @@ use super::interleaved::Interleaved;
 use super::json::{self, Scalar};
 use super::{
     Capabilities, Clear, CredentialIn, DialectError, Head, Ignored, Incoming, Lead, Marks,
-    Outgoing, Speak, ignore,
+    Outgoing, Speak, ignore, pressed,
 };
-use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
+use crate::call::{CallInfo, CallerCommand, CallerEvent, Mark};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
 /// The largest message that is read, in bytes: half a second at 64 kHz, and eight times the longest metadata.
@@ -83,17 +83,11 @@ impl Speak for Jambonz {
         self.parameters = head.parameters();
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        audio.clear();
-        if message.len() > MAX_MESSAGE_BYTES {
-            return Err(DialectError::TooLarge {
-                limit: MAX_MESSAGE_BYTES,
-            });
-        }
         match message {
             Incoming::Text(text) => self.control(text),
             Incoming::Binary([]) => Ok(ignore(&mut self.ignored.empty_audio)),
@@ -180,9 +174,7 @@ impl Jambonz {
                 let text = message
                     .dtmf
                     .ok_or(DialectError::MissingField { field: "dtmf" })?;
-                Digit::only(&text.0)
-                    .map(CallerEvent::Dtmf)
-                    .ok_or(DialectError::UnknownDigit)
+                pressed(&text.0)
             }
             (None, Some("mark")) => {
                 let data = message.data.unwrap_or_default();

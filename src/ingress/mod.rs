@@ -45,6 +45,7 @@ mod interleaved;
 mod jambonz;
 pub mod json;
 mod media_proto;
+mod media_stream;
 mod mint;
 mod pipecat;
 mod plivo;
@@ -60,12 +61,13 @@ mod twilio_voice;
 pub mod upgrade;
 mod vobiz;
 mod vonage;
+mod webex;
 
 use std::collections::BTreeMap;
 
 use http::HeaderMap;
 
-use crate::call::{CallerCommand, CallerEvent};
+use crate::call::{CallerCommand, CallerEvent, Digit};
 
 pub use acs::Acs;
 pub use asterisk::Asterisk;
@@ -91,6 +93,7 @@ pub use twilio_voice::{
 };
 pub use vobiz::Vobiz;
 pub use vonage::Vonage;
+pub use webex::Webex;
 
 /// One WebSocket message from a caller, whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,12 +104,20 @@ pub enum Incoming<'a> {
     Binary(&'a [u8]),
 }
 
-impl Incoming<'_> {
+impl<'a> Incoming<'a> {
     /// Size of the message in bytes.
     fn len(self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::Binary(bytes) => bytes.len(),
+        }
+    }
+
+    /// The message's text, where only text is spoken.
+    fn text(self) -> Result<&'a str, DialectError> {
+        match self {
+            Self::Text(text) => Ok(text),
+            Self::Binary(_) => Err(DialectError::BinaryUnexpected),
         }
     }
 }
@@ -201,6 +212,24 @@ pub trait Speak: Default {
     ///
     /// What was wrong with the message.
     fn decode(
+        &mut self,
+        message: Incoming<'_>,
+        audio: &mut Vec<u8>,
+    ) -> Result<CallerEvent, DialectError> {
+        audio.clear();
+        let limit = Self::CAPABILITIES.max_message_bytes;
+        if message.len() > limit {
+            return Err(DialectError::TooLarge { limit });
+        }
+        self.read(message, audio)
+    }
+
+    /// Reads one message that is within the limit. `audio` is empty.
+    ///
+    /// # Errors
+    ///
+    /// What was wrong with the message.
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
@@ -342,6 +371,8 @@ dialects! {
     Exotel(Exotel),
     /// Pipecat's protobuf frames.
     Pipecat(Pipecat),
+    /// Webex Contact Center's virtual agents.
+    Webex(Webex),
 }
 
 impl Dialect {
@@ -351,6 +382,10 @@ impl Dialect {
         let (name, rest) = Self::PATHS
             .iter()
             .find_map(|(name, own)| Some((name, path.strip_prefix(own)?.strip_prefix('/')?)))?;
+        let rest = match *name {
+            Webex::NAME => rest.strip_suffix(webex::APPENDED).unwrap_or(rest),
+            _ => rest,
+        };
         match rest.split_once('/') {
             None => Some((name, rest, None)),
             Some((agent, ticket)) if !ticket.contains('/') => Some((name, agent, Some(ticket))),
@@ -419,6 +454,13 @@ const fn ignore(counter: &mut u32) -> CallerEvent {
     CallerEvent::Nothing
 }
 
+/// A key was pressed, named by this text.
+fn pressed(text: &str) -> Result<CallerEvent, DialectError> {
+    Digit::only(text)
+        .map(CallerEvent::Dtmf)
+        .ok_or(DialectError::UnknownDigit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -438,12 +480,20 @@ mod tests {
         check("/twilio/media/desk", Some(("twilio", "desk", None)));
         check("/v1/audio/desk/tt_x", Some(("audio", "desk", Some("tt_x"))));
         check("/acs/media/desk/", Some(("acs", "desk", Some(""))));
+        // Webex appends a path of its own to the address that it is given.
+        check("/webex/va/desk/v1/va", Some(("webex", "desk", None)));
+        check(
+            "/webex/va/desk/tt_x/v1/va",
+            Some(("webex", "desk", Some("tt_x"))),
+        );
+        check("/webex/va/desk", Some(("webex", "desk", None)));
         for nowhere in [
             "/",
             "/acs",
             "/acs/media",
             "/acs/mediation/desk",
             "/acs/media/a/b/c",
+            "/acs/media/a/v1/va",
         ] {
             check(nowhere, None);
         }

@@ -119,17 +119,11 @@ impl Speak for Pipecat {
         self.parameters = head.parameters();
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        audio.clear();
-        if message.len() > MAX_MESSAGE_BYTES {
-            return Err(DialectError::TooLarge {
-                limit: MAX_MESSAGE_BYTES,
-            });
-        }
         let Incoming::Binary(bytes) = message else {
             return Err(DialectError::TextUnexpected);
         };

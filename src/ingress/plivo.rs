@@ -26,20 +26,18 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::json::{self, Scalar};
+use super::media_stream::{self, MAX_ID_BYTES, Media, StreamId, body, check_id};
 use super::scan::{Scanner, once};
 use super::{
     Capabilities, Clear, DialectError, Head, Ignored, Incoming, Lead, Marks, Outgoing, Speak,
     ignore,
 };
-use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
+use crate::call::{CallInfo, CallerCommand, CallerEvent};
 use crate::media::{AudioFormat, Codec, SampleRate};
 use crate::realtime::{decode_audio, encode_audio};
 
 /// The largest message that is read, in bytes: more than a second of PCM16 at 16 kHz, where Plivo sends 20 ms.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
-
-/// Longest id that is kept, in bytes. Plivo's are UUIDs.
-const MAX_ID_BYTES: usize = 256;
 
 /// Most `extraHeaders` that are taken. Plivo allows 512 bytes of them.
 const MAX_EXTRA: usize = 64;
@@ -63,9 +61,7 @@ enum State {
 
 #[derive(Clone, Debug)]
 struct Stream {
-    id: String,
-    /// [`Stream::id`] as a JSON string.
-    id_json: String,
+    id: StreamId,
     format: AudioFormat,
 }
 
@@ -94,20 +90,12 @@ impl Speak for Plivo {
         self.parameters = head.parameters();
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        audio.clear();
-        if message.len() > MAX_MESSAGE_BYTES {
-            return Err(DialectError::TooLarge {
-                limit: MAX_MESSAGE_BYTES,
-            });
-        }
-        let Incoming::Text(text) = message else {
-            return Err(DialectError::BinaryUnexpected);
-        };
+        let text = message.text()?;
         if self.decode_usual_media(text, audio) {
             return Ok(CallerEvent::Audio);
         }
@@ -121,7 +109,7 @@ impl Speak for Plivo {
         let State::Streaming(stream) = &self.state else {
             return Outgoing::Nothing;
         };
-        let (id, rate) = (&stream.id_json, stream.format.rate.hz());
+        let (id, rate) = (stream.id.json(), stream.format.rate.hz());
         let content_type = match stream.format.codec {
             Codec::Ulaw => "audio/x-mulaw",
             _ => "audio/x-l16",
@@ -164,7 +152,7 @@ impl Plivo {
     /// The stream's id as a JSON string, while there is a stream.
     pub(super) fn stream_json(&self) -> Option<&str> {
         match &self.state {
-            State::Streaming(stream) => Some(&stream.id_json),
+            State::Streaming(stream) => Some(stream.id.json()),
             State::Waiting | State::Stopped => None,
         }
     }
@@ -177,10 +165,10 @@ impl Plivo {
         let Some(usual) = usual_media(text) else {
             return false;
         };
-        usual.stream_id.is_none_or(|id| id == stream.id)
+        usual.stream_id.is_none_or(|id| stream.id.is_exactly(id))
             && !usual.payload.is_empty()
             && decode_audio(usual.payload, audio)
-            && stream.is_whole(audio)
+            && stream.format.is_whole(audio)
     }
 
     fn decode_any(&mut self, text: &str, audio: &mut Vec<u8>) -> Result<CallerEvent, DialectError> {
@@ -195,9 +183,20 @@ impl Plivo {
         }
         match event {
             "start" => self.started(&envelope),
-            "media" => self.media(&envelope, audio),
-            "dtmf" => self.dtmf(&envelope),
-            "playedStream" => self.played(&envelope),
+            "media" => {
+                let format = self.stream_of(&envelope)?.format;
+                Media::parse(envelope.media)?.read(format, audio, &mut self.ignored)
+            }
+            "dtmf" => {
+                self.stream_of(&envelope)?;
+                media_stream::key(envelope.dtmf)
+            }
+            "playedStream" => {
+                self.stream_of(&envelope)?;
+                let name = envelope.name.as_ref();
+                let name = name.ok_or(DialectError::MissingField { field: "name" })?;
+                Ok(media_stream::reached(&name.0, &mut self.ignored))
+            }
             "clearedAudio" => {
                 self.stream_of(&envelope)?;
                 Ok(CallerEvent::Nothing)
@@ -217,13 +216,9 @@ impl Plivo {
         let id = id.ok_or(DialectError::MissingField {
             field: "start.streamId",
         })?;
-        if id.0.len() > MAX_ID_BYTES {
-            return Err(DialectError::TooLarge {
-                limit: MAX_ID_BYTES,
-            });
-        }
+        check_id(&id.0)?;
         if let State::Streaming(stream) = &self.state {
-            if !stream.is(&id.0) {
+            if !stream.id.is(&id.0) {
                 return Err(DialectError::SecondStart);
             }
             return Ok(ignore(&mut self.ignored.repeated_starts));
@@ -236,7 +231,10 @@ impl Plivo {
         if let Some(extra) = envelope.extra_headers {
             parameters.extend(extra_headers(extra));
         }
-        self.state = State::Streaming(Stream::new(&id.0, format));
+        self.state = State::Streaming(Stream {
+            id: StreamId::new(&id.0),
+            format,
+        });
         let call = body.call_id.map(|id| id.0);
         Ok(CallerEvent::Started(Box::new(CallInfo {
             provider_call_id: call.filter(|id| id.len() <= MAX_ID_BYTES),
@@ -247,85 +245,15 @@ impl Plivo {
         })))
     }
 
-    fn media(
-        &mut self,
-        envelope: &Envelope<'_>,
-        audio: &mut Vec<u8>,
-    ) -> Result<CallerEvent, DialectError> {
-        let stream = self.stream_of(envelope)?;
-        let body: MediaBody = body(envelope.media, "media")?;
-        let is_inbound = body
-            .track
-            .is_none_or(|track| track.to_ascii_lowercase().starts_with("inbound"));
-        if !is_inbound {
-            return Ok(ignore(&mut self.ignored.other_tracks));
-        }
-        let payload = body.payload.ok_or(DialectError::MissingField {
-            field: "media.payload",
-        })?;
-        if payload.is_empty() {
-            return Ok(ignore(&mut self.ignored.empty_audio));
-        }
-        if !decode_audio(&payload, audio) {
-            return Err(DialectError::BadBase64);
-        }
-        if !stream.is_whole(audio) {
-            audio.clear();
-            return Err(DialectError::OddByteCount);
-        }
-        Ok(CallerEvent::Audio)
-    }
-
-    fn dtmf(&self, envelope: &Envelope<'_>) -> Result<CallerEvent, DialectError> {
-        self.stream_of(envelope)?;
-        let body: DtmfBody = body(envelope.dtmf, "dtmf")?;
-        let digit = body.digit.ok_or(DialectError::MissingField {
-            field: "dtmf.digit",
-        })?;
-        Digit::only(&digit.0)
-            .map(CallerEvent::Dtmf)
-            .ok_or(DialectError::UnknownDigit)
-    }
-
-    fn played(&mut self, envelope: &Envelope<'_>) -> Result<CallerEvent, DialectError> {
-        self.stream_of(envelope)?;
-        let name = envelope.name.as_ref();
-        let name = name.ok_or(DialectError::MissingField { field: "name" })?;
-        Ok(match Mark::parse(&name.0) {
-            Some(mark) => CallerEvent::MarkReached(mark),
-            None => ignore(&mut self.ignored.foreign_marks),
-        })
-    }
-
     /// The running stream, which must be the message's if it names one.
     fn stream_of(&self, envelope: &Envelope<'_>) -> Result<&Stream, DialectError> {
         let State::Streaming(stream) = &self.state else {
             return Err(DialectError::BeforeStart);
         };
         match &envelope.stream_id {
-            Some(id) if !stream.is(&id.0) => Err(DialectError::WrongStream),
+            Some(id) if !stream.id.is(&id.0) => Err(DialectError::WrongStream),
             _ => Ok(stream),
         }
-    }
-}
-
-impl Stream {
-    fn new(id: &str, format: AudioFormat) -> Self {
-        let mut id_json = Vec::new();
-        json::write_string(id, &mut id_json);
-        Self {
-            id: id.to_owned(),
-            id_json: String::from_utf8(id_json).expect("a JSON string of a str is UTF-8"),
-            format,
-        }
-    }
-
-    fn is(&self, id: &str) -> bool {
-        self.id.eq_ignore_ascii_case(id)
-    }
-
-    fn is_whole(&self, audio: &[u8]) -> bool {
-        self.format.codec != Codec::Pcm16 || audio.len().is_multiple_of(2)
     }
 }
 
@@ -378,26 +306,6 @@ impl WireFormat {
         };
         Ok(AudioFormat { codec, rate })
     }
-}
-
-#[derive(Deserialize)]
-struct MediaBody {
-    track: Option<String>,
-    payload: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct DtmfBody {
-    digit: Option<Scalar>,
-}
-
-/// The message's own object, which has the message's name.
-fn body<'a, T: Deserialize<'a>>(
-    raw: Option<&'a RawValue>,
-    name: &'static str,
-) -> Result<T, DialectError> {
-    let raw = raw.ok_or(DialectError::MissingField { field: name })?;
-    json::parse(raw.get(), name)
 }
 
 /// Names and values of `extra_headers`: `k=v;k=v`, or JSON within a string, or an object. What is none of these holds
@@ -467,6 +375,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::call::{Digit, Mark};
 
     const START: &str = r#"{"sequenceNumber":0,"event":"start","start":{"callId":"c-1","streamId":"s-1","accountId":"1","tracks":["inbound"],"mediaFormat":{"encoding":"audio/x-l16","sampleRate":16000}},"extra_headers":"tenant=t1;lang=hi"}"#;
     const MEDIA: &str = r#"{"sequenceNumber":2,"streamId":"s-1","event":"media","media":{"track":"inbound","timestamp":"1700000000020","chunk":2,"payload":"AQID/w=="},"extra_headers":""}"#;

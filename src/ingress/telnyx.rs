@@ -27,21 +27,19 @@ use serde_json::value::RawValue;
 
 use super::byte_order::ByteOrder;
 use super::json::{self, Scalar};
+use super::media_stream::{self, Media, body, check_id};
 use super::reorder::{Reorder, Turn};
 use super::scan::{Scanner, once};
 use super::{
     Capabilities, Clear, CredentialIn, DialectError, Head, Ignored, Incoming, Lead, Marks,
     Outgoing, Speak, ignore,
 };
-use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
+use crate::call::{CallInfo, CallerCommand, CallerEvent};
 use crate::media::{AudioFormat, Codec, SampleRate};
 use crate::realtime::{decode_audio, encode_audio};
 
 /// The largest message that is read, in bytes: half a second of L16 at 48 kHz, where Telnyx sends 20 ms.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
-
-/// Longest stream id that is compared, in bytes. Telnyx's are UUIDs.
-const MAX_ID_BYTES: usize = 256;
 
 /// What our direction is, under the names that Telnyx has for it.
 const CODEC: &str = "stream_bidirectional_codec";
@@ -105,20 +103,12 @@ impl Speak for Telnyx {
         self.parameters = head.parameters();
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        audio.clear();
-        if message.len() > MAX_MESSAGE_BYTES {
-            return Err(DialectError::TooLarge {
-                limit: MAX_MESSAGE_BYTES,
-            });
-        }
-        let Incoming::Text(text) = message else {
-            return Err(DialectError::BinaryUnexpected);
-        };
+        let text = message.text()?;
         match self.usual_media(text, audio) {
             Some(chunk) => self.in_order(chunk, audio),
             None => {
@@ -181,7 +171,7 @@ impl Telnyx {
         let media = usual_media(text)?;
         let is_ours = media.stream_id.is_none_or(|id| id == stream.id);
         let is_good = is_ours && !media.payload.is_empty() && decode_audio(media.payload, audio);
-        (is_good && stream.is_whole(audio)).then(|| media.chunk?.parse().ok())
+        (is_good && stream.input.is_whole(audio)).then(|| media.chunk?.parse().ok())
     }
 
     /// The audio in the buffer, once it is its turn.
@@ -217,27 +207,22 @@ impl Telnyx {
         match event {
             "connected" => Ok(CallerEvent::Nothing),
             "start" => self.started(&envelope),
-            "media" => self.media(&envelope, audio),
+            "media" => {
+                let format = self.stream_of(&envelope)?.input;
+                let media = Media::parse(envelope.media)?;
+                let chunk = media.chunk()?;
+                match media.read(format, audio, &mut self.ignored)? {
+                    CallerEvent::Audio => self.in_order(chunk, audio),
+                    other => Ok(other),
+                }
+            }
             "dtmf" => {
                 self.stream_of(&envelope)?;
-                let body: DtmfBody = body(envelope.dtmf, "dtmf")?;
-                let text = body.digit.ok_or(DialectError::MissingField {
-                    field: "dtmf.digit",
-                })?;
-                Digit::only(&text.0)
-                    .map(CallerEvent::Dtmf)
-                    .ok_or(DialectError::UnknownDigit)
+                media_stream::key(envelope.dtmf)
             }
             "mark" => {
                 self.stream_of(&envelope)?;
-                let body: MarkBody = body(envelope.mark, "mark")?;
-                let name = body
-                    .name
-                    .ok_or(DialectError::MissingField { field: "mark.name" })?;
-                Ok(match Mark::parse(&name.0) {
-                    Some(mark) => CallerEvent::MarkReached(mark),
-                    None => ignore(&mut self.ignored.foreign_marks),
-                })
+                media_stream::mark(envelope.mark, &mut self.ignored)
             }
             "stop" => {
                 self.stream_of(&envelope)?;
@@ -256,11 +241,7 @@ impl Telnyx {
             .ok_or(DialectError::MissingField { field: "stream_id" })?
             .0
             .clone();
-        if id.len() > MAX_ID_BYTES {
-            return Err(DialectError::TooLarge {
-                limit: MAX_ID_BYTES,
-            });
-        }
+        check_id(&id)?;
         if let State::Streaming(stream) = &self.state {
             if stream.id != id {
                 return Err(DialectError::SecondStart);
@@ -311,36 +292,6 @@ impl Telnyx {
         })))
     }
 
-    fn media(
-        &mut self,
-        envelope: &Envelope<'_>,
-        audio: &mut Vec<u8>,
-    ) -> Result<CallerEvent, DialectError> {
-        let stream = self.stream_of(envelope)?;
-        let body: MediaBody = body(envelope.media, "media")?;
-        let is_inbound = body
-            .track
-            .is_none_or(|track| matches!(track.as_str(), "inbound" | "inbound_track"));
-        if !is_inbound {
-            return Ok(ignore(&mut self.ignored.other_tracks));
-        }
-        let payload = body.payload.ok_or(DialectError::MissingField {
-            field: "media.payload",
-        })?;
-        if payload.is_empty() {
-            return Ok(ignore(&mut self.ignored.empty_audio));
-        }
-        if !decode_audio(&payload, audio) {
-            return Err(DialectError::BadBase64);
-        }
-        if !stream.is_whole(audio) {
-            audio.clear();
-            return Err(DialectError::OddByteCount);
-        }
-        let chunk = body.chunk.and_then(|chunk| chunk.0.parse().ok());
-        self.in_order(chunk, audio)
-    }
-
     /// The running stream, which must be the message's if it names one.
     fn stream_of(&self, envelope: &Envelope<'_>) -> Result<&Stream, DialectError> {
         let State::Streaming(stream) = &self.state else {
@@ -354,11 +305,6 @@ impl Telnyx {
 }
 
 impl Stream {
-    /// Whether these are whole samples, where that can be told.
-    fn is_whole(&self, audio: &[u8]) -> bool {
-        self.input.codec != Codec::Pcm16 || audio.len().is_multiple_of(2)
-    }
-
     /// Makes audio from the wire what the gateway reads.
     fn read(&mut self, audio: &mut [u8]) {
         if self.input.codec == Codec::Pcm16 {
@@ -482,32 +428,6 @@ impl WireFormat {
         }
         Ok(AudioFormat { codec, rate })
     }
-}
-
-#[derive(Deserialize)]
-struct MediaBody {
-    track: Option<String>,
-    chunk: Option<Scalar>,
-    payload: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct DtmfBody {
-    digit: Option<Scalar>,
-}
-
-#[derive(Deserialize)]
-struct MarkBody {
-    name: Option<Scalar>,
-}
-
-/// The message's own object, which has the message's name.
-fn body<'a, T: Deserialize<'a>>(
-    raw: Option<&'a RawValue>,
-    name: &'static str,
-) -> Result<T, DialectError> {
-    let raw = raw.ok_or(DialectError::MissingField { field: name })?;
-    json::parse(raw.get(), name)
 }
 
 #[cfg(test)]

@@ -25,19 +25,17 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::json::{self, Scalar};
+use super::media_stream::{self, Media, StreamId, body, check_id};
 use super::{
     Capabilities, Clear, DialectError, Ignored, Incoming, Marks, Outgoing, Speak, ignore,
     twilio_scan,
 };
-use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
+use crate::call::{CallInfo, CallerCommand, CallerEvent};
 use crate::media::{AudioFormat, Codec, SampleRate};
 use crate::realtime::{decode_audio, encode_audio};
 
 /// The largest message that is read, in bytes: 6 s of mu-law, where Twilio sends 20 ms and clones 100 ms.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
-
-/// Longest stream id that is echoed, in bytes. Twilio's have 34 characters.
-const MAX_STREAM_SID_BYTES: usize = 256;
 
 /// One Twilio media stream.
 #[derive(Clone, Debug, Default)]
@@ -68,9 +66,7 @@ enum State {
 
 #[derive(Clone, Debug)]
 struct Stream {
-    sid: String,
-    /// [`Stream::sid`] as a JSON string, written into every message.
-    sid_json: String,
+    id: StreamId,
     format: AudioFormat,
 }
 
@@ -92,20 +88,12 @@ impl Speak for Twilio {
         self.ignored
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        audio.clear();
-        if message.len() > MAX_MESSAGE_BYTES {
-            return Err(DialectError::TooLarge {
-                limit: MAX_MESSAGE_BYTES,
-            });
-        }
-        let Incoming::Text(text) = message else {
-            return Err(DialectError::BinaryUnexpected);
-        };
+        let text = message.text()?;
         if self.decode_usual_media(text, audio) {
             return Ok(CallerEvent::Audio);
         }
@@ -161,7 +149,7 @@ impl Twilio {
     /// The stream's id as a JSON string, and its format, while there is a stream.
     pub(super) fn stream(&self) -> Option<(&str, AudioFormat)> {
         match &self.state {
-            State::Streaming(stream) => Some((&stream.sid_json, stream.format)),
+            State::Streaming(stream) => Some((stream.id.json(), stream.format)),
             State::Waiting | State::Stopped => None,
         }
     }
@@ -174,10 +162,10 @@ impl Twilio {
         let Some(media) = twilio_scan::media(text) else {
             return false;
         };
-        media.stream_sid.is_none_or(|sid| sid == stream.sid)
+        media.stream_sid.is_none_or(|sid| stream.id.is_exactly(sid))
             && !media.payload.is_empty()
             && decode_audio(media.payload, audio)
-            && stream.is_whole(audio)
+            && stream.format.is_whole(audio)
     }
 
     fn decode_any(&mut self, text: &str, audio: &mut Vec<u8>) -> Result<CallerEvent, DialectError> {
@@ -193,9 +181,18 @@ impl Twilio {
         match event.to_ascii_lowercase().as_str() {
             "connected" => Ok(CallerEvent::Nothing),
             "start" => self.started(&envelope),
-            "media" => self.media(&envelope, audio),
-            "dtmf" => self.dtmf(&envelope),
-            "mark" => self.mark(&envelope),
+            "media" => {
+                let format = self.stream_of(&envelope)?.format;
+                Media::parse(envelope.media)?.read(format, audio, &mut self.ignored)
+            }
+            "dtmf" => {
+                self.stream_of(&envelope)?;
+                media_stream::key(envelope.dtmf)
+            }
+            "mark" => {
+                self.stream_of(&envelope)?;
+                media_stream::mark(envelope.mark, &mut self.ignored)
+            }
             "clear" if matches!(self.manner, Manner::Exotel(_)) => {
                 self.stream_of(&envelope)?;
                 Ok(CallerEvent::Nothing)
@@ -214,13 +211,9 @@ impl Twilio {
         let stream_sid = text_of(envelope.stream_sid.as_ref())
             .or(text_of(body.stream_sid.as_ref()))
             .ok_or(DialectError::MissingField { field: "streamSid" })?;
-        if stream_sid.len() > MAX_STREAM_SID_BYTES {
-            return Err(DialectError::TooLarge {
-                limit: MAX_STREAM_SID_BYTES,
-            });
-        }
+        check_id(stream_sid)?;
         if let State::Streaming(stream) = &self.state {
-            if !stream.is(stream_sid) {
+            if !stream.id.is(stream_sid) {
                 return Err(DialectError::SecondStart);
             }
             return Ok(ignore(&mut self.ignored.repeated_starts));
@@ -232,7 +225,8 @@ impl Twilio {
         // Who calls whom is the carrier's to say, not a parameter's.
         let numbers = [("from", body.from), ("to", body.to)];
         let numbers = numbers.map(|(name, number)| (name.to_owned(), number));
-        self.state = State::Streaming(Stream::new(stream_sid, format));
+        let id = StreamId::new(stream_sid);
+        self.state = State::Streaming(Stream { id, format });
         Ok(CallerEvent::Started(Box::new(CallInfo {
             provider_call_id: text_of(body.call_sid.as_ref()).map(str::to_owned),
             provider_stream_id: Some(stream_sid.to_owned()),
@@ -245,95 +239,25 @@ impl Twilio {
         })))
     }
 
-    fn media(
-        &mut self,
-        envelope: &Envelope<'_>,
-        audio: &mut Vec<u8>,
-    ) -> Result<CallerEvent, DialectError> {
-        let stream = self.stream_of(envelope)?;
-        let body: MediaBody = body(envelope.media, "media")?;
-        let is_inbound = body
-            .track
-            .is_none_or(|track| track.to_ascii_lowercase().starts_with("inbound"));
-        if !is_inbound {
-            return Ok(ignore(&mut self.ignored.other_tracks));
-        }
-        let payload = body.payload.ok_or(DialectError::MissingField {
-            field: "media.payload",
-        })?;
-        if payload.is_empty() {
-            return Ok(ignore(&mut self.ignored.empty_audio));
-        }
-        if !decode_audio(&payload, audio) {
-            return Err(DialectError::BadBase64);
-        }
-        if !stream.is_whole(audio) {
-            audio.clear();
-            return Err(DialectError::OddByteCount);
-        }
-        Ok(CallerEvent::Audio)
-    }
-
-    fn dtmf(&mut self, envelope: &Envelope<'_>) -> Result<CallerEvent, DialectError> {
-        self.stream_of(envelope)?;
-        let body: DtmfBody = body(envelope.dtmf, "dtmf")?;
-        let text = body.digit.ok_or(DialectError::MissingField {
-            field: "dtmf.digit",
-        })?;
-        Digit::only(&text.0)
-            .map(CallerEvent::Dtmf)
-            .ok_or(DialectError::UnknownDigit)
-    }
-
-    fn mark(&mut self, envelope: &Envelope<'_>) -> Result<CallerEvent, DialectError> {
-        self.stream_of(envelope)?;
-        let body: MarkBody = body(envelope.mark, "mark")?;
-        let name = body
-            .name
-            .ok_or(DialectError::MissingField { field: "mark.name" })?;
-        Ok(match Mark::parse(&name.0) {
-            Some(mark) => CallerEvent::MarkReached(mark),
-            None => ignore(&mut self.ignored.foreign_marks),
-        })
-    }
-
     /// The running stream, which must be the message's if it names one.
     fn stream_of(&self, envelope: &Envelope<'_>) -> Result<&Stream, DialectError> {
         let State::Streaming(stream) = &self.state else {
             return Err(DialectError::BeforeStart);
         };
         match text_of(envelope.stream_sid.as_ref()) {
-            Some(sid) if !stream.is(sid) => Err(DialectError::WrongStream),
+            Some(sid) if !stream.id.is(sid) => Err(DialectError::WrongStream),
             _ => Ok(stream),
         }
     }
 }
 
 impl Stream {
-    fn new(sid: &str, format: AudioFormat) -> Self {
-        let mut sid_json = Vec::new();
-        json::write_string(sid, &mut sid_json);
-        Self {
-            sid: sid.to_owned(),
-            sid_json: String::from_utf8(sid_json).expect("a JSON string of a str is UTF-8"),
-            format,
-        }
-    }
-
-    fn is_whole(&self, audio: &[u8]) -> bool {
-        self.format.codec != Codec::Pcm16 || audio.len().is_multiple_of(2)
-    }
-
-    fn is(&self, sid: &str) -> bool {
-        self.sid.eq_ignore_ascii_case(sid)
-    }
-
     /// Everything of a message up to the value of `streamSid`.
     fn begin(&self, event: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(br#"{"event":""#);
         out.extend_from_slice(event.as_bytes());
         out.extend_from_slice(br#"","streamSid":"#);
-        out.extend_from_slice(self.sid_json.as_bytes());
+        out.extend_from_slice(self.id.json().as_bytes());
     }
 }
 
@@ -425,31 +349,6 @@ impl WireFormat {
     }
 }
 
-#[derive(Deserialize)]
-struct MediaBody {
-    track: Option<String>,
-    payload: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct DtmfBody {
-    digit: Option<Scalar>,
-}
-
-#[derive(Deserialize)]
-struct MarkBody {
-    name: Option<Scalar>,
-}
-
-/// The message's own object, which has the message's name.
-fn body<'a, T: Deserialize<'a>>(
-    raw: Option<&'a RawValue>,
-    name: &'static str,
-) -> Result<T, DialectError> {
-    let raw = raw.ok_or(DialectError::MissingField { field: name })?;
-    json::parse(raw.get(), name)
-}
-
 fn text_of(scalar: Option<&Scalar>) -> Option<&str> {
     scalar.map(|scalar| scalar.0.as_str())
 }
@@ -462,6 +361,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::call::Mark;
 
     const START: &str = r#"{"event":"start","sequenceNumber":"1","streamSid":"MZ01","start":{"streamSid":"MZ01","accountSid":"AC01","callSid":"CA01","tracks":["inbound"],"customParameters":{"tok":"abc"},"mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}}}"#;
     const MEDIA: &str = r#"{"event":"media","sequenceNumber":"4","streamSid":"MZ01","media":{"track":"inbound","chunk":"2","timestamp":"20","payload":"//7/"}}"#;

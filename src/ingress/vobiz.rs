@@ -32,12 +32,12 @@ impl Speak for Vobiz {
         self.0.opened(head);
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        self.0.decode(message, audio)
+        self.0.read(message, audio)
     }
 
     fn encode(&mut self, command: CallerCommand<'_>, out: &mut Vec<u8>) -> Outgoing {

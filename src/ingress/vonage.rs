@@ -26,9 +26,9 @@ use serde_json::value::RawValue;
 use super::json::{self, Scalar};
 use super::{
     Capabilities, Clear, CredentialIn, DialectError, Head, Ignored, Incoming, Lead, Marks,
-    Outgoing, Speak, ignore,
+    Outgoing, Speak, ignore, pressed,
 };
-use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Mark};
+use crate::call::{CallInfo, CallerCommand, CallerEvent, Mark};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
 /// The largest message that is read, in bytes: 1.3 s at 24 kHz, where Vonage sends 20 ms.
@@ -68,17 +68,11 @@ impl Speak for Vonage {
         self.parameters = head.parameters();
     }
 
-    fn decode(
+    fn read(
         &mut self,
         message: Incoming<'_>,
         audio: &mut Vec<u8>,
     ) -> Result<CallerEvent, DialectError> {
-        audio.clear();
-        if message.len() > MAX_MESSAGE_BYTES {
-            return Err(DialectError::TooLarge {
-                limit: MAX_MESSAGE_BYTES,
-            });
-        }
         match message {
             Incoming::Text(text) => self.control(text),
             Incoming::Binary(_) if self.format.is_none() => Err(DialectError::BeforeStart),
@@ -200,9 +194,7 @@ fn rate_of(content_type: &str) -> Option<SampleRate> {
 fn key(envelope: &Envelope<'_>) -> Result<CallerEvent, DialectError> {
     let text = envelope.digit.as_ref().or(envelope.dtmf.as_ref());
     let text = text.ok_or(DialectError::MissingField { field: "digit" })?;
-    Digit::only(&text.0)
-        .map(CallerEvent::Dtmf)
-        .ok_or(DialectError::UnknownDigit)
+    pressed(&text.0)
 }
 
 /// The mark of a notify, if it is one of ours.
@@ -230,6 +222,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::call::Digit;
 
     const CONNECTED: &str =
         r#"{"event":"websocket:connected","content-type":"audio/l16;rate=16000","tenant":"t1"}"#;

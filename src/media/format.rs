@@ -151,6 +151,12 @@ impl AudioFormat {
     pub fn duration_of(self, n_bytes: usize) -> Option<Duration> {
         Some(self.rate.duration_of(self.codec.samples_in(n_bytes)?))
     }
+
+    /// Whether these are whole samples, where that can be told.
+    #[must_use]
+    pub fn is_whole(self, bytes: &[u8]) -> bool {
+        self.codec != Codec::Pcm16 || bytes.len().is_multiple_of(2)
+    }
 }
 
 impl fmt::Display for AudioFormat {

@@ -48,6 +48,7 @@ mod phone_tests;
 pub mod phone_timeline;
 mod phone_twilio;
 mod phone_vonage;
+mod phone_webex;
 mod plan;
 mod quirks;
 mod quota;

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::{decode, encode};
+use super::phone_codec::{decode_base64, encode};
 use super::phone_dialect::{FarEnd, Heard, excerpt};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
@@ -56,10 +56,7 @@ impl AcsWire {
                 let data = data
                     .and_then(Value::as_str)
                     .ok_or("AudioData has no data")?;
-                let bytes = STANDARD
-                    .decode(data)
-                    .map_err(|e| format!("no base64: {e}"))?;
-                let samples = decode(Codec::Pcm16, &bytes).map_err(|e| e.to_string())?;
+                let samples = decode_base64(Codec::Pcm16, data).map_err(|e| e.to_string())?;
                 Ok(Heard::Audio {
                     samples,
                     item: None,

@@ -15,8 +15,8 @@ use super::phone_playout::{Noticed, Playout, Recording, STEP};
 use super::phone_script::{Ear, Script};
 use super::phone_tap::Tap;
 use super::phone_timeline::{
-    BargeIn, CallReport, Clear, CloseReport, ErrorReport, HeardAudio, MarkReport, Note, Side,
-    TranscriptReport, Truncate, Turn, Underrun, in_ms,
+    BargeIn, CallReport, Clear, CloseReport, ErrorReport, HeardAudio, KeysReport, MarkReport, Note,
+    Side, TranscriptReport, Truncate, Turn, Underrun, in_ms,
 };
 use super::wav::Clip;
 
@@ -260,6 +260,7 @@ impl PhoneCall {
                 }
             }
             Heard::Clear => self.clear(now, None),
+            Heard::Keys(keys) => self.report.keys.push(KeysReport { at_ms, keys }),
             Heard::SpeechStarted => self.stop_playback(now),
             Heard::Limit(limit) => {
                 if let Some(tap) = &mut self.tap {

@@ -6,10 +6,13 @@
 
 use std::f64::consts::PI;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::media::{Codec, G722Decoder, G722Encoder};
 
 /// Audio bytes that are no whole number of samples, or a codec that the phone does not speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CodecError {
     /// PCM16 with half a sample at the end.
     #[error("{0} bytes are not a whole number of 16 bit samples")]
@@ -17,6 +20,9 @@ pub(crate) enum CodecError {
     /// The phone does not speak Opus; G.722 only as [`CallCodec`].
     #[error("the phone does not speak {0}")]
     NotSpoken(&'static str),
+    /// Where base64 was due.
+    #[error("not base64: {0}")]
+    Base64(#[from] base64::DecodeError),
 }
 
 /// The codec of both directions of one call.
@@ -93,6 +99,14 @@ pub(crate) fn decode(codec: Codec, bytes: &[u8]) -> Result<Vec<i16>, CodecError>
         Codec::Alaw => Ok(bytes.iter().map(|&b| pcm_from_alaw(b)).collect()),
         Codec::Opus | Codec::G722 => Err(CodecError::NotSpoken(codec.name())),
     }
+}
+
+/// Base64 from the wire as samples.
+///
+/// # Errors
+/// See [`CodecError`].
+pub(crate) fn decode_base64(codec: Codec, text: &str) -> Result<Vec<i16>, CodecError> {
+    decode(codec, &STANDARD.decode(text)?)
 }
 
 /// ITU-T G.711 mu-law, the 16 bit sign and magnitude variant.

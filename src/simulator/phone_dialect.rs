@@ -28,6 +28,7 @@ use super::phone_realtime::RealtimeWire;
 use super::phone_telnyx::TelnyxWire;
 use super::phone_twilio::TwilioWire;
 use super::phone_vonage::VonageWire;
+use super::phone_webex::WebexWire;
 use crate::media::AudioFormat;
 
 /// What a call of the phone is to be like, as far as its wire format cares.
@@ -196,6 +197,8 @@ phones! {
     Exotel = "exotel", |it| Ok(Box::new(ExotelWire::new(it)));
     /// Pipecat's protobuf frames, as its clients speak.
     Pipecat = "pipecat", |it| Ok(Box::new(PipecatWire::new(it.format)));
+    /// Webex Contact Center, as it speaks to a virtual agent.
+    Webex = "webex", |it| Ok(Box::new(WebexWire::new(it.seed, it.parameters)));
     /// Trunkline's own plain dialect in protobuf.
     AudioProtobuf = "audio-protobuf", |it| Ok(Box::new(AudioProtobufWire::new(it.format, it.parameters)?));
 }
@@ -260,6 +263,8 @@ pub(crate) enum Heard {
     Mark(String),
     /// Drop what has not sounded.
     Clear,
+    /// Keys to be pressed towards the line.
+    Keys(String),
     /// The model heard the caller: a client that owns its playback stops it and says how far it got.
     SpeechStarted,
     /// The deployment says what is left of a limit.

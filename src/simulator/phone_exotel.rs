@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::{decode, encode};
+use super::phone_codec::{decode_base64, encode};
 use super::phone_dialect::{ApiKey, FarEnd, Heard, Setting, excerpt};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
@@ -127,13 +127,11 @@ impl ExotelWire {
         if media.chunk != self.chunk.to_string() {
             return Err(format!("chunk {} is not the next", excerpt(&media.chunk)));
         }
-        let bytes = STANDARD
-            .decode(&media.payload)
-            .map_err(|e| format!("media.payload is not base64: {e}"))?;
-        if !(3_200..=100_000).contains(&bytes.len()) || bytes.len() % 320 != 0 {
-            return Err(format!("{} bytes are played with gaps", bytes.len()));
+        let samples = decode_base64(Codec::Pcm16, &media.payload).map_err(|e| e.to_string())?;
+        let n_bytes = 2 * samples.len();
+        if !(3_200..=100_000).contains(&n_bytes) || n_bytes % 320 != 0 {
+            return Err(format!("{n_bytes} bytes are played with gaps"));
         }
-        let samples = decode(Codec::Pcm16, &bytes).map_err(|e| e.to_string())?;
         Ok(Heard::Audio {
             samples,
             item: None,

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::{decode, encode};
+use super::phone_codec::{decode_base64, encode};
 use super::phone_dialect::{FarEnd, Heard, excerpt};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
@@ -130,9 +130,10 @@ impl PlivoWire {
             }
             Command::SendDtmf { dtmf } => {
                 let is_key = |key| matches!(key, '0'..='9' | '*' | '#' | 'A'..='D');
-                (!dtmf.is_empty() && dtmf.chars().all(is_key))
-                    .then(Vec::new)
-                    .ok_or_else(|| format!("no keys: {}", excerpt(&dtmf)))
+                if dtmf.is_empty() || !dtmf.chars().all(is_key) {
+                    return Err(format!("no keys: {}", excerpt(&dtmf)));
+                }
+                Ok(vec![Heard::Keys(dtmf)])
             }
             Command::Stop { stream_id } if self.is_vobiz => {
                 let reason = "stop".to_owned();
@@ -155,10 +156,7 @@ impl PlivoWire {
                 media.sample_rate
             ));
         }
-        let bytes = STANDARD
-            .decode(&media.payload)
-            .map_err(|e| format!("media.payload is not base64: {e}"))?;
-        let samples = decode(codec, &bytes).map_err(|e| e.to_string())?;
+        let samples = decode_base64(codec, &media.payload).map_err(|e| e.to_string())?;
         Ok(Heard::Audio {
             samples,
             item: None,
@@ -296,7 +294,8 @@ mod tests {
             matches!(&cleared[..], [Heard::Clear, Heard::Say(_)]),
             "{cleared:?}"
         );
-        assert_eq!(heard(r#"{"event":"sendDTMF","dtmf":"12#"}"#), []);
+        let keys = Heard::Keys("12#".to_owned());
+        assert_eq!(heard(r#"{"event":"sendDTMF","dtmf":"12#"}"#), [keys]);
         let stop = r#"{"event":"stop","streamId":"s-1"}"#;
         assert!(matches!(
             &wire(true).receive(&Message::text(stop))[..],

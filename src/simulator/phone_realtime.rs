@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::config::Shape;
-use super::phone_codec::{decode, encode};
+use super::phone_codec::{decode_base64, encode};
 use super::phone_dialect::{ApiKey, FarEnd, Heard, RateLimit, TokenTotals, excerpt};
 use crate::media::{AudioFormat, Codec};
 
@@ -309,10 +309,8 @@ impl RealtimeWire {
         self.items[item].content_index = event["content_index"]
             .as_u64()
             .ok_or("audio without content_index")?;
-        let bytes = STANDARD
-            .decode(str_at(event, "delta")?)
-            .map_err(|e| format!("audio is not base64: {e}"))?;
-        let samples = decode(Codec::Pcm16, &bytes).map_err(|e| e.to_string())?;
+        let delta = str_at(event, "delta")?;
+        let samples = decode_base64(Codec::Pcm16, delta).map_err(|e| e.to_string())?;
         // What was under way when the item was cut is no longer wanted.
         Ok((!self.items[item].is_cut).then_some(Heard::Audio {
             samples,

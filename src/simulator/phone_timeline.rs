@@ -34,6 +34,8 @@ pub struct CallReport {
     pub clears: Vec<Clear>,
     /// Each mark.
     pub marks: Vec<MarkReport>,
+    /// Keys that the gateway pressed.
+    pub keys: Vec<KeysReport>,
     /// What the gateway said was said.
     pub transcripts: Vec<TranscriptReport>,
     /// Failures that the gateway reported.
@@ -146,6 +148,15 @@ pub struct MarkReport {
     pub played: bool,
 }
 
+/// Keys that the gateway pressed towards the line.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KeysReport {
+    /// When.
+    pub at_ms: f64,
+    /// Which, in order.
+    pub keys: String,
+}
+
 /// Words, as the gateway understood or said them.
 #[derive(Clone, Debug, Serialize)]
 pub struct TranscriptReport {
@@ -243,6 +254,7 @@ impl CallReport {
             turns: Vec::new(),
             clears: Vec::new(),
             marks: Vec::new(),
+            keys: Vec::new(),
             transcripts: Vec::new(),
             errors: Vec::new(),
             violations: Vec::new(),
@@ -286,6 +298,9 @@ impl CallReport {
         }
         for clear in &self.clears {
             line(Some(clear.at_ms), clear.to_string());
+        }
+        for KeysReport { at_ms, keys } in &self.keys {
+            line(Some(*at_ms), format!("keys pressed: {keys}"));
         }
         for transcript in &self.transcripts {
             let TranscriptReport { speaker, text, .. } = transcript;

@@ -182,15 +182,18 @@ pub(crate) fn acs_accounts() -> String {
 
 /// A token of Call Automation for that resource, good for so many seconds.
 pub(crate) fn acs_token(resource: &str, life: i64) -> String {
-    let header = json!({"alg": "RS256", "typ": "JWT", "kid": "a1"});
-    let claims = json!({
+    rs256(&json!({
         "iss": "https://acscallautomation.communication.azure.com",
         "aud": resource,
         "iat": now(),
         "nbf": now(),
         "exp": now().saturating_add_signed(life),
-    });
-    let parts = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+    }))
+}
+
+fn rs256(claims: &serde_json::Value) -> String {
+    let header = json!({"alg": "RS256", "typ": "JWT", "kid": "a1"});
+    let parts = [&header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
     let message = parts.join(".");
     let mut signature = vec![0; RSA.public().modulus_len()];
     RSA.sign(
@@ -201,6 +204,32 @@ pub(crate) fn acs_token(resource: &str, life: i64) -> String {
     )
     .expect("signed");
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+// Webex Contact Center: what `src/auth/provider_webex.rs` names.
+
+pub(crate) const WEBEX_URL: &str = "https://gateway/webex/va/desk";
+
+pub(crate) fn webex_accounts() -> String {
+    let address = *KEYS;
+    format!(
+        "[providers.webex]\njwks_url = 'http://{address}/idb/oauth2/v2/keys/verificationjwk'\n\
+         [[providers.webex.accounts]]\ntenant = 'acme'\nurl = '{WEBEX_URL}'\naudience = 'trunkline'\n"
+    )
+}
+
+/// The token of the data source with that address.
+pub(crate) fn webex_token(url: &str) -> String {
+    rs256(&json!({
+        "iss": "https://idbroker.webex.com/idb",
+        "aud": "trunkline",
+        "sub": "VA",
+        "jti": format!("{:032x}", fastrand::u128(..)),
+        "iat": now(),
+        "exp": now() + 86_400,
+        "com.cisco.datasource.url": url,
+        "com.cisco.datasource.schema.uuid": "a38a10b7-43e4-4676-a076-a7d6dce9387d",
+    }))
 }
 
 /// Has the gateway fetch the keys; simulated time stands still for that.

@@ -137,6 +137,11 @@ pub(crate) const ROWS: &[Row] = &[
         limits: &[NO_MARKS],
     },
     ASTERISK,
+    // Control in words instead of JSON.
+    Row {
+        codec: Some((AudioFormat::ULAW_8K, "?f=plain-text")),
+        ..ASTERISK
+    },
     Row {
         codec: Some((AudioFormat::G722, "")),
         ..ASTERISK
@@ -240,5 +245,14 @@ pub(crate) const ROWS: &[Row] = &[
         good: |phone| phone.api_key(proofs::KEY),
         bad: |phone| phone.api_key("tk_another"),
         limits: &[NO_KEYS, NO_KEEPALIVE, NO_MARKS],
+    },
+    Row {
+        dialect: Dialect::Webex,
+        codec: None,
+        accounts: proofs::webex_accounts,
+        fetches_keys: true,
+        good: |phone| phone.api_key(proofs::webex_token(proofs::WEBEX_URL)),
+        bad: |phone| phone.api_key(proofs::webex_token("https://another.example")),
+        limits: &[NO_MARKS],
     },
 ];

@@ -319,7 +319,8 @@ async fn keepalive(row: &Row) {
     let report = world.call(&phone(row, [quiet, Act::HangUp])).await;
     // The phone reports what was not answered as a violation.
     assert_clean(&report);
-    assert!(report.received.messages > 5, "{report}");
+    // One each 15 s at least.
+    assert!(report.received.messages >= 3, "{report}");
     assert_eq!(world.ended(1).await.end_reason, EndReason::CallerHangup);
     world.assert_quiet().await;
 }

@@ -287,6 +287,46 @@ async fn a_tool_that_does_not_exist_is_told_to_the_model() {
     assert_eq!(words, ["I cannot fly, sorry about that."]);
 }
 
+/// Keys are pressed where the wire can say it (telephony reference 15): Plivo's and Vobiz's.
+#[tokio::test(start_paused = true)]
+async fn the_agent_presses_keys() {
+    let simulator = r##"
+        [reply]
+        mode = "script"
+        turns = [
+            { calls = [{ name = "press_keys", arguments = '{"digits":"1A*#"}' }] },
+            { say = "That was it, it is done now." },
+        ]
+    "##;
+    for dialect in [Dialect::Plivo, Dialect::Vobiz] {
+        let world = World::with_config(&config("may_press_keys = true"), simulator);
+        let url = format!("ws://gateway/{}/stream/a", dialect.name());
+        let phone = SoftPhone::new(&url, dialect).expect("a good address");
+        let acts = [Act::Say(speech::hours()), reply(), Act::HangUp];
+        let (report, record) = call(&world, &phone.script(acts)).await;
+        assert_scripted(&report);
+        let keys: Vec<&str> = report.keys.iter().map(|it| it.keys.as_str()).collect();
+        assert_eq!(keys, ["1A*#"], "{report}");
+        assert_eq!(record.errors.len(), 0, "{:?}", record.errors);
+        let metric = r#"trunkline_tool_calls_total{outcome="ok"}"#;
+        assert_eq!(world.metric(metric), 1.0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_cannot_be_pressed_are_told_to_the_model() {
+    let simulator = "[transcription]\ntexts = ['call press_keys', 'thank you']";
+    let world = World::with_config(&config("may_press_keys = true"), simulator);
+    let acts = [Act::Say(speech::hours()), reply(), Act::HangUp];
+    let (report, _) = call(&world, &phone("a", acts)).await;
+    assert_scripted(&report);
+    let words = said(&report, "assistant").join("|");
+    assert!(words.contains("takes no key presses"), "{words}");
+    assert_eq!(report.keys, []);
+    let metric = r#"trunkline_tool_calls_total{outcome="failed"}"#;
+    assert_eq!(world.metric(metric), 1.0);
+}
+
 // Endings.
 
 #[tokio::test(start_paused = true)]

@@ -187,7 +187,7 @@ impl Calls {
     }
 
     fn is_up(&self, n: usize) -> bool {
-        let is_up = self.phones[n].phase == Phase::Open;
+        let is_up = self.phones.get(n).is_some_and(|it| it.phase == Phase::Open);
         is_up && self.sessions.get(n).is_some_and(|it| it.is_ready)
     }
 

@@ -6,69 +6,34 @@ use trunkline::ingress::{Dialect, Incoming, Outgoing, VoiceWebhook, twiml_connec
 /// Lines that begin with this byte are binary messages.
 const BINARY: u8 = 0xff;
 
-pub(crate) fn twilio(bytes: &[u8]) {
-    converse("twilio", bytes);
+/// A subject for every dialect, by its name.
+macro_rules! dialects {
+    ($($name:ident),+ $(,)?) => {
+        $(pub(crate) fn $name(bytes: &[u8]) {
+            converse(stringify!($name), bytes);
+        })+
+    };
 }
 
-pub(crate) fn audio(bytes: &[u8]) {
-    converse("audio", bytes);
-}
-
-pub(crate) fn acs(bytes: &[u8]) {
-    converse("acs", bytes);
-}
-
-pub(crate) fn asterisk(bytes: &[u8]) {
-    converse("asterisk", bytes);
-}
-
-pub(crate) fn audiosocket(bytes: &[u8]) {
-    converse("audiosocket", bytes);
-}
-
-pub(crate) fn genesys(bytes: &[u8]) {
-    converse("genesys", bytes);
-}
-
-pub(crate) fn vonage(bytes: &[u8]) {
-    converse("vonage", bytes);
-}
-
-pub(crate) fn infobip(bytes: &[u8]) {
-    converse("infobip", bytes);
-}
-
-pub(crate) fn telnyx(bytes: &[u8]) {
-    converse("telnyx", bytes);
-}
-
-pub(crate) fn jambonz(bytes: &[u8]) {
-    converse("jambonz", bytes);
-}
-
-pub(crate) fn freeswitch(bytes: &[u8]) {
-    converse("freeswitch", bytes);
-}
-
-pub(crate) fn plivo(bytes: &[u8]) {
-    converse("plivo", bytes);
-}
-
-pub(crate) fn vobiz(bytes: &[u8]) {
-    converse("vobiz", bytes);
-}
-
-pub(crate) fn signalwire(bytes: &[u8]) {
-    converse("signalwire", bytes);
-}
-
-pub(crate) fn exotel(bytes: &[u8]) {
-    converse("exotel", bytes);
-}
-
-pub(crate) fn pipecat(bytes: &[u8]) {
-    converse("pipecat", bytes);
-}
+dialects!(
+    twilio,
+    audio,
+    acs,
+    genesys,
+    asterisk,
+    audiosocket,
+    vonage,
+    infobip,
+    telnyx,
+    jambonz,
+    freeswitch,
+    plivo,
+    vobiz,
+    signalwire,
+    exotel,
+    pipecat,
+    webex,
+);
 
 /// The call starts once, before everything else; audio has bytes, never more than the message; nothing comes after
 /// an error that ends the call or after the caller's end.

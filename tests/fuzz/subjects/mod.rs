@@ -33,6 +33,7 @@ pub(crate) const SUBJECTS: &[Subject] = &[
     ("signalwire", callers::signalwire),
     ("exotel", callers::exotel),
     ("pipecat", callers::pipecat),
+    ("webex", callers::webex),
     ("twilio_voice", callers::twilio_voice),
     ("front_door", requests::front_door),
     ("upgrade", requests::upgrade),
