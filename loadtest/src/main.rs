@@ -1,6 +1,8 @@
-//! `trunkline-loadtest`: a softphone for the command line, later also many of them at once.
+//! `trunkline-loadtest`: a softphone for the command line, and a load generator made of many.
 
 mod call;
+mod perform;
+mod survey;
 
 use std::process::ExitCode;
 
@@ -17,11 +19,19 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Call(call::CallArguments),
+    Run(perform::RunArguments),
+    Merge(perform::MergeArguments),
+    Compare(survey::CompareArguments),
+    Capacity(survey::CapacityArguments),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Call(arguments) => call::run(&arguments).await,
+        Command::Run(arguments) => perform::run(&arguments).await,
+        Command::Merge(arguments) => perform::merge(&arguments),
+        Command::Compare(arguments) => survey::compare(&arguments).await,
+        Command::Capacity(arguments) => survey::capacity(&arguments).await,
     }
 }

@@ -17,6 +17,7 @@ mod fields;
 mod handshake;
 mod ids;
 pub mod judge;
+pub mod listener;
 mod options;
 mod output;
 pub mod phone;
@@ -40,6 +41,7 @@ mod phone_plivo;
 mod phone_protobuf;
 mod phone_realtime;
 mod phone_script;
+pub mod phone_tap;
 mod phone_telnyx;
 #[cfg(test)]
 mod phone_tests;

@@ -188,6 +188,10 @@ impl Session {
             return;
         };
         let delta = self.synthesiser.delta(audio, format, audio.n_samples..end);
+        if let Some(listener) = &self.listener {
+            let said = audio.samples.get(audio.n_samples..end).unwrap_or_default();
+            listener.said(self.index, now, said, audio.rate);
+        }
         audio.n_samples = end;
         let audio_ms = audio.ms();
         let event_id = self.source.id("event_");

@@ -26,6 +26,7 @@ use super::phone_call::PhoneCall;
 use super::phone_dial::Dialer;
 use super::phone_dialect::{ApiKey, Dialect, FarEnd, Setting, shape_of};
 use super::phone_script::{Act, Script};
+use super::phone_tap::Tap;
 use super::phone_timeline::{CallReport, Refusal, in_ms};
 use crate::media::{AudioFormat, Codec};
 
@@ -217,7 +218,24 @@ impl SoftPhone {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let script = self.prepare();
-        self.call_since(Instant::now(), script, stream).await
+        self.call_since(Instant::now(), script, stream, None).await
+    }
+
+    /// As [`SoftPhone::call`], with somebody on the line. The report's times count from `dialled`.
+    pub async fn call_tapped<S>(&self, stream: S, dialled: Instant, tap: Box<dyn Tap>) -> CallReport
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let script = self.prepare();
+        self.call_since(dialled, script, stream, Some(tap)).await
+    }
+
+    /// The format that its wire speaks, whatever was asked for.
+    ///
+    /// # Errors
+    /// [`PhoneError::Codec`] if the dialect does not speak the codec that was asked for.
+    pub fn wire_format(&self) -> Result<AudioFormat, PhoneError> {
+        Ok(self.wire()?.format())
     }
 
     /// Connects, and makes one call. The report's times include the connecting.
@@ -225,7 +243,7 @@ impl SoftPhone {
         let script = self.prepare();
         let dialled = Instant::now();
         match dialer.dial(&self.uri).await {
-            Ok(stream) => self.call_since(dialled, script, stream).await,
+            Ok(stream) => self.call_since(dialled, script, stream, None).await,
             Err(error) => {
                 let report = CallReport::new(shown(&self.uri), self.dialect);
                 failed(report, dialled, error.to_string())
@@ -233,7 +251,13 @@ impl SoftPhone {
         }
     }
 
-    async fn call_since<S>(&self, dialled: Instant, script: Script, mut stream: S) -> CallReport
+    async fn call_since<S>(
+        &self,
+        dialled: Instant,
+        script: Script,
+        mut stream: S,
+        tap: Option<Box<dyn Tap>>,
+    ) -> CallReport
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -243,7 +267,7 @@ impl SoftPhone {
             Err(error) => return failed(report, dialled, error.to_string()),
         };
         if self.dialect == Dialect::AudioSocket {
-            let call = PhoneCall::new(wire, script, self, report, dialled);
+            let call = PhoneCall::new(wire, script, self, report, dialled).tapped(tap);
             return converse(PacketLine::new(stream), call).await;
         }
         let request = match self.request(&*wire) {
@@ -281,7 +305,7 @@ impl SoftPhone {
             }
             Ok(Err(error)) => failed(report, dialled, format!("the upgrade failed: {error}")),
             Ok(Ok((socket, _response))) => {
-                let call = PhoneCall::new(wire, script, self, report, dialled);
+                let call = PhoneCall::new(wire, script, self, report, dialled).tapped(tap);
                 converse(socket, call).await
             }
         }

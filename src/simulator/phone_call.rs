@@ -13,6 +13,7 @@ use super::phone::{CLOSE_TIMEOUT, SoftPhone};
 use super::phone_dialect::{Dialect, FarEnd, Heard};
 use super::phone_playout::{Noticed, Playout, Recording, STEP};
 use super::phone_script::{Ear, Script};
+use super::phone_tap::Tap;
 use super::phone_timeline::{
     BargeIn, CallReport, Clear, CloseReport, ErrorReport, HeardAudio, KeysReport, MarkReport, Note,
     Side, TranscriptReport, Truncate, Turn, Underrun, in_ms,
@@ -24,6 +25,7 @@ pub(crate) struct PhoneCall {
     opened: Instant,
     script: Script,
     playout: Playout,
+    tap: Option<Box<dyn Tap>>,
     report: CallReport,
     outbox: Vec<Message>,
     dialled: Instant,
@@ -79,6 +81,7 @@ impl PhoneCall {
             opened: dialled,
             script,
             playout: Playout::new(rate, phone.is_keeping_audio()),
+            tap: None,
             report,
             outbox: Vec::new(),
             dialled,
@@ -98,6 +101,12 @@ impl PhoneCall {
             voiced: Duration::ZERO,
             played_before: Duration::ZERO,
         }
+    }
+
+    /// The same call with somebody on the line.
+    pub(crate) fn tapped(mut self, tap: Option<Box<dyn Tap>>) -> Self {
+        self.tap = tap;
+        self
     }
 
     /// The socket is open.
@@ -163,6 +172,9 @@ impl PhoneCall {
             State::Ringing { until } | State::TakingLeave { until } | State::HungUp { until } => {
                 until
             }
+            // With somebody on the line there may be a thousand calls: they wake once for each frame, and marks are
+            // told up to a frame later.
+            State::Talking { next_frame } if self.tap.is_some() => next_frame,
             State::Talking { next_frame } => self
                 .playout
                 .next_step()
@@ -250,7 +262,17 @@ impl PhoneCall {
             Heard::Clear => self.clear(now, None),
             Heard::Keys(keys) => self.report.keys.push(KeysReport { at_ms, keys }),
             Heard::SpeechStarted => self.stop_playback(now),
-            Heard::ReplyDone => self.reply_is_done = true,
+            Heard::Limit(limit) => {
+                if let Some(tap) = &mut self.tap {
+                    tap.limited(&limit);
+                }
+            }
+            Heard::ReplyDone => {
+                self.reply_is_done = true;
+                if let (Some(tap), Some(tokens)) = (&mut self.tap, self.wire.tokens()) {
+                    tap.replied(tokens);
+                }
+            }
             Heard::Transcript { speaker, text } => self.report.transcripts.push(TranscriptReport {
                 at_ms,
                 speaker,
@@ -275,6 +297,9 @@ impl PhoneCall {
         let received = &mut self.report.received;
         received.audio_messages += 1;
         received.audio_ms += in_ms(self.playout.time_of(samples.len() as u64));
+        if let Some(tap) = &mut self.tap {
+            tap.hear(now, &samples);
+        }
         if let Some((most, text)) = self.wire.most_queued()
             && self.playout.queued() > most
         {
@@ -346,6 +371,9 @@ impl PhoneCall {
 
     fn clear(&mut self, now: Instant, truncate: Option<Truncate>) {
         let at_ms = self.at(now);
+        if let Some(tap) = &mut self.tap {
+            tap.cleared(now);
+        }
         if self.playout.is_playing() {
             let told = self.wire.playing(false);
             told.into_iter().for_each(|message| self.send(message));
@@ -458,11 +486,15 @@ impl PhoneCall {
             self.state = State::Talking {
                 next_frame: next_frame + STEP,
             };
-            self.talk_once(now);
+            self.talk_once(next_frame, now);
         }
     }
 
-    fn talk_once(&mut self, now: Instant) {
+    /// Latencies count from when a frame was due: a phone that comes late must not make the gateway look fast.
+    fn talk_once(&mut self, due: Instant, now: Instant) {
+        if self.tap.as_mut().is_some_and(|tap| tap.wants_to_hang_up()) {
+            return self.hang_up(now);
+        }
         let ear = self.ear(now);
         let mut frame = std::mem::take(&mut self.frame);
         let doings = self.script.next_frame(now, ear, &mut frame);
@@ -476,6 +508,9 @@ impl PhoneCall {
         for heard in self.wire.due(now - self.opened) {
             self.handle_heard(now, heard);
         }
+        if let Some(tap) = &mut self.tap {
+            tap.speak(due, now, &mut frame);
+        }
         if let Some(message) = self.wire.audio(&frame) {
             self.send(message);
             self.report.sent.audio_messages += 1;
@@ -483,10 +518,10 @@ impl PhoneCall {
         self.frame = frame;
         self.report.sent.audio_ms += in_ms(STEP);
         if doings.speech_began {
-            self.begin_speech(now);
+            self.begin_speech(due);
         }
         if doings.speech_ended {
-            self.end_speech(now);
+            self.end_speech(due);
         }
         if let Some(message) = doings.message {
             self.send(message);
@@ -604,6 +639,9 @@ impl PhoneCall {
 
     fn end(&mut self, now: Instant) {
         self.report.ended_ms = self.at(now);
+        if let Some(mut tap) = self.tap.take() {
+            tap.ended(now);
+        }
         // What waited is heard by nobody.
         let mut noticed = Vec::new();
         self.playout.clear(now, &mut noticed);

@@ -267,6 +267,8 @@ pub(crate) enum Heard {
     Keys(String),
     /// The model heard the caller: a client that owns its playback stops it and says how far it got.
     SpeechStarted,
+    /// The deployment says what is left of a limit.
+    Limit(RateLimit),
     /// The model is done generating a reply.
     ReplyDone,
     /// Words.
@@ -281,6 +283,19 @@ pub(crate) enum Heard {
     HangUp,
     /// The gateway broke the rules of the dialect.
     Violation(String),
+}
+
+/// What a `rate_limits.updated` says of one limit. Only the realtime dialect tells.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RateLimit {
+    /// `requests` or `tokens`.
+    pub name: String,
+    /// What is granted.
+    pub limit: f64,
+    /// What is left of it.
+    pub remaining: f64,
+    /// When all of it is there again, in seconds.
+    pub reset_seconds: f64,
 }
 
 /// Tokens that the peer reported, summed over all responses. Only the realtime dialect tells.

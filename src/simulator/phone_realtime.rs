@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::config::Shape;
 use super::phone_codec::{decode_base64, encode};
-use super::phone_dialect::{ApiKey, FarEnd, Heard, TokenTotals, excerpt};
+use super::phone_dialect::{ApiKey, FarEnd, Heard, RateLimit, TokenTotals, excerpt};
 use crate::media::{AudioFormat, Codec};
 
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl FarEnd for RealtimeWire {
             _ => return Vec::new(),
         };
         match heard {
-            Ok(heard) => heard.into_iter().collect(),
+            Ok(heard) => heard,
             Err(reason) => vec![Heard::Violation(reason)],
         }
     }
@@ -180,7 +180,7 @@ impl RealtimeWire {
         self.items.len().checked_sub(1)
     }
 
-    fn read(&mut self, text: &str) -> Result<Option<Heard>, String> {
+    fn read(&mut self, text: &str) -> Result<Vec<Heard>, String> {
         let event: Value =
             serde_json::from_str(text).map_err(|e| format!("{e} in {}", excerpt(text)))?;
         let kind = str_at(&event, "type")?;
@@ -192,7 +192,10 @@ impl RealtimeWire {
             return Err(format!("{kind} before session.created"));
         }
         let name = self.neutral_name(kind)?;
-        self.understand(name, &event)
+        if name == "rate_limits.updated" {
+            return Ok(limits(&event));
+        }
+        Ok(self.understand(name, &event)?.into_iter().collect())
     }
 
     /// The event's name without the difference of the shapes: as the preview has it.
@@ -336,6 +339,20 @@ impl RealtimeWire {
         totals.output_audio += at("/output_token_details/audio_tokens");
         Ok(())
     }
+}
+
+/// What is left, limit by limit. What is not said is not reported.
+fn limits(event: &Value) -> Vec<Heard> {
+    let all = event["rate_limits"].as_array().into_iter().flatten();
+    let told = all.filter_map(|limit| {
+        Some(Heard::Limit(RateLimit {
+            name: limit["name"].as_str()?.to_owned(),
+            limit: limit["limit"].as_f64()?,
+            remaining: limit["remaining"].as_f64()?,
+            reset_seconds: limit["reset_seconds"].as_f64().unwrap_or_default(),
+        }))
+    });
+    told.collect()
 }
 
 fn str_at<'a>(value: &'a Value, field: &str) -> Result<&'a str, String> {

@@ -35,6 +35,13 @@ pub enum Act {
         /// Give up after so long; that is noted as a failure, and the script goes on.
         timeout: Duration,
     },
+    /// Listen until so much of the reply has sounded, or to its end if that comes first.
+    ListenFor {
+        /// So much of it, silence within it included.
+        heard: Duration,
+        /// Give up after so long; that is noted as a failure, and the script goes on.
+        timeout: Duration,
+    },
     /// Press a key. Dialects without keys note a failure.
     Dtmf(char),
     /// Send this text message, whatever it is.
@@ -206,6 +213,7 @@ impl Script {
             Act::Silence(duration) => duration,
             Act::WaitForReply { timeout, .. }
             | Act::BargeInAfter { timeout, .. }
+            | Act::ListenFor { timeout, .. }
             | Act::WaitForEnd { timeout } => timeout,
         };
         self.now_doing = Some(Doing::Waiting {
@@ -246,6 +254,9 @@ fn is_rewarded(act: &Act, ear: Ear) -> bool {
             ..
         } => !ear.voiced.is_zero() && ear.voiced >= *min_audio && (ear.is_over || !until_end),
         Act::BargeInAfter { heard, .. } => !ear.played.is_zero() && ear.played >= *heard,
+        Act::ListenFor { heard, .. } => {
+            !ear.played.is_zero() && (ear.played >= *heard || ear.is_over)
+        }
         _ => false,
     }
 }
@@ -258,7 +269,7 @@ fn disappointment(act: &Act, ear: Ear) -> Option<String> {
             "waited {timeout:?} for a reply of at least {min_audio:?}, heard {:?} of speech",
             ear.voiced
         )),
-        Act::BargeInAfter { heard, timeout } => Some(format!(
+        Act::BargeInAfter { heard, timeout } | Act::ListenFor { heard, timeout } => Some(format!(
             "waited {timeout:?} to interrupt after {heard:?}, heard {:?}",
             ear.played
         )),

@@ -37,6 +37,7 @@ use super::handshake::{
     Accepted, Endpoint, EphemeralKeys, Grant, Refusal, Request, RestCall, Route, route,
 };
 use super::ids::Source;
+use super::listener::Listener;
 use super::quota::{Quota, QuotaCounts};
 use super::record::SessionRecord;
 use super::rest::{EphemeralKey, create_key};
@@ -57,6 +58,7 @@ pub struct Simulator {
     config: RwLock<Arc<SimulatorConfig>>,
     conditions: Conditions,
     synthesiser: Arc<Synthesiser>,
+    listener: Option<Arc<dyn Listener>>,
     epoch: u64,
     started: Instant,
     state: Mutex<State>,
@@ -96,11 +98,19 @@ impl Simulator {
             config: RwLock::new(Arc::new(config)),
             conditions: Conditions::default(),
             synthesiser: Arc::default(),
+            listener: None,
             started: Instant::now(),
             state: Mutex::new(state),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }
+    }
+
+    /// The same with somebody who listens to every session.
+    #[must_use]
+    pub fn listened_by(mut self, listener: Arc<dyn Listener>) -> Self {
+        self.listener = Some(listener);
+        self
     }
 
     /// Accepts connections until `shutdown`, then closes every session with 1012 and waits for them.
@@ -469,6 +479,7 @@ impl Simulator {
             fatal: accepted.fatal,
             quota: Some(quota),
             synthesiser: Arc::clone(&self.synthesiser),
+            listener: self.listener.clone(),
         };
         // Spreads sessions apart: neighbouring seeds would start neighbouring sequences.
         let seed = config

@@ -15,6 +15,7 @@ use super::error::ApiError;
 use super::events::event_text;
 use super::fields::Fields;
 use super::ids::Source;
+use super::listener::Listener;
 use super::options::ResponseOptions;
 use super::quirks::OutputAudioClear;
 use super::quota::Quota;
@@ -77,6 +78,8 @@ pub struct SessionSetup {
     pub(super) quota: Option<Arc<Mutex<Quota>>>,
     /// Sounds that sessions share.
     pub(super) synthesiser: Arc<Synthesiser>,
+    /// Who listens in.
+    pub(super) listener: Option<Arc<dyn Listener>>,
 }
 
 impl SessionSetup {
@@ -102,6 +105,7 @@ impl SessionSetup {
             fatal: None,
             quota: None,
             synthesiser: Arc::default(),
+            listener: None,
         }
     }
 }
@@ -132,6 +136,8 @@ pub struct Session {
     pub(super) source: Source,
     pub(super) replier: Replier,
     pub(super) synthesiser: Arc<Synthesiser>,
+    pub(super) listener: Option<Arc<dyn Listener>>,
+    pub(super) index: u64,
     pub(super) responses: Vec<Response>,
     pub(super) n_responses: u64,
     pub(super) previous_context: Vec<Segment>,
@@ -208,6 +214,8 @@ impl Session {
             conversation: Conversation::new(source.id("conv_")),
             replier: Replier::new(Arc::clone(&config), Arc::clone(&setup.synthesiser)),
             synthesiser: Arc::clone(&setup.synthesiser),
+            listener: setup.listener.clone(),
+            index: setup.index,
             responses: Vec::new(),
             n_responses: 0,
             previous_context: Vec::new(),

@@ -163,6 +163,9 @@ impl Session {
                 record.appended.pcm.extend_from_slice(&samples);
             }
         }
+        if let Some(listener) = &self.listener {
+            listener.appended(self.index, now, &samples, format.rate());
+        }
         if self.input.samples.is_empty() {
             self.input.start = self.vad.clock();
         }

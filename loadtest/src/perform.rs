@@ -1,0 +1,246 @@
+//! `run`: a scenario, from the command line.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use trunkline::simulator::Simulator;
+use trunkline::simulator::phone_dial::Dialer;
+use trunkline_loadtest::report::{RunReport, live_line, to_text};
+use trunkline_loadtest::run::{Part, Run, Wiretap};
+use trunkline_loadtest::scenario::{Scenario, parse_time};
+
+/// Let the callers of a scenario call, and report what they heard.
+///
+/// Exit status: 0 if all thresholds were kept, 1 if one was missed, 2 if there was no run.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  Run a scenario; report on the terminal and in three files:
+    trunkline-loadtest run support.toml --out report.json --out report.csv --out report.html
+
+  The same callers against another gateway, for half a minute:
+    trunkline-loadtest run support.toml --url ws://other:8080/twilio/media/support --time 30s
+
+  Four processes (or hosts) share a scenario; afterwards: trunkline-loadtest merge part*.json
+    trunkline-loadtest run support.toml --part 1/4 --out part1.json")]
+pub(crate) struct RunArguments {
+    /// The scenario, a TOML file; see loadtest/README.md
+    scenario: PathBuf,
+
+    #[command(flatten)]
+    changes: Changes,
+
+    /// Write the report to this file: JSON, or CSV or HTML by its ending; may be repeated
+    #[arg(long, value_name = "FILE")]
+    out: Vec<PathBuf>,
+
+    /// Make this process's share of the calls, for example 1/4
+    #[arg(long, value_name = "N/OF", value_parser = parse_part)]
+    part: Option<Part>,
+
+    /// Say nothing on the terminal while the run goes on
+    #[arg(long)]
+    quiet: bool,
+}
+
+/// What the command line changes in a scenario.
+#[derive(Args)]
+pub(crate) struct Changes {
+    /// Call this address instead
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+
+    /// Stop after this time
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    time: Option<Duration>,
+
+    /// Stop after so many calls
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    calls: Option<u64>,
+
+    /// Stop when so many tokens were used
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    tokens: Option<u64>,
+
+    /// Other callers
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+impl Changes {
+    pub(crate) fn apply(&self, scenario: &mut Scenario) {
+        if let Some(url) = &self.url {
+            scenario.target.url.clone_from(url);
+        }
+        scenario.limits.time = self.time.unwrap_or(scenario.limits.time);
+        scenario.limits.calls = self.calls.unwrap_or(scenario.limits.calls);
+        scenario.limits.tokens = self.tokens.unwrap_or(scenario.limits.tokens);
+        scenario.seed = self.seed.unwrap_or(scenario.seed);
+    }
+}
+
+/// Runs it; see [`RunArguments`] for the exit status.
+pub(crate) async fn run(arguments: &RunArguments) -> ExitCode {
+    let mut scenario = match Scenario::read(&arguments.scenario) {
+        Ok(scenario) => scenario,
+        Err(error) => return no_run(&error.to_string()),
+    };
+    arguments.changes.apply(&mut scenario);
+    let report = match perform(
+        scenario,
+        arguments.part.unwrap_or_default(),
+        !arguments.quiet,
+    )
+    .await
+    {
+        Ok(report) => report,
+        Err(error) => return no_run(&error),
+    };
+    conclude(&report, &arguments.out)
+}
+
+/// Shows and writes a report, and judges it.
+pub(crate) fn conclude(report: &RunReport, out: &[PathBuf]) -> ExitCode {
+    // A closed pipe on the other side of stdout is no reason to fail.
+    let _ = write!(std::io::stdout(), "{}", to_text(report));
+    for path in out {
+        if let Err(error) = report.write(path) {
+            return no_run(&error.to_string());
+        }
+    }
+    if report.missed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// How long the simulator's sessions may take to close.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// One run, with the simulator if the scenario has one.
+pub(crate) async fn perform(
+    scenario: Scenario,
+    part: Part,
+    is_live: bool,
+) -> Result<RunReport, String> {
+    let dialer = Dialer::new(scenario.target.ca.as_deref()).map_err(|error| error.to_string())?;
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    let wiretap = match &scenario.simulator {
+        Some(table) => {
+            let wiretap = Arc::new(Wiretap::default());
+            let listener = TcpListener::bind(table.listen).await;
+            let listener =
+                listener.map_err(|error| format!("simulator.listen: {}: {error}", table.listen))?;
+            let simulator = Simulator::new(table.settings.clone());
+            let simulator = Arc::new(simulator.listened_by(Arc::clone(&wiretap) as _));
+            tasks.spawn(simulator.serve(listener, shutdown.clone()));
+            Some(wiretap)
+        }
+        None => None,
+    };
+    let run = Run::new(scenario, part, Arc::new(dialer), wiretap.clone())
+        .map_err(|error| error.to_string())?;
+    let mut report = watch(&run, is_live).await;
+    shutdown.cancel();
+    if let Some(wiretap) = wiretap {
+        report.measures.add(&wiretap.take());
+    }
+    // The next run may want the simulator's address.
+    tasks.close();
+    let _ = timeout(SHUTDOWN_TIMEOUT, tasks.wait()).await;
+    Ok(report)
+}
+
+/// Waits for a run's end, and says on the terminal how it goes.
+async fn watch(run: &Run, is_live: bool) -> RunReport {
+    let is_live = is_live && std::io::stderr().is_terminal();
+    let finish = run.finish();
+    tokio::pin!(finish);
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            report = &mut finish => {
+                if is_live {
+                    let _ = writeln!(std::io::stderr());
+                }
+                return report;
+            }
+            _ = tokio::signal::ctrl_c() => run.interrupt(),
+            _ = second.tick() => {
+                if is_live {
+                    let (report, elapsed, live) = run.so_far();
+                    let line = live_line(&report, elapsed.as_secs_f64(), u64::from(live));
+                    let _ = write!(std::io::stderr(), "\r\x1b[2K{line}");
+                    let _ = std::io::stderr().flush();
+                }
+            }
+        }
+    }
+}
+
+/// Merge reports of several processes into one.
+///
+/// Exit status: 0 if all thresholds were kept, 1 if one was missed, 2 if a file is no report.
+#[derive(Args)]
+pub(crate) struct MergeArguments {
+    /// Reports, as JSON
+    #[arg(required = true)]
+    reports: Vec<PathBuf>,
+
+    /// Write the merged report to this file: JSON, or CSV or HTML by its ending; may be repeated
+    #[arg(long, value_name = "FILE")]
+    out: Vec<PathBuf>,
+
+    /// Judge it by the thresholds of this scenario
+    #[arg(long, value_name = "SCENARIO")]
+    scenario: Option<PathBuf>,
+}
+
+/// Merges; see [`MergeArguments`] for the exit status.
+pub(crate) fn merge(arguments: &MergeArguments) -> ExitCode {
+    let mut all = RunReport::default();
+    for path in &arguments.reports {
+        match RunReport::read(path) {
+            Ok(report) => all.merge(report),
+            Err(error) => return no_run(&error.to_string()),
+        }
+    }
+    if let Some(path) = &arguments.scenario {
+        match Scenario::read(path) {
+            Ok(scenario) => all.missed = scenario.thresholds.missed(&all),
+            Err(error) => return no_run(&error.to_string()),
+        }
+    }
+    conclude(&all, &arguments.out)
+}
+
+pub(crate) fn no_run(text: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "trunkline-loadtest: {text}");
+    ExitCode::from(2)
+}
+
+fn parse_part(text: &str) -> Result<Part, String> {
+    let wrong =
+        || "say the number of this process and how many there are, for example 1/4".to_owned();
+    let (index, of) = text.split_once('/').ok_or_else(wrong)?;
+    let (index, of): (u32, u32) = (
+        index.parse().map_err(|_| wrong())?,
+        of.parse().map_err(|_| wrong())?,
+    );
+    if index == 0 || index > of {
+        return Err(wrong());
+    }
+    Ok(Part {
+        index: index - 1,
+        of,
+    })
+}

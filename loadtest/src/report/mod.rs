@@ -1,0 +1,334 @@
+//! What a run found: one value that is written as JSON, added to others, and shown as text, CSV and HTML.
+
+mod chart;
+mod csv;
+mod html;
+mod text;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::code::Tally;
+use crate::measure::{Measure, Measures};
+use crate::scenario::Miss;
+
+pub use csv::to_csv;
+pub use html::to_html;
+pub use text::{live_line, to_text};
+
+/// The layout of the JSON; another number may not be read by this program.
+pub const VERSION: u32 = 1;
+
+/// Everything about a run, or about several that were merged.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunReport {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Of the scenario.
+    pub name: String,
+    /// Who was called, without secrets.
+    pub target: String,
+    /// In which wire format.
+    pub dialect: String,
+    /// Of the first process.
+    pub seed: u64,
+    /// When the first process began, Unix time in seconds.
+    pub begun: u64,
+    /// From the first to the last, in seconds; of several processes the longest.
+    pub elapsed_s: f64,
+    /// Runs that were merged.
+    pub processes: u32,
+    /// The limits that ended it, and how often: `calls`, `time`, `tokens`, `interrupt`, `trace`.
+    pub stopped_by: BTreeMap<String, u32>,
+    /// Calls and turns.
+    pub counts: Counts,
+    /// Frames of coded speech.
+    pub frames: Tally,
+    /// Tokens that were reported.
+    pub tokens: Tokens,
+    /// What went wrong, by cause.
+    pub errors: BTreeMap<String, u64>,
+    /// What the target said of its rate limits, by name.
+    pub rate_limits: BTreeMap<String, LimitState>,
+    /// What took how long.
+    pub measures: Measures,
+    /// Thresholds that were missed.
+    pub missed: Vec<Miss>,
+    /// Call by call, in the order in which they ended.
+    pub calls: Vec<CallRow>,
+}
+
+/// Calls and turns, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
+    /// Calls that were begun.
+    pub begun: u64,
+    /// Arrivals that made no call, because as many were live as the scenario allows.
+    pub skipped: u64,
+    /// Calls in which audio could flow.
+    pub answered: u64,
+    /// Calls that went as the caller wanted, or that the end of the run cut short.
+    pub completed: u64,
+    /// Calls refused with an HTTP status.
+    pub refused: u64,
+    /// Calls that failed otherwise.
+    pub failed: u64,
+    /// Calls at a time, at most; the sum of several processes.
+    pub most_live: u64,
+    /// Milliseconds from each answer to the call's end, added up.
+    pub call_ms: u64,
+    /// Things that callers said and waited for a reply to.
+    pub turns: u64,
+    /// Of them, those that were replied to.
+    pub turns_answered: u64,
+    /// Interrupted replies.
+    pub barge_ins: u64,
+    /// Holes in replies.
+    pub underruns: u64,
+    /// Messages sent.
+    pub messages_sent: u64,
+    /// Messages received.
+    pub messages_received: u64,
+}
+
+/// Tokens, as the target reported them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tokens {
+    /// Responses.
+    pub responses: u64,
+    /// Read, cached ones included.
+    pub input: u64,
+    /// From the cache.
+    pub cached: u64,
+    /// Written.
+    pub output: u64,
+}
+
+/// What the target said of one rate limit.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LimitState {
+    /// What is granted.
+    pub limit: f64,
+    /// What was left when least was.
+    pub least_remaining: f64,
+    /// How often it was told.
+    pub told: u64,
+}
+
+/// One call.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CallRow {
+    /// Its number in its process.
+    pub n: u64,
+    /// When it was due, in seconds since the run began.
+    pub at_s: f64,
+    /// `completed`, or why not.
+    pub outcome: String,
+    /// From when it was due until audio could flow.
+    pub set_up_ms: Option<f64>,
+    /// From when it was due to its end.
+    pub length_ms: f64,
+    /// For each turn, when the caller had finished, in seconds since the run began, and how long the reply took.
+    pub turns: Vec<(f64, Option<f64>)>,
+    /// For each interruption, how long until silence.
+    pub barge_ins_ms: Vec<f64>,
+    /// Holes in replies.
+    pub underruns: u64,
+    /// Frames of coded speech.
+    pub frames: Tally,
+    /// Tokens, read and written.
+    pub tokens: u64,
+}
+
+/// Why reports cannot be merged or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// A file cannot be read or written.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why not.
+        reason: std::io::Error,
+    },
+    /// It is no report.
+    #[error("{path} is no report: {reason}")]
+    Json {
+        /// The file.
+        path: String,
+        /// Why not.
+        reason: serde_json::Error,
+    },
+    /// Another layout.
+    #[error("{path} is a report of version {version}, this program reads {VERSION}")]
+    Version {
+        /// The file.
+        path: String,
+        /// Its version.
+        version: u32,
+    },
+}
+
+impl RunReport {
+    /// One more value, in microseconds.
+    pub fn record(&mut self, measure: Measure, us: u64) {
+        self.measures.record(measure, us);
+    }
+
+    /// A quantile in microseconds; none without values.
+    #[must_use]
+    pub fn quantile(&self, measure: Measure, quantile: f64) -> Option<u64> {
+        self.measures.quantile(measure, quantile)
+    }
+
+    /// Something went wrong.
+    pub fn error(&mut self, cause: &str) {
+        *self.errors.entry(cause.to_owned()).or_default() += 1;
+    }
+
+    /// The deployment said what is left of a limit.
+    pub fn limit(&mut self, name: &str, state: LimitState) {
+        let entry = self
+            .rate_limits
+            .entry(name.to_owned())
+            .or_insert(LimitState { told: 0, ..state });
+        entry.limit = state.limit;
+        entry.least_remaining = entry.least_remaining.min(state.least_remaining);
+        entry.told += state.told;
+    }
+
+    /// Adds another process's run. Thresholds are to be asked anew.
+    pub fn merge(&mut self, other: Self) {
+        if self.processes == 0 {
+            *self = other;
+            return;
+        }
+        self.begun = self.begun.min(other.begun);
+        self.elapsed_s = self.elapsed_s.max(other.elapsed_s);
+        self.processes += other.processes;
+        for (cause, n) in other.stopped_by {
+            *self.stopped_by.entry(cause).or_default() += n;
+        }
+        self.counts.add(&other.counts);
+        self.frames += other.frames;
+        self.tokens.add(&other.tokens);
+        for (cause, n) in other.errors {
+            *self.errors.entry(cause).or_default() += n;
+        }
+        for (name, state) in other.rate_limits {
+            self.limit(&name, state);
+        }
+        self.measures.add(&other.measures);
+        self.missed.clear();
+        self.calls.extend(other.calls);
+    }
+
+    /// Reads a report's JSON.
+    ///
+    /// # Errors
+    /// See [`ReportError`].
+    pub fn read(path: &Path) -> Result<Self, ReportError> {
+        let shown = || path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|reason| ReportError::File {
+            path: shown(),
+            reason,
+        })?;
+        let report: Self = serde_json::from_str(&text).map_err(|reason| ReportError::Json {
+            path: shown(),
+            reason,
+        })?;
+        if report.version != VERSION {
+            return Err(ReportError::Version {
+                path: shown(),
+                version: report.version,
+            });
+        }
+        Ok(report)
+    }
+
+    /// Writes it as JSON, CSV or HTML, by the file's ending; what has another is JSON.
+    ///
+    /// # Errors
+    /// [`ReportError::File`].
+    pub fn write(&self, path: &Path) -> Result<(), ReportError> {
+        let text = match path.extension().and_then(|it| it.to_str()) {
+            Some("csv") => to_csv(self),
+            Some("html") => to_html(self),
+            _ => serde_json::to_string(self).unwrap_or_default() + "\n",
+        };
+        std::fs::write(path, text).map_err(|reason| ReportError::File {
+            path: path.display().to_string(),
+            reason,
+        })
+    }
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.begun += other.begun;
+        self.skipped += other.skipped;
+        self.answered += other.answered;
+        self.completed += other.completed;
+        self.refused += other.refused;
+        self.failed += other.failed;
+        self.most_live += other.most_live;
+        self.call_ms += other.call_ms;
+        self.turns += other.turns;
+        self.turns_answered += other.turns_answered;
+        self.barge_ins += other.barge_ins;
+        self.underruns += other.underruns;
+        self.messages_sent += other.messages_sent;
+        self.messages_received += other.messages_received;
+    }
+}
+
+impl Tokens {
+    /// Adds others.
+    pub fn add(&mut self, other: &Self) {
+        self.responses += other.responses;
+        self.input += other.input;
+        self.cached += other.cached;
+        self.output += other.output;
+    }
+
+    /// Read and written.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.input + self.output
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(turn_us: u64, calls: u64) -> RunReport {
+        let mut report = RunReport {
+            version: VERSION,
+            processes: 1,
+            ..RunReport::default()
+        };
+        report.counts.begun = calls;
+        report.record(Measure::TurnLatency, turn_us);
+        report.error("refused 503");
+        report
+    }
+
+    #[test]
+    fn processes_are_added_up() {
+        let mut all = RunReport::default();
+        all.merge(part(1_000, 3));
+        let second = serde_json::to_string(&part(3_000, 4)).unwrap();
+        all.merge(serde_json::from_str(&second).unwrap());
+        assert_eq!((all.processes, all.counts.begun), (2, 7));
+        assert_eq!(all.errors["refused 503"], 2);
+        assert_eq!(all.measures.count(Measure::TurnLatency), 2);
+        assert_eq!(all.quantile(Measure::TurnLatency, 0.5), Some(1_000));
+    }
+}

@@ -1,0 +1,278 @@
+//! One call of a run, from when it is due to its line in the report.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::time::Instant;
+use trunkline::simulator::CallReport;
+use trunkline::simulator::phone_dial::DialError;
+use trunkline::simulator::phone_timeline::{Side, Turn};
+
+use super::Shared;
+use super::ear::{Ear, Impression};
+use crate::measure::{Measure, Measures};
+use crate::report::{CallRow, Counts, RunReport, Tokens};
+use crate::scenario::Answer;
+
+impl Shared {
+    /// Makes the call with this number and reports it.
+    pub(super) async fn place(self: Arc<Self>, n: u64, due: Instant) {
+        let live = u64::from(self.n_live.fetch_add(1, Ordering::Relaxed)) + 1;
+        {
+            let mut report = self.report();
+            report.counts.begun += 1;
+            report.counts.most_live = report.counts.most_live.max(live);
+        }
+        let begun = Instant::now();
+        let seed = self.scenario.seed ^ (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let script = self.scenario.call.script(&self.voices, &mut random);
+        // Processes that share a scenario must not share the numbers of calls.
+        let code = n * u64::from(self.part.of) + u64::from(self.part.index);
+        let phone = self.phone.clone().script(script).seed(seed);
+        let line = self.lines.open(phone.uri()).await;
+        let connected = Instant::now();
+        match line {
+            Ok(line) => {
+                let (ear, impression) = Ear::new(&self, code, due);
+                let call = phone.call_tapped(line, due, Box::new(ear)).await;
+                let impression = impression.take();
+                self.note(n, due, begun, connected, &call, impression);
+            }
+            Err(error) => self.note_no_line(n, due, begun, &error),
+        }
+        self.n_live.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn note_no_line(&self, n: u64, due: Instant, begun: Instant, error: &DialError) {
+        let cause = match error {
+            DialError::Authorities { .. } => "certificates",
+            DialError::Host(_) => "host",
+            DialError::Connect { .. } => "connect",
+            DialError::Tls { .. } => "tls",
+            DialError::Timeout { .. } => "connect timeout",
+        };
+        let mut report = self.report();
+        report.record(Measure::StartLag, us(begun - due));
+        report.counts.failed += 1;
+        report.error(cause);
+        report.calls.push(CallRow {
+            n,
+            at_s: (due - self.start).as_secs_f64(),
+            outcome: cause.to_owned(),
+            length_ms: due.elapsed().as_secs_f64() * 1e3,
+            ..CallRow::default()
+        });
+    }
+
+    fn note(
+        &self,
+        n: u64,
+        due: Instant,
+        begun: Instant,
+        connected: Instant,
+        call: &CallReport,
+        impression: Impression,
+    ) {
+        let outcome = outcome(call, impression.was_told_to_hang_up);
+        let mut measures = Measures::default();
+        let mut row = CallRow {
+            n,
+            at_s: (due - self.start).as_secs_f64(),
+            set_up_ms: call.answered_ms,
+            length_ms: call.ended_ms,
+            underruns: call.underruns.len() as u64,
+            frames: impression.frames,
+            ..CallRow::default()
+        };
+        measures.record(Measure::StartLag, us(begun - due));
+        measures.record(Measure::Connect, us(connected - begun));
+        phases(call, (connected - due).as_secs_f64() * 1e3, &mut measures);
+        let mut counts = Counts {
+            answered: u64::from(call.answered_ms.is_some()),
+            underruns: row.underruns,
+            messages_sent: call.sent.messages,
+            messages_received: call.received.messages,
+            call_ms: call
+                .answered_ms
+                .map_or(0, |at| (call.ended_ms - at).max(0.0) as u64),
+            ..Counts::default()
+        };
+        for hole in &call.underruns {
+            measures.record(Measure::Underrun, us_of(hole.gap_ms));
+        }
+        let is_echo = self.scenario.call.answer == Answer::Echo;
+        if !is_echo {
+            let cut_short = impression.was_told_to_hang_up || outcome.is_err();
+            self.note_turns(call, cut_short, &mut row, &mut counts, &mut measures);
+        }
+        let tokens = call.tokens.map(|it| Tokens {
+            responses: it.responses,
+            input: it.input,
+            cached: it.cached,
+            output: it.output,
+        });
+        row.tokens = tokens.map_or(0, |it| it.total());
+        row.outcome = match &outcome {
+            Ok(()) => "completed".to_owned(),
+            Err(cause) => cause.clone(),
+        };
+        let mut report = self.report();
+        if report.target.is_empty() {
+            report.target.clone_from(&call.url);
+        }
+        match &outcome {
+            Ok(()) => counts.completed = 1,
+            Err(_) if call.refusal.is_some() => counts.refused = 1,
+            Err(_) => counts.failed = 1,
+        }
+        if let Err(cause) = &outcome {
+            report.error(cause);
+        }
+        note_errors(call, &mut report);
+        report.counts.add(&counts);
+        report.frames += impression.frames;
+        report.tokens.add(&tokens.unwrap_or_default());
+        report.measures.add(&measures);
+        report.calls.push(row);
+    }
+
+    fn note_turns(
+        &self,
+        call: &CallReport,
+        cut_short: bool,
+        row: &mut CallRow,
+        counts: &mut Counts,
+        measures: &mut Measures,
+    ) {
+        let offset_s = row.at_s;
+        let n_turns = call.turns.len();
+        for (index, turn) in call.turns.iter().enumerate() {
+            let Some(end_ms) = turn.speech_end_ms else {
+                note_greeting(call, turn, measures);
+                continue;
+            };
+            if let Some(barge_in) = &turn.barge_in {
+                counts.barge_ins += 1;
+                record(measures, Measure::BargeInClear, barge_in.clear_after_ms);
+                record(measures, Measure::BargeInSilence, barge_in.silence_after_ms);
+                row.barge_ins_ms.extend(barge_in.silence_after_ms);
+            }
+            // An interruption may come before the first voice in a reply.
+            let is_answered = turn.latency_ms.is_some() || turn.first_received_ms.is_some();
+            // Who hangs up early, or is hung up on, cannot know whether a reply would have come.
+            if !is_answered && cut_short && index + 1 == n_turns {
+                continue;
+            }
+            counts.turns += 1;
+            counts.turns_answered += u64::from(is_answered);
+            // What still sounded from before says nothing of this turn.
+            let latency = turn.latency_ms.filter(|_| !turn.overlapped);
+            record(measures, Measure::TurnLatency, latency);
+            let first = turn.first_received_ms.filter(|_| !turn.overlapped);
+            record(measures, Measure::FirstAudio, first.map(|at| at - end_ms));
+            row.turns.push((offset_s + end_ms / 1e3, latency));
+        }
+    }
+}
+
+fn note_greeting(call: &CallReport, turn: &Turn, measures: &mut Measures) {
+    if turn.speech_start_ms.is_none() {
+        let greeting = turn.first_received_ms.zip(call.answered_ms);
+        record(
+            measures,
+            Measure::Greeting,
+            greeting.map(|(at, answered)| at - answered),
+        );
+    }
+}
+
+/// Set-up by phase; `connected_ms` since the call was due.
+fn phases(call: &CallReport, connected_ms: f64, measures: &mut Measures) {
+    let upgrade = call.upgraded_ms.map(|at| at - connected_ms);
+    record(measures, Measure::Upgrade, upgrade);
+    let ready = call.upgraded_ms.zip(call.answered_ms);
+    record(
+        measures,
+        Measure::SessionReady,
+        ready.map(|(upgraded, answered)| answered - upgraded),
+    );
+    record(measures, Measure::SetUp, call.answered_ms);
+}
+
+/// How the call went; an error is the cause, from a small set.
+fn outcome(call: &CallReport, was_told_to_hang_up: bool) -> Result<(), String> {
+    if let Some(refusal) = &call.refusal {
+        return Err(format!("refused {}", refusal.status));
+    }
+    if let Some(failure) = &call.failure {
+        return Err(failure_cause(failure).to_owned());
+    }
+    if let Some(close) = call
+        .close
+        .as_ref()
+        .filter(|close| close.by == Side::Gateway)
+    {
+        let code = close
+            .code
+            .map_or("without code".to_owned(), |code| code.to_string());
+        return Err(format!("closed by the target, {code}"));
+    }
+    let waited_in_vain = call
+        .script_failures
+        .iter()
+        .any(|note| note.text.starts_with("waited"));
+    if waited_in_vain && !was_told_to_hang_up {
+        return Err("no reply in time".to_owned());
+    }
+    Ok(())
+}
+
+/// What the phone says in full, in a few words.
+fn failure_cause(failure: &str) -> &'static str {
+    const CAUSES: [(&str, &str); 7] = [
+        ("no answer to the upgrade", "upgrade timeout"),
+        ("the upgrade failed", "upgrade"),
+        ("the gateway took the socket", "not answered"),
+        ("the gateway closed before", "closed before the answer"),
+        ("the connection broke", "connection broke"),
+        ("the gateway stopped reading", "target stopped reading"),
+        ("the phone does not speak", "codec"),
+    ];
+    let known = CAUSES.iter().find(|(start, _)| failure.starts_with(start));
+    known.map_or("other failure", |(_, cause)| cause)
+}
+
+/// What did not end the call. Codes are the target's words: only the first hundred different ones are kept apart.
+fn note_errors(call: &CallReport, report: &mut RunReport) {
+    const MOST: usize = 100;
+    let mut note = |cause: String| {
+        if report.errors.len() < MOST || report.errors.contains_key(&cause) {
+            report.error(&cause);
+        } else {
+            report.error("other errors");
+        }
+    };
+    for error in &call.errors {
+        let code: String = error.code.chars().take(60).collect();
+        note(format!("reported: {code}"));
+    }
+    if !call.violations.is_empty() {
+        let text: String = call.violations[0].text.chars().take(80).collect();
+        note(format!("protocol: {text}"));
+    }
+}
+
+fn record(measures: &mut Measures, measure: Measure, ms: Option<f64>) {
+    if let Some(ms) = ms {
+        measures.record(measure, us_of(ms));
+    }
+}
+
+fn us_of(ms: f64) -> u64 {
+    (ms * 1e3).max(0.0) as u64
+}
+
+fn us(time: std::time::Duration) -> u64 {
+    time.as_micros() as u64
+}

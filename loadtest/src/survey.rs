@@ -1,0 +1,326 @@
+//! `compare` and `capacity`: several runs, from the command line.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use trunkline::quota::{DeploymentQuota, Expect};
+use trunkline_loadtest::capacity::{Model, Search};
+use trunkline_loadtest::compare::ratios;
+use trunkline_loadtest::report::RunReport;
+use trunkline_loadtest::run::Part;
+use trunkline_loadtest::scenario::{Arrivals, Scenario, Thresholds, parse_time};
+
+use crate::perform::{Changes, no_run, perform};
+
+/// Run two scenarios in turn, several times, and say how much slower or faster the second is.
+///
+/// Each round runs both, in alternating order, so that what changes with time touches both alike. Ratios are the
+/// second's to the first's, with the bounds of 95 % confidence from redrawing calls.
+///
+/// Exit status: 0 if the second is not shown to be slower, 1 if it is, 2 if there was no run.
+#[derive(Args)]
+pub(crate) struct CompareArguments {
+    /// The first scenario
+    a: PathBuf,
+
+    /// The second; the first again with --url-b if left out
+    #[arg(required_unless_present = "url_b")]
+    b: Option<PathBuf>,
+
+    /// The second calls this address
+    #[arg(long, value_name = "URL")]
+    url_b: Option<String>,
+
+    /// How often both are run
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+
+    #[command(flatten)]
+    changes: Changes,
+
+    /// Write both merged reports to this folder, as a.json and b.json
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+}
+
+/// Compares; see [`CompareArguments`] for the exit status.
+pub(crate) async fn compare(arguments: &CompareArguments) -> ExitCode {
+    match try_compare(arguments).await {
+        Ok(is_slower) => ExitCode::from(u8::from(is_slower)),
+        Err(error) => no_run(&error),
+    }
+}
+
+async fn try_compare(arguments: &CompareArguments) -> Result<bool, String> {
+    let read = |path: &PathBuf| Scenario::read(path).map_err(|error| error.to_string());
+    let mut scenarios = [
+        read(&arguments.a)?,
+        read(arguments.b.as_ref().unwrap_or(&arguments.a))?,
+    ];
+    for scenario in &mut scenarios {
+        arguments.changes.apply(scenario);
+    }
+    if let Some(url) = &arguments.url_b {
+        scenarios[1].target.url.clone_from(url);
+    }
+    let mut reports = [RunReport::default(), RunReport::default()];
+    for round in 0..arguments.rounds {
+        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+        for side in order {
+            let mut scenario = scenarios[side].clone();
+            // Both sides of a round have the same callers, each round has others.
+            scenario.seed = scenarios[0].seed.wrapping_add(u64::from(round));
+            let report = perform(scenario, Part::default(), true).await?;
+            say(&format!(
+                "round {} of {}, {}: {} calls, {} refused, {} failed",
+                round + 1,
+                arguments.rounds,
+                ["first", "second"][side],
+                report.counts.begun,
+                report.counts.refused,
+                report.counts.failed
+            ));
+            reports[side].merge(report);
+        }
+    }
+    let [a, b] = &reports;
+    if let Some(folder) = &arguments.out {
+        for (name, report) in [("a.json", a), ("b.json", b)] {
+            report
+                .write(&folder.join(name))
+                .map_err(|error| error.to_string())?;
+        }
+    }
+    let found = ratios(a, b, a.seed);
+    if found.is_empty() {
+        return Err("too few calls on a side to compare anything".to_owned());
+    }
+    say(&format!(
+        "\n{:<26}{:>10}{:>10}      ratio [95 % bounds]",
+        "", "first", "second"
+    ));
+    for ratio in &found {
+        say(&ratio.to_string());
+    }
+    Ok(found.iter().any(|ratio| ratio.low > 1.0))
+}
+
+/// Find how many calls at a time keep an SLO, by running them, or how many fit a quota, by calculation.
+///
+/// Exit status: 0 if at least one call fits, 1 if none does, 2 if there was no run.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  The largest number of callers of a scenario that keeps an SLO, 30 s for each try:
+    trunkline-loadtest capacity support.toml --slo slo.toml --most 2000 --time 30s
+
+  How many calls of five minutes fit 100,000 tokens a minute, and 50 provisioned units:
+    trunkline-loadtest capacity --model --tpm 100000 --minutes 5
+    trunkline-loadtest capacity --model --ptu 50 --minutes 5 --cached 0.8")]
+pub(crate) struct CapacityArguments {
+    /// The scenario; its arrivals are replaced by callers that are kept up
+    #[arg(required_unless_present = "model")]
+    scenario: Option<PathBuf>,
+
+    /// What has to be kept: a file with a scenario's [thresholds] alone; the scenario's own if left out
+    #[arg(long, value_name = "FILE")]
+    slo: Option<PathBuf>,
+
+    /// Begin with so many calls
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    first: u32,
+
+    /// Try no more than so many
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    most: u32,
+
+    /// What was found has to hold so many times more
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=10))]
+    confirm: u32,
+
+    /// How long each try lasts
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_time)]
+    time: Duration,
+
+    /// Calculate instead, by the quota model that the gateway admits calls by
+    #[arg(long, conflicts_with_all = ["scenario", "slo"])]
+    model: bool,
+
+    #[command(flatten)]
+    shape: ShapeArguments,
+}
+
+/// A call's shape and a deployment's grant, for `--model`.
+#[derive(Args)]
+struct ShapeArguments {
+    /// Model: tokens a minute that are granted
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    tpm: u32,
+
+    /// Model: requests a minute that are granted
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    rpm: u32,
+
+    /// Model: provisioned units, instead of tokens and requests a minute
+    #[arg(long, value_name = "N")]
+    ptu: Option<u32>,
+
+    /// Model: tokens of instructions and tools
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    instructions: u32,
+
+    /// Model: replies a minute
+    #[arg(long, value_name = "N", default_value_t = 4.0)]
+    turns_per_minute: f64,
+
+    /// Model: seconds that the caller speaks in a turn
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    caller_seconds: f64,
+
+    /// Model: seconds that a reply lasts
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
+    reply_seconds: f64,
+
+    /// Model: minutes that a call lasts
+    #[arg(long, value_name = "MINUTES", default_value_t = 5.0)]
+    minutes: f64,
+
+    /// Model: share of what is read again that comes from the cache, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    cached: f64,
+}
+
+/// Searches or calculates; see [`CapacityArguments`] for the exit status.
+pub(crate) async fn capacity(arguments: &CapacityArguments) -> ExitCode {
+    let found = match &arguments.scenario {
+        Some(path) => search(path, arguments).await,
+        None => calculate(&arguments.shape),
+    };
+    match found {
+        Ok(0) => ExitCode::FAILURE,
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => no_run(&error),
+    }
+}
+
+async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, String> {
+    let mut scenario = Scenario::read(path).map_err(|error| error.to_string())?;
+    if let Some(slo) = &arguments.slo {
+        let text =
+            std::fs::read_to_string(slo).map_err(|error| format!("{}: {error}", slo.display()))?;
+        scenario.thresholds =
+            Thresholds::parse(&text).map_err(|error| format!("{}: {error}", slo.display()))?;
+    }
+    if scenario.thresholds.is_empty() {
+        return Err(
+            "there is nothing to keep: give --slo FILE, or [thresholds] in the scenario".to_owned(),
+        );
+    }
+    scenario.limits.time = arguments.time;
+    scenario.limits.calls = u64::MAX;
+    let mut search = Search::new(arguments.first, arguments.most, arguments.confirm);
+    while let Some(calls) = search.next() {
+        let mut one = scenario.clone();
+        // A tenth of the time to come up, as real callers do not all call at once.
+        one.arrivals = Arrivals::Hold {
+            calls,
+            over: arguments.time / 10,
+        };
+        one.limits.concurrent = calls;
+        let report = perform(one, Part::default(), true).await?;
+        // Where the token budget ended the run, its last calls were cut short and prove nothing.
+        if report.stopped_by.contains_key("tokens") || report.stopped_by.contains_key("interrupt") {
+            return Err(format!(
+                "ended early at {calls} calls; {} held before. limits.tokens bounds each try",
+                search.holds()
+            ));
+        }
+        let held = report.missed.is_empty();
+        say(&format!(
+            "{calls:>6} calls  {}",
+            if held { "held" } else { "did not hold" }
+        ));
+        for miss in &report.missed {
+            say(&format!("              {miss}"));
+        }
+        search.note(calls, held);
+    }
+    let found = search.holds();
+    if found == 0 {
+        say("not even one call holds");
+    } else {
+        say(&format!(
+            "\n{found} calls at a time hold, confirmed {} times",
+            arguments.confirm
+        ));
+        say(&format!(
+            "for a gateway like this one, in its configuration:\n[listener]\nmax_calls = {found}"
+        ));
+    }
+    Ok(u64::from(found))
+}
+
+fn calculate(shape: &ShapeArguments) -> Result<u64, String> {
+    let expect = Expect {
+        instructions_tokens: shape.instructions,
+        turns_per_minute: shape.turns_per_minute,
+        caller_seconds_per_turn: shape.caller_seconds,
+        reply_seconds_per_turn: shape.reply_seconds,
+        mean_minutes: shape.minutes,
+        ..Expect::default()
+    };
+    let quota = DeploymentQuota {
+        tokens_per_minute: shape.tpm,
+        requests_per_minute: shape.rpm,
+        provisioned_units: shape.ptu,
+        ..DeploymentQuota::default()
+    };
+    let model = Model::new(&expect, quota, shape.cached)?;
+    let fit = model.fit();
+    let unit = if shape.ptu.is_some() {
+        "weighted tokens"
+    } else {
+        "tokens"
+    };
+    say(&format!(
+        "granted                      {:>10.0} {unit} a minute",
+        model.grant()
+    ));
+    say(&format!(
+        "a call, over its life        {:>10.0} {unit} a minute",
+        fit.mean_per_call
+    ));
+    say(&format!(
+        "a call, in its last minute   {:>10.0} {unit} a minute",
+        fit.last_minute
+    ));
+    say(&format!(
+        "\n{:.1} calls at a time if their ages are spread evenly",
+        fit.calls
+    ));
+    say(&format!(
+        "{:.1} if all began together and are in their last minute",
+        fit.calls_together
+    ));
+    if fit.calls_by_requests.is_finite() {
+        say(&format!(
+            "{:.0} by requests a minute",
+            fit.calls_by_requests
+        ));
+    }
+    let whole = fit.whole_calls();
+    if whole == 0 {
+        say("\nnot even one call fits");
+    } else {
+        say(&format!("\n{whole} calls at a time fit"));
+    }
+    Ok(whole)
+}
+
+fn say(text: &str) {
+    // A closed pipe on the other side of stdout is no reason to fail.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
