@@ -101,7 +101,7 @@ struct Phone {
     n_sent: u64,
     /// When the frames were due that have not come through.
     due: VecDeque<Instant>,
-    heard_bytes: usize,
+    heard: Duration,
     played_until: Instant,
     /// What is to be said of marks, when the audio before them has been played.
     marks: VecDeque<(Instant, String)>,
@@ -113,7 +113,10 @@ struct Session {
     /// It has been configured and may speak.
     is_ready: bool,
     n_samples: usize,
+    /// When the pieces were due that nothing was heard of.
     due: VecDeque<Instant>,
+    /// When each piece of the answers was due.
+    pieces: Vec<Instant>,
     /// The number of the answer, from 1.
     turn: u32,
 }
@@ -211,7 +214,7 @@ impl Calls {
             sid: format!("MZ{n:032x}"),
             n_sent: 0,
             due: VecDeque::new(),
-            heard_bytes: 0,
+            heard: Duration::ZERO,
             played_until: Instant::now(),
             marks: VecDeque::new(),
         });
@@ -230,13 +233,23 @@ impl Calls {
         self.seen = Seen::default();
     }
 
-    /// What was seen, and how much audio is missing that was due 300 ms ago or longer: frames of 20 ms on the way up,
-    /// pieces on the way down.
+    /// What was seen, and how many units of audio are missing that were due 300 ms ago or longer.
     pub(crate) fn seen(&mut self) -> (Seen, usize) {
         let late = Instant::now() - Duration::from_millis(300);
         let count = |due: &VecDeque<Instant>| due.iter().filter(|at| **at < late).count();
         let up = self.phones.iter().map(|it| count(&it.due));
-        let down = self.sessions.iter().map(|it| count(&it.due));
+        let piece = UNIT * self.settings.answer.units as u32;
+        let down = self
+            .phones
+            .iter()
+            .zip(&self.sessions)
+            .map(|(phone, session)| {
+                let n_pieces = session.pieces.iter().filter(|at| **at < late).count();
+                let sent = piece * n_pieces as u32;
+                // The last unit may wait for the samples that complete it.
+                let missing = sent.saturating_sub(phone.heard + UNIT);
+                (missing.as_micros() / UNIT.as_micros()) as usize
+            });
         let missing = up.chain(down).sum();
         // Those that ended while nobody looked count too.
         let is_gone = |phase: Phase| phase == Phase::Gone;
@@ -296,6 +309,7 @@ impl Calls {
                 is_ready: false,
                 n_samples: 0,
                 due: VecDeque::new(),
+                pieces: Vec::new(),
                 turn: 0,
             });
         }
@@ -338,6 +352,7 @@ impl Calls {
             let message = delta(session.turn, &self.piece);
             put_frame(session.stream.output(), TEXT, message.as_bytes(), false);
             session.due.push_back(due);
+            session.pieces.push(due);
             if !session.stream.flush() {
                 session.phase = Phase::Gone;
             }
@@ -377,16 +392,11 @@ impl Calls {
                     let mark = (n_bytes == 0 && memmem::find(text, b"\"mark\"").is_some())
                         .then(|| String::from_utf8_lossy(text).into_owned());
                     phone.heard(n_bytes, unit, mark);
-                    let piece = self.settings.answer.units * unit;
+                    // The first audio after a piece was due is its own: what came before was heard before.
                     let due = self.sessions.get_mut(n).map(|it| &mut it.due);
-                    if let Some(due) = due {
-                        let begun = phone.heard_bytes.div_ceil(piece);
-                        let before = (phone.heard_bytes - n_bytes).div_ceil(piece);
-                        for _ in before..begun {
-                            if let Some(due) = due.pop_front() {
-                                self.seen.down.push(micros_since(due));
-                            }
-                        }
+                    if n_bytes > 0 {
+                        let due = due.into_iter().flat_map(|due| due.drain(..));
+                        self.seen.down.extend(due.map(micros_since));
                     }
                 }
                 PING => {
@@ -466,8 +476,8 @@ impl Phone {
     /// So many bytes of audio came, of which `unit` are a unit, or a mark.
     fn heard(&mut self, n_bytes: usize, unit: usize, mark: Option<String>) {
         let now = Instant::now();
-        self.heard_bytes += n_bytes;
         let length = UNIT.mul_f64(n_bytes as f64 / unit as f64);
+        self.heard += length;
         self.played_until = self.played_until.max(now) + length;
         if let Some(mark) = mark {
             self.marks.push_back((self.played_until, mark));
