@@ -29,9 +29,8 @@ use crate::harness::World;
 
 pub(crate) const DEPLOYMENTS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// How often somebody calls who is not let in, a second apart. While half of the deployments are ill the others may be
-/// full for longer than an illness lasts, which is 15 s at most.
-const MAX_REFUSALS: u32 = 30;
+/// How often somebody calls who is not let in, each time when it was told to.
+const MAX_REFUSALS: u32 = 10;
 
 /// One run.
 struct Plan {
@@ -224,11 +223,17 @@ impl Said {
         let report = loop {
             let report = phone.call(world.connect()).await;
             // Who is not let in has no call yet, and tries again.
-            if report.refusal.is_none() || n_refusals == MAX_REFUSALS {
+            let Some(refusal) = report
+                .refusal
+                .as_ref()
+                .filter(|_| n_refusals < MAX_REFUSALS)
+            else {
                 break report;
-            }
+            };
             n_refusals += 1;
-            sleep(Duration::from_secs(1)).await;
+            let told = refusal.retry_after.as_deref();
+            let seconds = told.and_then(|it| it.parse().ok()).unwrap_or(1);
+            sleep(Duration::from_secs(seconds)).await;
         };
         let words: Vec<_> = self.0.iter().flatten().map(|word| word.text).collect();
         Caller {
