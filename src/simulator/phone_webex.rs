@@ -19,7 +19,7 @@ use super::phone_dialect::{FarEnd, Heard, excerpt};
 use crate::media::{AudioFormat, Codec};
 
 /// Time between two pings. Webex says "periodically".
-const PING_EVERY: Duration = Duration::from_secs(15);
+const PING_EVERY: Duration = Duration::from_secs(8);
 
 #[derive(Debug)]
 pub(crate) struct WebexWire {

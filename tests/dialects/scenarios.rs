@@ -319,8 +319,7 @@ async fn keepalive(row: &Row) {
     let report = world.call(&phone(row, [quiet, Act::HangUp])).await;
     // The phone reports what was not answered as a violation.
     assert_clean(&report);
-    // One each 15 s at least.
-    assert!(report.received.messages >= 3, "{report}");
+    assert!(report.received.messages > 5, "{report}");
     assert_eq!(world.ended(1).await.end_reason, EndReason::CallerHangup);
     world.assert_quiet().await;
 }
@@ -382,11 +381,14 @@ async fn garbage(row: &Row) {
     assert_eq!(ended, [EndReason::CallerProtocol, EndReason::CallerHangup]);
     let metrics = world.metrics();
     // Where only binary is spoken, no text is read at all.
-    let names = ["malformed_json", "text_unexpected", "wrong_shape"];
+    let name = match row.dialect {
+        Dialect::AudioSocket => "wrong_shape",
+        Dialect::Pipecat | Dialect::AudioProtobuf => "text_unexpected",
+        _ => "malformed_json",
+    };
     let named = metrics
         .lines()
-        .filter(|line| line.ends_with(" 1"))
-        .any(|line| names.iter().any(|name| line.contains(name)));
+        .any(|line| line.contains(name) && line.ends_with(" 1"));
     assert!(named, "{metrics}");
     world.assert_quiet().await;
 }
