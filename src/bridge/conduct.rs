@@ -9,10 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::call::{
@@ -473,11 +471,8 @@ impl Conduct {
     fn send_caller(&mut self, kind: Outgoing) {
         let sent = match kind {
             Outgoing::Nothing => Ok(()),
-            Outgoing::Binary => {
-                let message = Bytes::copy_from_slice(&self.wire);
-                self.legs.caller.send_binary(message)
-            }
-            Outgoing::Text => match Utf8Bytes::try_from(Bytes::copy_from_slice(&self.wire)) {
+            Outgoing::Binary => self.legs.caller.send_binary(&self.wire),
+            Outgoing::Text => match str::from_utf8(&self.wire) {
                 Ok(text) => self.legs.caller.send_text(text),
                 Err(_) => Ok(()),
             },
@@ -563,7 +558,7 @@ impl Conduct {
             &session,
             &format!("{}-{}", command.name(), self.n_commands),
         );
-        self.send_model(Utf8Bytes::from(event));
+        self.send_model(&event);
     }
 
     // The core.
@@ -669,10 +664,12 @@ impl Conduct {
         let Some(media) = &mut self.media else {
             return;
         };
-        self.append.clear();
-        write(media, &mut self.append);
-        let text = Utf8Bytes::from(self.append.as_str());
-        self.send_model(text);
+        // Taken out so that it can be lent to the leg.
+        let mut event = std::mem::take(&mut self.append);
+        event.clear();
+        write(media, &mut event);
+        self.send_model(&event);
+        self.append = event;
     }
 
     fn queue_reply(&mut self, current: Current<'_>, now: Instant) {

@@ -3,14 +3,12 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use tokio_tungstenite::WebSocketStream;
-
-use crate::transport::Metered;
+use crate::transport::WebSocket;
 
 use super::leg::{Leg, LegEvent};
 
 /// Returns every message until the peer closes or breaks a rule, and takes leave as a call would.
-pub async fn echo(socket: WebSocketStream<Metered>) {
+pub async fn echo(socket: WebSocket) {
     let mut leg = Leg::new(socket);
     loop {
         let event = poll_fn(|cx| {
@@ -22,8 +20,8 @@ pub async fn echo(socket: WebSocketStream<Metered>) {
             event
         });
         let sent = match event.await {
-            LegEvent::Text(text) => leg.send_text(text),
-            LegEvent::Binary(bytes) => leg.send_binary(bytes),
+            LegEvent::Text(text) => leg.send_text(&text),
+            LegEvent::Binary(bytes) => leg.send_binary(&bytes),
             LegEvent::Closed(_) => return leg.close(1000, "").await,
             LegEvent::Broken { name, close_code } => return leg.close(close_code, name).await,
             LegEvent::Gone => return,

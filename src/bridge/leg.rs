@@ -3,20 +3,15 @@
 //! What is sent goes into a bounded buffer, and the call's loop polls the flush, so that no leg can
 //! stall the other. Messages of one wake-up leave in one write.
 
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Sink, SinkExt, Stream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 
-use crate::transport::{FrameFault, Metered, Packet, Packets};
+use crate::transport::{FrameFault, Packet, Packets, Received, Unsendable, WebSocket};
 
 /// How long a closing handshake and the last bytes may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -59,13 +54,13 @@ const PONG: Duration = Duration::from_millis(1_500);
 #[derive(Debug)]
 pub enum Line {
     /// A WebSocket.
-    Socket(Box<WebSocketStream<Metered>>),
+    Socket(Box<WebSocket>),
     /// Packets, each a binary message.
     Packets(Box<Packets>),
 }
 
-impl From<WebSocketStream<Metered>> for Line {
-    fn from(socket: WebSocketStream<Metered>) -> Self {
+impl From<WebSocket> for Line {
+    fn from(socket: WebSocket) -> Self {
         Self::Socket(Box::new(socket))
     }
 }
@@ -77,47 +72,57 @@ impl From<Packets> for Line {
 }
 
 impl Line {
-    fn poll_event(&mut self, cx: &mut Context<'_>, unflushed: &mut bool) -> Poll<LegEvent> {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LegEvent> {
         let socket = match self {
             Self::Socket(socket) => socket,
             Self::Packets(packets) => return packets.poll_packet(cx).map(LegEvent::from),
         };
         loop {
-            let next = std::task::ready!(Pin::new(&mut *socket).poll_next(cx));
-            return Poll::Ready(match next {
-                Some(Ok(Message::Text(text))) => LegEvent::Text(text),
-                Some(Ok(Message::Binary(bytes))) => LegEvent::Binary(bytes),
-                Some(Ok(Message::Close(frame))) => LegEvent::Closed(frame),
-                Some(Ok(Message::Ping(_))) => {
-                    *unflushed = true;
-                    continue;
-                }
-                Some(Ok(Message::Pong(_) | Message::Frame(_))) => continue,
-                Some(Err(error)) => broken(&error),
-                None => LegEvent::Gone,
+            return Poll::Ready(match std::task::ready!(socket.poll_next(cx)) {
+                Received::Text(text) => LegEvent::Text(text),
+                Received::Binary(bytes) => LegEvent::Binary(bytes),
+                Received::SignOfLife => continue,
+                Received::Closed(frame) => LegEvent::Closed(frame),
+                Received::Gone => LegEvent::Gone,
+                Received::Broken(fault) => broken_by(fault),
             });
         }
     }
 
-    /// Packets know neither texts nor pings; nobody sends any there.
-    fn send(&mut self, message: Message) -> Result<(), SendError> {
-        match (self, message) {
-            (Self::Socket(socket), message) => match Pin::new(socket).start_send(message) {
-                Ok(()) => Ok(()),
-                Err(WsError::WriteBufferFull(_)) => Err(SendError::Full),
-                Err(_) => Err(SendError::Gone),
-            },
-            (Self::Packets(packets), Message::Binary(packet)) => {
-                packets.send(&packet).then_some(()).ok_or(SendError::Full)
-            }
-            (Self::Packets(_), _) => Ok(()),
+    /// Packets know no texts; nobody sends any there.
+    fn send_text(&mut self, text: &str) -> Result<(), SendError> {
+        match self {
+            Self::Socket(socket) => Ok(socket.send_text(text)?),
+            Self::Packets(_) => Ok(()),
+        }
+    }
+
+    fn send_binary(&mut self, bytes: &[u8]) -> Result<(), SendError> {
+        match self {
+            Self::Socket(socket) => Ok(socket.send_binary(bytes)?),
+            Self::Packets(packets) => packets.send(bytes).then_some(()).ok_or(SendError::Full),
+        }
+    }
+
+    /// Nothing where there are no pings.
+    fn send_ping(&mut self) -> Result<(), SendError> {
+        match self {
+            Self::Socket(socket) => Ok(socket.send_ping()?),
+            Self::Packets(_) => Ok(()),
+        }
+    }
+
+    fn has_unsent(&self) -> bool {
+        match self {
+            Self::Socket(socket) => socket.has_unsent(),
+            Self::Packets(packets) => packets.has_unsent(),
         }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // A broken connection is told of by reading.
         match self {
-            Self::Socket(socket) => Pin::new(socket).poll_flush(cx).map(drop),
+            Self::Socket(socket) => socket.poll_flush(cx).map(drop),
             Self::Packets(packets) => packets.poll_flush(cx).map(drop),
         }
     }
@@ -128,41 +133,39 @@ impl Line {
 
     fn heard_at(&self) -> Instant {
         match self {
-            Self::Socket(socket) => socket.get_ref().heard_at(),
+            Self::Socket(socket) => socket.heard_at(),
             Self::Packets(packets) => packets.heard_at(),
         }
     }
 
     fn message_deadline(&self) -> Option<Instant> {
         match self {
-            Self::Socket(socket) => socket.get_ref().message_deadline(),
+            Self::Socket(socket) => socket.message_deadline(),
             Self::Packets(packets) => packets.message_deadline(),
         }
     }
 
     fn was_unread(&mut self) {
         match self {
-            Self::Socket(socket) => socket.get_mut().was_unread(),
+            Self::Socket(socket) => socket.was_unread(),
             Self::Packets(packets) => packets.was_unread(),
         }
     }
 
     async fn close(&mut self, frame: CloseFrame) {
-        let socket = match self {
-            Self::Socket(socket) => &mut **socket,
-            Self::Packets(packets) => return packets.close().await,
-        };
-        // Where the peer was first, the library refuses ours: its own answer only has to be written out.
-        // Further errors mean that there is nobody left to say good-bye to.
-        if socket.close(Some(frame)).await.is_err() && socket.flush().await.is_err() {
-            return;
+        match self {
+            Self::Socket(socket) => socket.leave(frame).await,
+            Self::Packets(packets) => packets.close().await,
         }
-        let transport = socket.get_mut().transport();
-        if transport.shutdown().await.is_err() {
-            return;
+    }
+}
+
+impl From<Unsendable> for SendError {
+    fn from(error: Unsendable) -> Self {
+        match error {
+            Unsendable::Full => Self::Full,
+            Unsendable::Closed => Self::Gone,
         }
-        let mut rest = [0; 1024];
-        while matches!(transport.read(&mut rest).await, Ok(n) if n > 0) {}
     }
 }
 
@@ -185,7 +188,6 @@ pub(super) struct Leg {
     since: Instant,
     /// It has yet to show that it is there.
     is_doubtful: bool,
-    unflushed: bool,
     blocked_since: Option<Instant>,
     /// When the peer had last been heard as it was pinged.
     pinged_after: Option<Instant>,
@@ -200,7 +202,6 @@ impl Leg {
             keep_alive: KEEP_ALIVE,
             since: Instant::now(),
             is_doubtful: false,
-            unflushed: false,
             blocked_since: None,
             pinged_after: None,
             broken: None,
@@ -218,35 +219,29 @@ impl Leg {
 
     /// The next message, pings and pongs left out: the library answers them.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LegEvent> {
-        let event = std::task::ready!(self.line.poll_event(cx, &mut self.unflushed));
+        let event = std::task::ready!(self.line.poll_event(cx));
         self.note_broken(&event);
         Poll::Ready(event)
     }
 
-    pub(super) fn send_text(&mut self, text: Utf8Bytes) -> Result<(), SendError> {
-        self.send(Message::Text(text))
+    pub(super) fn send_text(&mut self, text: &str) -> Result<(), SendError> {
+        self.line.send_text(text)
     }
 
-    pub(super) fn send_binary(&mut self, bytes: Bytes) -> Result<(), SendError> {
-        self.send(Message::Binary(bytes))
-    }
-
-    fn send(&mut self, message: Message) -> Result<(), SendError> {
-        self.unflushed = true;
-        self.line.send(message)
+    pub(super) fn send_binary(&mut self, bytes: &[u8]) -> Result<(), SendError> {
+        self.line.send_binary(bytes)
     }
 
     /// Writes out what waits. Pending while the peer takes no more; a broken connection counts as
     /// written, since reading will tell of it.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.unflushed {
+        if !self.line.has_unsent() {
             return Poll::Ready(());
         }
         if self.line.poll_flush(cx).is_pending() {
             self.blocked_since.get_or_insert_with(Instant::now);
             return Poll::Pending;
         }
-        self.unflushed = false;
         self.blocked_since = None;
         Poll::Ready(())
     }
@@ -266,7 +261,7 @@ impl Leg {
         }
         self.pinged_after = Some(self.line.heard_at());
         // One that is gone says so when it is read.
-        let _ = self.send(Message::Ping(Bytes::new()));
+        let _ = self.line.send_ping();
         true
     }
 
@@ -332,20 +327,6 @@ impl Leg {
             reason: Utf8Bytes::from(reason),
         };
         let _ = timeout(CLOSE_TIMEOUT, self.line.close(frame)).await;
-    }
-}
-
-fn broken(error: &WsError) -> LegEvent {
-    match error {
-        WsError::Io(error) => Metered::fault_in(error).map_or(LegEvent::Gone, broken_by),
-        WsError::Utf8(_) => LegEvent::Broken {
-            name: FrameFault::Protocol.name(),
-            close_code: 1007,
-        },
-        WsError::Capacity(_) => broken_by(FrameFault::TooLarge),
-        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => LegEvent::Gone,
-        WsError::Protocol(_) => broken_by(FrameFault::Protocol),
-        _ => LegEvent::Gone,
     }
 }
 

@@ -6,13 +6,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::call::{EndReason, Loss};
 use crate::telemetry::Direction;
-use crate::transport::Metered;
+use crate::transport::WebSocket;
 
 use super::leg::{KEEP_ALIVE, Leg, LegEvent, Line, SendError};
 use super::summary::Ledger;
@@ -55,7 +53,7 @@ impl ModelSide {
         }
     }
 
-    pub(super) fn send_text(&mut self, text: Utf8Bytes) -> Result<(), SendError> {
+    pub(super) fn send_text(&mut self, text: &str) -> Result<(), SendError> {
         match &mut self.0 {
             Some(leg) => leg.send_text(text),
             None => Err(SendError::Gone),
@@ -160,7 +158,7 @@ pub(super) fn loss_of(frame: Option<&CloseFrame>) -> Loss {
 impl Legs {
     /// Legs that are read whenever something comes: a caller that is slow does not delay the news that
     /// it speaks.
-    pub(super) fn free(caller: impl Into<Line>, model: WebSocketStream<Metered>) -> Self {
+    pub(super) fn free(caller: impl Into<Line>, model: WebSocket) -> Self {
         let mut model = Leg::new(model);
         model.keep_alive_after(MODEL_KEEP_ALIVE);
         Self {
@@ -175,7 +173,7 @@ impl Legs {
     }
 
     /// Legs of which each is read only while the other takes what comes of it, so that nothing piles up.
-    pub(super) fn gated(caller: WebSocketStream<Metered>, model: WebSocketStream<Metered>) -> Self {
+    pub(super) fn gated(caller: WebSocket, model: WebSocket) -> Self {
         Self {
             model: ModelSide(Some(Leg::new(model))),
             caller: Leg::new(caller),

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use serde::de::IgnoredAny;
 use tokio::time::{Instant, Sleep};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
@@ -24,7 +23,7 @@ use crate::realtime::{
     event_type,
 };
 use crate::telemetry::{CallMetrics, Direction};
-use crate::transport::Metered;
+use crate::transport::{WebSocket, is_sendable};
 use crate::upstream::{Decoded, Decoder, Place, Session, Trouble};
 
 use super::leg::{LegEvent, SendError};
@@ -81,7 +80,7 @@ pub struct RelayLimits {
 
 impl RelayedCall {
     /// Runs the call to its end on the caller's connection.
-    pub async fn run(self, caller: WebSocketStream<Metered>) {
+    pub async fn run(self, caller: WebSocket) {
         let now = Instant::now();
         let OpenedSession {
             session: Session { leg, place, .. },
@@ -241,7 +240,7 @@ impl Relay {
 
     /// A budget nears its end, or is used up.
     fn noticed(&mut self, told: Notice) {
-        self.send_caller(notice::event(told).into());
+        self.send_caller(&notice::event(told));
         if let Notice::Over { .. } = told {
             self.end(EndReason::BudgetExhausted);
         }
@@ -343,7 +342,7 @@ impl Relay {
                     Verdict::Refused { rule, answer } => {
                         let tenant = &policed.tenant;
                         self.ledger.metrics.policy_refused(tenant, rule.name());
-                        return self.send_caller(answer.into());
+                        return self.send_caller(&answer);
                     }
                 }
             }
@@ -362,11 +361,11 @@ impl Relay {
             .translator
             .client_event(&text, self.caller_shape, self.model_shape)
         {
-            Ok(Translated::Unchanged) => self.send_model(text),
-            Ok(Translated::Replaced(event)) => self.send_model(event.into()),
+            Ok(Translated::Unchanged) => self.send_model(&text),
+            Ok(Translated::Replaced(event)) => self.send_model(&event),
             Ok(Translated::Several(events)) => {
                 for event in events {
-                    self.send_model(event.into());
+                    self.send_model(&event);
                 }
             }
             Ok(Translated::Dropped) => return false,
@@ -384,13 +383,13 @@ impl Relay {
             Some(answer) => {
                 self.ledger.metrics.bad_input("wrong_shape");
                 // A caller that is gone says so when it is read.
-                let _ = self.legs.caller.send_text(answer.into());
+                let _ = self.legs.caller.send_text(&answer);
             }
             None => self.bad_input("malformed_event", 1007),
         }
     }
 
-    pub(super) fn send_model(&mut self, text: Utf8Bytes) {
+    pub(super) fn send_model(&mut self, text: &str) {
         if self.legs.model.send_text(text) == Err(SendError::Full) {
             self.end(EndReason::ModelStalled);
         }
@@ -484,17 +483,17 @@ impl Relay {
             Echo::Withheld => return self.ledger.metrics.upstream_error("malformed_event"),
         }
         if self.passes {
-            return self.send_caller(text);
+            return self.send_caller(&text);
         }
         match self
             .translator
             .server_event(&text, self.model_shape, self.caller_shape)
         {
-            Ok(Translated::Unchanged) => self.send_caller(text),
-            Ok(Translated::Replaced(event)) => self.send_caller(event.into()),
+            Ok(Translated::Unchanged) => self.send_caller(&text),
+            Ok(Translated::Replaced(event)) => self.send_caller(&event),
             Ok(Translated::Several(events)) => {
                 for event in events {
-                    self.send_caller(event.into());
+                    self.send_caller(&event);
                 }
             }
             Ok(Translated::Dropped) => {}
@@ -508,7 +507,7 @@ impl Relay {
         }
     }
 
-    pub(super) fn send_caller(&mut self, text: Utf8Bytes) {
+    pub(super) fn send_caller(&mut self, text: &str) {
         if self.legs.caller.send_text(text) == Err(SendError::Full) {
             self.end(EndReason::CallerTooSlow);
         }
@@ -627,11 +626,6 @@ fn check_event(text: &str) -> Result<Cow<'_, str>, (&'static str, u16)> {
             Ok(Cow::Borrowed(""))
         }
     }
-}
-
-/// Whether an endpoint may send that close code (RFC 6455, 7.4).
-fn is_sendable(code: u16) -> bool {
-    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
 #[cfg(test)]

@@ -551,7 +551,7 @@ impl Relay {
         self.decoder = Decoder::new();
         self.passes = self.caller_shape == shape && !self.is_first_preview;
         for event in update.into_iter().chain(replay.items) {
-            self.send_model(event.into());
+            self.send_model(&event);
         }
         for event in replay.events {
             self.send_translated(event.into());
@@ -587,7 +587,7 @@ impl Relay {
         self.show_own(events);
         self.show_own(awaited);
         let lost = error_event("event_trunkline_lost", "server_error", "session_lost", LOST);
-        self.send_caller(lost.into());
+        self.send_caller(&lost);
         self.ended = Some(match loss {
             Loss::Gone | Loss::Stalled | Loss::Protocol => EndReason::ModelUnavailable.into(),
             _ => end,
@@ -604,7 +604,7 @@ impl Relay {
         let is_sent = match translates {
             true => self.send_translated(text),
             false => {
-                self.send_model(text);
+                self.send_model(&text);
                 true
             }
         };
@@ -632,9 +632,9 @@ impl Relay {
                     carry.seam.remade(&cut.item_id);
                 }
                 for event in cut.events {
-                    self.send_model(event.into());
+                    self.send_model(&event);
                 }
-                self.send_caller(cut.answer.into());
+                self.send_caller(&cut.answer);
                 None
             }
             _ => Some(text),

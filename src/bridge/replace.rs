@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::call::{EndReason, Input, Loss, Span};
 use crate::media::{MediaError, Replay};
@@ -260,13 +259,12 @@ impl Conduct {
         let Some((bytes, step)) = self.replayed(span) else {
             return;
         };
+        let mut append = String::new();
         for part in bytes.chunks(step) {
-            self.append.clear();
-            append_bytes_into(&mut self.append, part);
-            self.send_model(Utf8Bytes::from(self.append.as_str()));
+            append.clear();
+            append_bytes_into(&mut append, part);
+            self.send_model(&append);
         }
-        // It would hold on to a second of audio for the rest of the call.
-        self.append = String::new();
     }
 
     /// Makes a message of caller audio that no session has put into words.
@@ -276,7 +274,7 @@ impl Conduct {
         };
         self.n_commands += 1;
         let event = create_user_audio(&bytes, &format!("audio-{}", self.n_commands));
-        self.send_model(Utf8Bytes::from(event));
+        self.send_model(&event);
     }
 
     /// Kept audio in the session's form, and how many bytes of it are sent at a time.
@@ -313,7 +311,7 @@ impl Conduct {
         self.core.handle_input(queued, now.into_std());
     }
 
-    pub(super) fn send_model(&mut self, text: Utf8Bytes) {
+    pub(super) fn send_model(&mut self, text: &str) {
         // A leg that is gone says so when it is read.
         if self.legs.model.send_text(text) == Err(SendError::Full) {
             self.overfull = true;

@@ -86,7 +86,6 @@ impl Gateway {
         let sizes = SocketLimits {
             frames: self.config.callers.phone.frames(can.max_message_bytes),
             max_unsent: MAX_UNSENT,
-            read_buffer: 4 * 1024,
         };
         let span = tracing::info_span!("call", call_id);
         self.calls().spawn(

@@ -26,7 +26,6 @@ pub(super) fn socket_limits(limits: &RealtimeLimits) -> SocketLimits {
     SocketLimits {
         frames: limits.frames(),
         max_unsent: MAX_UNSENT,
-        read_buffer: 4 * 1024,
     }
 }
 

@@ -1,11 +1,10 @@
 //! From an answered upgrade to a WebSocket.
 
+use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use crate::transport::{FrameLimits, FrameMeter, Metered, Transport};
+use crate::transport::{FrameLimits, FrameMeter, Role, Transport, WebSocket};
 
 /// Limits of one caller's socket; sizes in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -14,37 +13,17 @@ pub(super) struct SocketLimits {
     pub(super) frames: FrameLimits,
     /// What may wait to be sent to the caller.
     pub(super) max_unsent: usize,
-    /// Read at once; the tungstenite default of 128 KiB costs 7 us a message (costs reference 7).
-    pub(super) read_buffer: usize,
 }
 
 /// Waits until the 101 is written and takes the connection over. `None` if the caller left meanwhile.
-pub(super) async fn open(
-    upgrade: OnUpgrade,
-    limits: SocketLimits,
-) -> Option<WebSocketStream<Metered>> {
+pub(super) async fn open(upgrade: OnUpgrade, limits: SocketLimits) -> Option<WebSocket> {
     let parts = upgrade.await.ok()?.downcast::<TokioIo<Transport>>().ok()?;
-    // Twice the same limit: the meter's is on headers, the library's on what it holds.
-    let max_message = usize::try_from(limits.frames.max_message).ok();
-    let config = WebSocketConfig::default()
-        .read_buffer_size(limits.read_buffer)
-        .write_buffer_size(limits.read_buffer)
-        .max_write_buffer_size(limits.max_unsent)
-        .max_message_size(max_message)
-        .max_frame_size(max_message);
-    let transport = Metered::new(
+    Some(WebSocket::new(
         parts.io.into_inner(),
+        Role::Server,
         FrameMeter::new(limits.frames),
-        &parts.read_buf,
-    );
-    Some(
-        WebSocketStream::from_partially_read(
-            transport,
-            // A copy, mostly of nothing: hyper's buffer is larger than ours.
-            parts.read_buf.to_vec(),
-            Role::Server,
-            Some(config),
-        )
-        .await,
-    )
+        // A copy, mostly of nothing: hyper's buffer is larger than that.
+        Bytes::copy_from_slice(&parts.read_buf),
+        limits.max_unsent,
+    ))
 }

@@ -490,7 +490,10 @@ mod tests {
                 let taps = &filter.taps[at % filter.up * n_vectors..][..n_vectors];
                 let sum = true_sum(window, taps) as f64 / f64::from(1_u32 << FIR_TAP_BITS);
                 let expected = sum.clamp(i16::MIN.into(), i16::MAX.into());
-                assert!((f64::from(found) - expected).abs() <= 0.51, "{found} {expected}");
+                assert!(
+                    (f64::from(found) - expected).abs() <= 0.51,
+                    "{found} {expected}"
+                );
             }
         }
     }

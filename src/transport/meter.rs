@@ -59,6 +59,9 @@ pub enum FrameFault {
     /// A header or an order of frames that the protocol forbids.
     #[error("a frame that the WebSocket protocol forbids")]
     Protocol,
+    /// Text that is not UTF-8.
+    #[error("text that is not UTF-8")]
+    NotText,
     /// A frame or a message over the limit, by its own account.
     #[error("a message over the limit")]
     TooLarge,
@@ -81,7 +84,7 @@ impl FrameFault {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Protocol => "websocket",
+            Self::Protocol | Self::NotText => "websocket",
             Self::TooLarge => "too_large",
             Self::TooManyFragments => "too_many_fragments",
             Self::TooManyControlFrames => "too_many_control_frames",
@@ -95,6 +98,7 @@ impl FrameFault {
     pub const fn close_code(self) -> u16 {
         match self {
             Self::Protocol => 1002,
+            Self::NotText => 1007,
             Self::TooLarge => 1009,
             Self::TooManyFragments
             | Self::TooManyControlFrames
@@ -236,8 +240,13 @@ impl FrameMeter {
         self.due = Some(self.due.map_or(whole, |due| whole.min(due + for_bytes)));
     }
 
+    /// Whether the answer to an upgrade is not all there yet.
+    pub(super) fn is_in_head(&self) -> bool {
+        matches!(self.state, State::Head { .. })
+    }
+
     /// Skips the rest of the answer's head. How many bytes that was.
-    fn skip_head(&mut self, bytes: &[u8]) -> usize {
+    pub(super) fn skip_head(&mut self, bytes: &[u8]) -> usize {
         const SWITCHED: &[u8] = b"HTTP/1.1 101";
         const END: &[u8] = b"\r\n\r\n";
         let State::Head { mut n, mut ending } = self.state else {

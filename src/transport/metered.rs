@@ -7,6 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -19,21 +20,21 @@ pub struct Metered {
     transport: Transport,
     meter: FrameMeter,
     fault: Option<FrameFault>,
+    /// Came from the transport, and was not handed on yet.
+    kept: Bytes,
     heard_at: Instant,
 }
 
 impl Metered {
-    /// Meters what is read from now on. `already_read` came before and is not read from here again.
+    /// Meters what is read from now on. `already_read` came before; it is what is read first.
     #[must_use]
-    pub fn new(transport: Transport, mut meter: FrameMeter, already_read: &[u8]) -> Self {
-        let now = Instant::now();
-        let fault = meter.scan(already_read, now.into_std()).err();
+    pub fn new(transport: Transport, meter: FrameMeter, already_read: Bytes) -> Self {
         Self {
             transport,
             meter,
-            // What lies before the fault in these bytes is judged by the library, which has them.
-            fault: fault.map(|found| found.fault),
-            heard_at: now,
+            fault: None,
+            kept: already_read,
+            heard_at: Instant::now(),
         }
     }
 
@@ -77,12 +78,24 @@ impl AsyncRead for Metered {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault)));
         }
         let begin = buf.filled().len();
-        ready!(Pin::new(&mut metered.transport).poll_read(cx, buf))?;
+        if metered.kept.is_empty() {
+            ready!(Pin::new(&mut metered.transport).poll_read(cx, buf))?;
+        } else {
+            let n = metered.kept.len().min(buf.remaining());
+            buf.put_slice(&metered.kept.split_to(n));
+        }
         let bytes = &buf.filled()[begin..];
         if bytes.is_empty() {
             return Poll::Ready(Ok(()));
         }
         metered.heard_at = Instant::now();
+        if metered.meter.is_in_head() {
+            // Whoever reads the answer to an upgrade gets nothing of what comes behind it.
+            let n_head = metered.meter.skip_head(bytes);
+            metered.kept = Bytes::copy_from_slice(&bytes[n_head..]);
+            buf.set_filled(begin + n_head);
+            return Poll::Ready(Ok(()));
+        }
         let Err(found) = metered.meter.scan(bytes, metered.heard_at.into_std()) else {
             return Poll::Ready(Ok(()));
         };

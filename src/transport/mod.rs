@@ -1,5 +1,5 @@
-//! The byte stream under a leg: TCP, TLS over TCP, or memory; the meter that watches what comes in on it, and packets for
-//! callers that speak no WebSocket.
+//! The byte stream under a leg: TCP, TLS over TCP, or memory; the meter that watches what comes in on it; WebSocket
+//! frames, and packets for callers that speak no WebSocket.
 //!
 //! Memory is for the simulator inside the same process and for tests under simulated time. An enum and
 //! not a boxed trait, because every frame passes here.
@@ -7,6 +7,7 @@
 mod meter;
 mod metered;
 mod packets;
+mod websocket;
 
 use std::io;
 use std::pin::Pin;
@@ -21,6 +22,8 @@ use tokio_rustls::{client, server};
 pub use meter::{FoundFault, FrameFault, FrameLimits, FrameMeter, Peer, Rate};
 pub use metered::Metered;
 pub use packets::{PACKET_HEAD, Packet, Packets};
+pub(crate) use websocket::is_sendable;
+pub use websocket::{Received, Role, Unsendable, WebSocket};
 
 /// The system's certificate authorities. There may be none: plain text on loopback works without.
 pub(crate) fn system_roots() -> rustls::RootCertStore {

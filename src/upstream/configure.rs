@@ -1,14 +1,16 @@
 //! Sets a session that was just opened, before anybody is told that it exists.
 
-use futures_util::{SinkExt, StreamExt};
-use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
+use std::io;
+
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::realtime::{ServerEvent, created_as_updated};
 use crate::telemetry::SetupPhase;
+use crate::transport::Received;
 
 use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
-use super::dial::{DialError, Dialer, ModelLeg, PhaseClock, closed, handshake_error, label};
+use super::dial::{DialError, Dialer, ModelLeg, PhaseClock, closed, handshake_error, label, lost};
 use super::pool::Trouble;
 
 /// Events kept that come before the deployment has taken the settings; there is hardly ever one.
@@ -47,16 +49,17 @@ async fn exchange(
     update: String,
 ) -> Result<Vec<Utf8Bytes>, DialError> {
     let failed = |error| handshake_error(deployment, error);
-    let sent = leg.socket.send(Message::text(update)).await;
-    sent.map_err(failed)?;
+    let sent = leg.socket.send_text(&update);
+    sent.map_err(|error| failed(io::Error::other(error).into()))?;
+    let flushed = leg.socket.flush().await;
+    flushed.map_err(|error| failed(error.into()))?;
     let mut early = Vec::new();
     loop {
         let text = match leg.socket.next().await {
-            Some(Ok(Message::Text(text))) => text,
-            Some(Ok(Message::Close(frame))) => return Err(closed(deployment, frame.as_ref())),
-            Some(Ok(_)) => continue,
-            Some(Err(error)) => return Err(failed(error)),
-            None => return Err(failed(WsError::ConnectionClosed)),
+            Received::Text(text) => text,
+            Received::Binary(_) | Received::SignOfLife => continue,
+            Received::Closed(frame) => return Err(closed(deployment, frame.as_ref())),
+            ended => return Err(failed(lost(ended))),
         };
         let mut decoder = Decoder::new();
         let decoded = decoder.decode(&text);

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::StreamExt;
+use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
@@ -16,17 +16,18 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+use tokio_tungstenite::tungstenite::{Error as WsError, Utf8Bytes};
 
 use crate::call::ModelEvent;
 use crate::realtime::ErrorBody;
 use crate::routing::Load;
 use crate::telemetry::{Metrics, SetupPhase};
 use crate::transport::{
-    FrameLimits, FrameMeter, Metered, Peer, Rate, Transport, UNACKNOWLEDGED, system_roots, tune,
+    FrameLimits, FrameMeter, Metered, Peer, Rate, Received, Role, Transport, UNACKNOWLEDGED,
+    WebSocket, system_roots, tune,
 };
 
 use super::credential::{NoToken, Shown};
@@ -35,8 +36,8 @@ use super::deployment::Deployment;
 use super::resolve::{Addresses, PATIENCE, Resolve, System};
 use super::state::{Verdict, now};
 
-/// The model leg's read buffer: the tungstenite default of 128 KiB costs 7 us a message (costs reference 7).
-const READ_BUFFER: usize = 8 * 1024;
+/// Read at once of the answer to an upgrade.
+const HEAD_BUFFER: usize = 4 * 1024;
 
 /// The largest event taken from a deployment; items with inline audio of 3.5 MB were seen (protocol reference 1.6).
 const MAX_MESSAGE: usize = 32 * 1024 * 1024;
@@ -67,7 +68,7 @@ const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug)]
 pub struct ModelLeg {
     /// The connection, its first event already read.
-    pub socket: WebSocketStream<Metered>,
+    pub socket: WebSocket,
     /// That event, `session.created` as the deployment sent it.
     pub session_created: Utf8Bytes,
     /// When the vendor will end the session, if it said so and that is to come.
@@ -591,7 +592,7 @@ async fn upgrade(
     transport: Transport,
     transcription: bool,
     shown: &Shown,
-) -> Result<WebSocketStream<Metered>, DialError> {
+) -> Result<WebSocket, DialError> {
     let mut request = deployment.request(transcription, shown);
     let authority = request
         .uri()
@@ -609,15 +610,15 @@ async fn upgrade(
             headers.insert(name, value);
         }
     }
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(READ_BUFFER)
-        .max_write_buffer_size(MAX_UNSENT)
-        .max_message_size(Some(MAX_MESSAGE))
-        .max_frame_size(Some(MAX_MESSAGE));
-    let transport = Metered::new(transport, FrameMeter::before_answer(FRAMES), &[]);
+    let config = WebSocketConfig::default().read_buffer_size(HEAD_BUFFER);
+    let transport = Metered::new(transport, FrameMeter::before_answer(FRAMES), Bytes::new());
+    // The library makes the handshake and is given nothing of what comes behind it.
     match client_async_with_config(request, transport, Some(config)).await {
-        Ok((socket, _response)) => Ok(socket),
+        Ok((socket, _response)) => Ok(WebSocket::after_handshake(
+            socket.into_inner(),
+            Role::Client,
+            MAX_UNSENT,
+        )),
         Err(WsError::Http(response)) => Err(DialError::Refused {
             deployment: deployment.name.clone(),
             status: response.status().as_u16(),
@@ -626,6 +627,14 @@ async fn upgrade(
             retry_after: retry_after(response.headers()),
         }),
         Err(source) => Err(handshake_error(deployment, source)),
+    }
+}
+
+/// What it is that nothing more can be received.
+pub(super) fn lost(ended: Received) -> WsError {
+    match ended {
+        Received::Broken(fault) => io::Error::new(io::ErrorKind::InvalidData, fault).into(),
+        _ => WsError::ConnectionClosed,
     }
 }
 
@@ -694,20 +703,14 @@ pub(super) fn closed(deployment: &Deployment, frame: Option<&CloseFrame>) -> Dia
 /// The session's first event, and when it will end by the vendor's clock.
 async fn session_created(
     deployment: &Deployment,
-    socket: &mut WebSocketStream<Metered>,
+    socket: &mut WebSocket,
 ) -> Result<(Utf8Bytes, Option<u64>), DialError> {
     loop {
-        let message = match socket.next().await {
-            Some(Ok(message)) => message,
-            Some(Err(error)) => return Err(handshake_error(deployment, error)),
-            None => return Err(handshake_error(deployment, WsError::ConnectionClosed)),
-        };
-        let text = match message {
-            Message::Text(text) => text,
-            Message::Close(frame) => return Err(closed(deployment, frame.as_ref())),
-            Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {
-                continue;
-            }
+        let text = match socket.next().await {
+            Received::Text(text) => text,
+            Received::Binary(_) | Received::SignOfLife => continue,
+            Received::Closed(frame) => return Err(closed(deployment, frame.as_ref())),
+            ended => return Err(handshake_error(deployment, lost(ended))),
         };
         let decoded = Decoder::new().decode(&text);
         let retry_after = decoded.as_ref().ok().and_then(Decoded::retry_after);
@@ -715,8 +718,7 @@ async fn session_created(
             Ok(ModelEvent::SessionCreated { expires_at, .. }) => {
                 // Zero means that no session exists yet.
                 let expires_at = expires_at.filter(|at| *at > 0);
-                // A copy: what was read is a part of the read buffer, and would hold it for as long as the call.
-                return Ok((Utf8Bytes::from(text.as_str()), expires_at));
+                return Ok((text, expires_at));
             }
             Ok(ModelEvent::Error(error)) => {
                 return Err(DialError::Rejected {
@@ -732,6 +734,7 @@ async fn session_created(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_tungstenite::accept_async;
 

@@ -8,12 +8,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::join_all;
-use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout};
-use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -462,12 +460,13 @@ impl Guarded {
                     Err(_) => break None,
                 },
                 message = leg.socket.next() => match message {
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => break Some("dead"),
-                    Some(Ok(_)) => is_awaited = false,
+                    ended if ended.is_end() => break Some("dead"),
+                    _ => is_awaited = false,
                 },
                 () = sleep_until(ping_at.into()) => {
-                    let ping = leg.socket.send(Message::Ping(Bytes::new()));
-                    if is_awaited || !matches!(timeout(WRITE, ping).await, Ok(Ok(()))) {
+                    let is_sendable = leg.socket.send_ping().is_ok();
+                    let written = timeout(WRITE, leg.socket.flush());
+                    if is_awaited || !is_sendable || !matches!(written.await, Ok(Ok(()))) {
                         break Some("dead");
                     }
                     is_awaited = true;
@@ -496,8 +495,8 @@ fn is_dead(leg: &mut ModelLeg) -> bool {
     loop {
         match leg.socket.next().now_or_never() {
             None => return false,
-            Some(Some(Ok(Message::Close(_)) | Err(_)) | None) => return true,
-            Some(Some(Ok(_))) => {}
+            Some(received) if received.is_end() => return true,
+            Some(_) => {}
         }
     }
 }

@@ -1,8 +1,15 @@
-//! The meter of WebSocket frames.
+//! WebSocket frames: the meter that judges them, and the socket that puts messages together.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use trunkline::transport::{FoundFault, FrameFault, FrameLimits, FrameMeter, Peer, Rate};
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use trunkline::transport::{
+    FoundFault, FrameFault, FrameLimits, FrameMeter, Peer, Rate, Received, Role, Transport,
+    WebSocket,
+};
 
 /// Longest header (RFC 6455, 5.2).
 const MAX_HEADER: usize = 14;
@@ -45,6 +52,37 @@ pub(super) fn run(bytes: &[u8]) {
         }
         (whole, cut) => panic!("{whole:?} and {cut:?}"),
     }
+    let role = if is_server {
+        Role::Client
+    } else {
+        Role::Server
+    };
+    let meter = || FrameMeter::new(limits);
+    let together = messages(role, meter(), bytes, bytes.len().max(1));
+    assert_eq!(
+        together,
+        messages(role, meter(), bytes, usize::from(mode >> 2) + 1)
+    );
+}
+
+/// What a socket hears in bytes that come in such pieces. What it answers goes nowhere.
+fn messages(role: Role, meter: FrameMeter, bytes: &[u8], size: usize) -> Vec<Received> {
+    let mut cx = Context::from_waker(Waker::noop());
+    let (ours, mut theirs) = tokio::io::duplex(bytes.len() + 1);
+    let mut socket = WebSocket::new(Transport::Memory(ours), role, meter, Bytes::new(), 1_000);
+    let mut received = Vec::new();
+    for chunk in bytes.chunks(size) {
+        let written = Pin::new(&mut theirs).poll_write(&mut cx, chunk);
+        assert!(matches!(written, Poll::Ready(Ok(n)) if n == chunk.len()));
+        while let Poll::Ready(next) = socket.poll_next(&mut cx) {
+            let is_end = next.is_end();
+            received.push(next);
+            if is_end {
+                return received;
+            }
+        }
+    }
+    received
 }
 
 /// The fault, and where the frame that it is in began or was cut.
