@@ -53,6 +53,9 @@ enum ToCaller {
     },
 }
 
+/// Samples that the buffer has room for between messages: 20 ms at 24 kHz.
+const KEPT_SAMPLES: usize = 480;
+
 /// Bytes of a 20 ms frame of G.711.
 const G711_FRAME: usize = 160;
 
@@ -229,6 +232,10 @@ impl MediaPath {
         let refused_before = self.queue.overrun_frames();
         let queued = self.encode_reply();
         self.overflowed = self.queue.overrun_frames() > refused_before;
+        // A piece of a reply is ten times a caller's message, and comes a few times a second.
+        self.bytes = Vec::new();
+        self.pcm.clear();
+        self.pcm.shrink_to(KEPT_SAMPLES);
         queued
     }
 

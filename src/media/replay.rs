@@ -11,16 +11,24 @@ use std::time::Duration;
 pub struct Replay {
     bytes: VecDeque<u8>,
     messages: VecDeque<Message>,
-    end: Duration,
+    /// Positions are in microseconds.
+    end: u64,
 }
 
+/// Small, because there are fifty a second.
 #[derive(Clone, Copy, Debug)]
 struct Message {
-    start: Duration,
-    duration: Duration,
-    /// None where the gateway put silence in place of audio.
-    n_bytes: Option<u32>,
+    start: u64,
+    duration: u32,
+    /// [`SILENCE`] where the gateway put silence in place of audio.
+    n_bytes: u32,
 }
+
+const SILENCE: u32 = u32::MAX;
+
+/// Room is made for so much at a time. Doubling it would have each call hold twice of what it needs.
+const STEP_BYTES: usize = 4 * 1024;
+const STEP_MESSAGES: usize = 64;
 
 /// A piece of what is kept.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,35 +42,44 @@ pub enum Piece<'a> {
 impl Replay {
     /// Keeps one message, which is so long.
     pub fn push(&mut self, payload: &[u8], duration: Duration) {
-        let Ok(n_bytes) = u32::try_from(payload.len()) else {
-            return self.push_silence(duration);
+        let n_bytes = match u32::try_from(payload.len()) {
+            Ok(SILENCE) | Err(_) => return self.push_silence(duration),
+            Ok(n_bytes) => n_bytes,
         };
+        if self.bytes.len() + payload.len() > self.bytes.capacity() {
+            self.bytes.reserve_exact(payload.len().max(STEP_BYTES));
+        }
         self.bytes.extend(payload);
-        self.push_message(Some(n_bytes), duration);
+        self.push_message(n_bytes, duration);
     }
 
     /// Keeps so much silence, which takes no room.
     pub fn push_silence(&mut self, duration: Duration) {
-        self.push_message(None, duration);
+        self.push_message(SILENCE, duration);
     }
 
-    fn push_message(&mut self, n_bytes: Option<u32>, duration: Duration) {
+    fn push_message(&mut self, n_bytes: u32, duration: Duration) {
+        if self.messages.len() == self.messages.capacity() {
+            self.messages.reserve_exact(STEP_MESSAGES);
+        }
+        // No message of audio lasts for an hour.
+        let duration = micros(duration).min(u32::MAX.into()) as u32;
         self.messages.push_back(Message {
             start: self.end,
             duration,
             n_bytes,
         });
-        self.end += duration;
+        self.end += u64::from(duration);
     }
 
     /// Lets go of all messages that lie between two positions as a whole.
     pub fn forget(&mut self, from: Duration, to: Duration) {
-        let is_before = |at: Duration| move |message: &Message| message.start < at;
-        let first = self.messages.partition_point(is_before(from));
-        let last = self
+        let (from, to) = (micros(from), micros(to));
+        let first = self
             .messages
-            .partition_point(|message| message.start + message.duration <= to)
-            .max(first);
+            .partition_point(|message| message.start < from);
+        let last = self.messages.partition_point(|message| message.end() <= to);
+        let last = last.max(first);
         let n_before = self.n_bytes(0, first);
         let n_bytes = self.n_bytes(first, last);
         self.messages.drain(first..last);
@@ -80,17 +97,18 @@ impl Replay {
 
     /// Yields what is kept between two positions, in order, messages that reach over them included.
     pub fn play(&mut self, from: Duration, to: Duration, mut each: impl FnMut(Piece<'_>)) {
+        let (from, to) = (micros(from), micros(to));
         let bytes: &[u8] = self.bytes.make_contiguous();
         let mut at = 0;
         for message in &self.messages {
             let payload = &bytes[at..at + message.len()];
             at += message.len();
-            if message.start + message.duration <= from || message.start >= to {
+            if message.end() <= from || message.start >= to {
                 continue;
             }
             each(match message.n_bytes {
-                Some(_) => Piece::Audio(payload),
-                None => Piece::Silence(message.duration),
+                SILENCE => Piece::Silence(Duration::from_micros(message.duration.into())),
+                _ => Piece::Audio(payload),
             });
         }
     }
@@ -110,8 +128,20 @@ impl Replay {
 
 impl Message {
     fn len(&self) -> usize {
-        self.n_bytes.unwrap_or(0) as usize
+        match self.n_bytes {
+            SILENCE => 0,
+            n_bytes => n_bytes as usize,
+        }
     }
+
+    fn end(&self) -> u64 {
+        self.start + u64::from(self.duration)
+    }
+}
+
+/// A position, or a length. A call has less than half a million years.
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -166,6 +196,20 @@ mod tests {
         replay.forget(ms(0), ms(1_000));
         assert!(replay.is_empty());
         assert_eq!(replay.bytes.len(), 0);
+    }
+
+    #[test]
+    fn room_is_little_more_than_what_is_kept() {
+        let mut replay = Replay::default();
+        for _ in 0..1_000 {
+            replay.push(&[0; 160], ms(20));
+            if replay.len() > 100 * 160 + 8_000 {
+                let end = Duration::from_micros(replay.end);
+                replay.forget(ms(0), end.saturating_sub(ms(2_000)));
+            }
+        }
+        assert!(replay.bytes.capacity() <= 100 * 160 + 8_000 + 2 * STEP_BYTES);
+        assert!(replay.messages.capacity() * size_of::<Message>() <= 4_000);
     }
 
     #[test]
