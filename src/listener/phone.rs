@@ -27,7 +27,7 @@ use super::{Gateway, dial_refusal, socket};
 const TWILIO: &str = "twilio";
 
 /// Phones speak OpenAI's style of errors, having none of their own.
-const STYLE: ErrorStyle = ErrorStyle::OpenAi;
+pub(super) const STYLE: ErrorStyle = ErrorStyle::OpenAi;
 
 /// Largest form of a webhook.
 const MAX_FORM: usize = 64 * 1024;
@@ -35,6 +35,9 @@ const MAX_FORM: usize = 64 * 1024;
 /// What may wait to be sent to a phone: 500 ms of audio and some (limits reference). PCM16 at 48 kHz is
 /// the largest audio.
 pub(super) const MAX_UNSENT: usize = 48_000 + 16 * 1024;
+
+/// Read from a phone at once, in bytes.
+pub(super) const READ_BUFFER: usize = 4 * 1024;
 
 impl Gateway {
     /// Answers a phone's WebSocket. `ticket` is what the path has behind the agent.
@@ -86,7 +89,7 @@ impl Gateway {
         let sizes = SocketLimits {
             frames: self.config.callers.phone.frames(can.max_message_bytes),
             max_unsent: MAX_UNSENT,
-            read_buffer: 4 * 1024,
+            read_buffer: READ_BUFFER,
         };
         let span = tracing::info_span!("call", call_id);
         self.calls().spawn(

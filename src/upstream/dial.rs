@@ -490,7 +490,7 @@ impl Dialer {
             let name = ServerName::try_from(deployment.host.clone())
                 .map_err(|error| tls_error(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
             let tls = match deployment.authorities() {
-                Some(authorities) => authorities.connector(&self.roots, connector),
+                Some(authorities) => authorities.connector(|| self.roots.clone()),
                 None => &self.tls,
             };
             tls.connect(name, stream).await.map_err(tls_error)
@@ -540,7 +540,7 @@ impl Dialer {
 /// # Panics
 ///
 /// Never: ring supports the default protocol versions.
-fn connector(roots: RootCertStore) -> TlsConnector {
+pub(super) fn connector(roots: RootCertStore) -> TlsConnector {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
