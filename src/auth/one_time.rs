@@ -1,6 +1,6 @@
 //! Remembers which tickets were used, so that none is used twice.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::future::ready;
 use std::sync::{Mutex, PoisonError};
@@ -10,8 +10,9 @@ use futures_util::future::BoxFuture;
 use super::clock::Now;
 use super::ticket::OneTimeId;
 
-/// Tickets that one process remembers. Of 300 s of life each, at 200 calls a second (limits reference), 60,000.
-const CAPACITY: usize = 100_000;
+/// Ids that one process remembers. At 200 calls a second (limits reference) 60,000 tickets of 300 s of life each, or
+/// 120,000 nonces of 600 s.
+const CAPACITY: usize = 150_000;
 
 /// Why an id cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +38,15 @@ pub trait OneTimeIds: fmt::Debug + Send + Sync {
 /// Used ids of this process alone, lost when it ends.
 #[derive(Debug)]
 pub(super) struct InProcess {
-    /// By the time from which on they may be forgotten.
-    used: Mutex<BTreeSet<(u64, OneTimeId)>>,
+    used: Mutex<Used>,
     capacity: usize,
+}
+
+#[derive(Debug, Default)]
+struct Used {
+    ids: HashSet<OneTimeId>,
+    /// By the time from which on they may be forgotten.
+    by_end: BTreeSet<(u64, OneTimeId)>,
 }
 
 impl Default for InProcess {
@@ -55,19 +62,20 @@ impl InProcess {
     fn insert(&self, id: OneTimeId, expires: u64, now: Now) -> Result<(), UseError> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         // By the floor, since a clock that is set back makes tickets good again that have expired by the wall.
-        while used
-            .first()
-            .is_some_and(|(expired, _)| *expired <= now.floor)
+        while let Some((end, id)) = used.by_end.first().copied()
+            && end <= now.floor
         {
-            used.pop_first();
+            used.by_end.pop_first();
+            used.ids.remove(&id);
         }
-        if used.contains(&(expires, id)) {
+        if used.ids.contains(&id) {
             return Err(UseError::Replayed);
         }
-        if used.len() >= self.capacity {
+        if used.ids.len() >= self.capacity {
             return Err(UseError::Unknown);
         }
-        used.insert((expires, id));
+        used.ids.insert(id);
+        used.by_end.insert((expires, id));
         Ok(())
     }
 }
@@ -90,7 +98,9 @@ mod tests {
     }
 
     fn len(ids: &InProcess) -> usize {
-        ids.used.lock().unwrap().len()
+        let used = ids.used.lock().unwrap();
+        assert_eq!(used.ids.len(), used.by_end.len());
+        used.ids.len()
     }
 
     #[test]
@@ -101,6 +111,9 @@ mod tests {
         assert_eq!(ids.insert([2; 16], 160, at(100)), Ok(()));
         assert_eq!(ids.insert([1; 16], 160, at(159)), Err(UseError::Replayed));
         assert_eq!(ids.insert([3; 16], 220, at(160)), Ok(()));
+        assert_eq!(len(&ids), 1);
+        // What says nothing of its end has another one each time that it is shown.
+        assert_eq!(ids.insert([3; 16], 221, at(161)), Err(UseError::Replayed));
         assert_eq!(len(&ids), 1);
     }
 

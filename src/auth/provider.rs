@@ -19,6 +19,8 @@ use crate::secret::{SecretError, Source};
 use super::Identity;
 use super::authenticator::Denied;
 use super::issuer::Issuer;
+use super::issuer_config::IssuerConfig;
+use super::jwt::Token;
 use super::provider_acs::{AcsAccounts, AcsConfig};
 use super::provider_audiosocket::{AudioSocketAccounts, AudioSocketConfig};
 use super::provider_genesys::{GenesysAccounts, GenesysConfig};
@@ -214,7 +216,7 @@ impl ProviderScheme {
             Self::Genesys(accounts) => accounts.caller(request, now),
             Self::AudioSocket(accounts) => accounts.caller(request),
             Self::Vonage(accounts) => accounts.caller(request, now),
-            Self::Plivo(accounts) => accounts.caller(request),
+            Self::Plivo(accounts) => accounts.caller(request, now),
             Self::Webex(accounts) => accounts.caller(request, now).await,
         }
     }
@@ -253,6 +255,44 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Denied> {
         (Some(token), None) => Ok(Some(token)),
         _ => Err(Denied::MalformedToken),
     }
+}
+
+/// Whose bearer token it is, if there is one. It has to be by this issuer. `now` is in seconds since 1970.
+///
+/// # Errors
+///
+/// If the token is not good.
+pub(super) async fn by_bearer(
+    issuer: &Issuer,
+    headers: &HeaderMap,
+    now: u64,
+) -> Result<Option<Identity>, Denied> {
+    let Some(token) = bearer(headers)? else {
+        return Ok(None);
+    };
+    let token = Token::parse(token)?;
+    if token.issuer() != Some(issuer.url()) {
+        return Err(Denied::WrongIssuer);
+    }
+    let tenant = issuer.tenant(&token, now).await?;
+    Ok(Some(Identity::of(tenant)))
+}
+
+/// The issuer that a provider's table leads to. `tenants` are all that there are.
+///
+/// # Errors
+///
+/// What cannot work, in the words of that table, which has `accounts`, `issuer` and `jwks_url`.
+pub(super) fn issuer_of(
+    config: &IssuerConfig,
+    tenants: &BTreeSet<String>,
+) -> Result<Arc<Issuer>, Mistake> {
+    let issuer = Issuer::new(config, tenants).map_err(|(field, problem)| match field {
+        "tenants" => Mistake::new("accounts", "the tenant of one of these is no tenant"),
+        "url" => Mistake::new("issuer", problem),
+        _ => Mistake::new("jwks_url", problem),
+    })?;
+    Ok(Arc::new(issuer))
 }
 
 /// One `[[twilio.accounts]]` table.

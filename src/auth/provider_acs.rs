@@ -12,8 +12,7 @@ use super::algorithm::Algorithm;
 use super::authenticator::Denied;
 use super::issuer::Issuer;
 use super::issuer_config::IssuerConfig;
-use super::jwt::Token;
-use super::provider::{Mistake, SignedRequest, bearer};
+use super::provider::{Mistake, SignedRequest, by_bearer, issuer_of};
 
 /// Who signs (telephony reference 7.1).
 const ISSUER: &str = "https://acscallautomation.communication.azure.com";
@@ -59,6 +58,9 @@ impl AcsAccounts {
         let mut resources = BTreeMap::new();
         for (account, n) in config.accounts.iter().zip(1..) {
             let id = account.resource_id.clone();
+            if id.is_empty() {
+                return Err(Mistake::of_account(n, "resource_id", "is empty"));
+            }
             if resources.insert(id, account.tenant.clone()).is_some() {
                 let problem = "this resource stands twice";
                 return Err(Mistake::of_account(n, "resource_id", problem));
@@ -81,14 +83,8 @@ impl AcsAccounts {
             tenants: resources,
             required_claims: BTreeMap::new(),
         };
-        let issuer = Issuer::new(&issuer, tenants).map_err(|(field, problem)| match field {
-            "audience" => Mistake::new("accounts", "a resource_id is empty"),
-            "tenants" => Mistake::new("accounts", "the tenant of one of these is no tenant"),
-            "url" => Mistake::new("issuer", problem),
-            _ => Mistake::new("jwks_url", problem),
-        })?;
         Ok(Self {
-            issuer: Arc::new(issuer),
+            issuer: issuer_of(&issuer, tenants)?,
         })
     }
 
@@ -107,15 +103,7 @@ impl AcsAccounts {
         request: SignedRequest<'_>,
         now: u64,
     ) -> Result<Option<Identity>, Denied> {
-        let Some(token) = bearer(request.headers)? else {
-            return Ok(None);
-        };
-        let token = Token::parse(token)?;
-        if token.issuer() != Some(self.issuer.url()) {
-            return Err(Denied::WrongIssuer);
-        }
-        let tenant = self.issuer.tenant(&token, now).await?;
-        Ok(Some(Identity::of(tenant)))
+        by_bearer(&self.issuer, request.headers, now).await
     }
 }
 
@@ -151,7 +139,7 @@ mod tests {
         );
         check(
             &account("acme", ""),
-            Some("accounts: a resource_id is empty"),
+            Some("accounts.1.resource_id: is empty"),
         );
         let plain = format!("jwks_url = 'http://keys.example/'\n{acme}");
         let problem = "jwks_url: plain text is for loopback only: use https";

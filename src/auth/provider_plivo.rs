@@ -9,8 +9,8 @@
 //! for Python takes no `wss` address at all. Vobiz signs the address without its query, and nothing that is posted
 //! (docs.vobiz.ai, "Validating callbacks"); its page on moving from Plivo says that both sign alike, so both are taken.
 //!
-//! Neither library remembers a nonce, which has no time in it either: it is not good only once, so that a request that
-//! somebody saw can be repeated. That is what tickets are for.
+//! A signed upgrade is good once: its nonce is remembered as a used ticket's id is. Neither library does so, and nothing that
+//! is signed says when, so what somebody saw can be repeated once it is forgotten. That is what tickets are for.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,16 +21,20 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
 use super::Identity;
 use super::authenticator::Denied;
 use super::provider::{Mistake, SignedRequest};
+use super::ticket::OneTimeId;
 use super::twilio_signature::{Signed, candidates};
 use crate::secret::Source;
 
 /// Most signatures in one header that are looked at: one for each token that is being changed.
 const MAX_SIGNATURES: usize = 4;
+
+/// How long a used nonce is remembered, in seconds: at 200 calls a second (limits reference) 120,000 of them.
+const NONCE_LIFE_S: u64 = 600;
 
 /// Longest nonce, in bytes. Plivo's have some twenty digits.
 const MAX_NONCE_BYTES: usize = 128;
@@ -157,12 +161,16 @@ impl PlivoAccounts {
         self.signer.dialect()
     }
 
-    /// Whose account has signed, if anybody has.
+    /// Whose account has signed, if anybody has. `now` is in seconds since 1970.
     ///
     /// # Errors
     ///
     /// If there is a signature and it is not good.
-    pub(super) fn caller(&self, request: SignedRequest<'_>) -> Result<Option<Identity>, Denied> {
+    pub(super) fn caller(
+        &self,
+        request: SignedRequest<'_>,
+        now: u64,
+    ) -> Result<Option<Identity>, Denied> {
         let values = self.signer.signatures().iter();
         let mut values = values
             .flat_map(|name| request.headers.get_all(*name))
@@ -191,14 +199,29 @@ impl PlivoAccounts {
                 for signature in &signatures {
                     let mac = mac(token, url, nonce);
                     if mac.verify_slice(signature).is_ok() {
-                        found = found.or(Some(tenant.as_str()));
+                        found = found.or(Some((tenant.as_str(), url)));
                     }
                 }
             }
         }
-        let tenant = found.ok_or(Denied::BadSignature)?;
-        Ok(Some(Identity::of(tenant)))
+        let (tenant, text) = found.ok_or(Denied::BadSignature)?;
+        let id = one_time_id(self.signer, text, nonce);
+        Ok(Some(Identity::of(tenant).good_once(id, now + NONCE_LIFE_S)))
     }
+}
+
+/// The same by whichever token the text was signed, so that no second signature of it is good for a second call.
+fn one_time_id(signer: Signer, text: &str, nonce: &str) -> OneTimeId {
+    let hash = Sha256::new()
+        .chain_update(signer.dialect())
+        .chain_update([0])
+        .chain_update(nonce)
+        .chain_update([0])
+        .chain_update(text)
+        .finalize();
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash[..16]);
+    id
 }
 
 impl fmt::Debug for PlivoAccounts {
@@ -287,7 +310,7 @@ mod tests {
             signed,
             agent: "desk",
         };
-        let found = accounts(Signer::Plivo).caller(request);
+        let found = accounts(Signer::Plivo).caller(request, 0);
         let found = found.map(|identity| identity.is_some_and(|it| it.tenant == "acme"));
         assert_eq!(found.map_err(|_| ()), expected, "{target} {headers:?}");
     }
@@ -347,8 +370,43 @@ mod tests {
                 signed: Signed::Upgrade,
                 agent: "desk",
             };
-            assert_eq!(accounts(signer).caller(request).is_ok(), expected);
+            assert_eq!(accounts(signer).caller(request, 0).is_ok(), expected);
         }
+    }
+
+    #[test]
+    fn an_upgrade_is_the_same_however_it_is_shown() {
+        let shown = |signer, headers: &[(&str, &str)], target| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                let name: http::HeaderName = name.parse().unwrap();
+                map.append(name, value.parse().unwrap());
+            }
+            let request = SignedRequest {
+                target,
+                headers: &map,
+                signed: Signed::Upgrade,
+                agent: "desk",
+            };
+            accounts(signer).caller(request, 0).unwrap().unwrap()
+        };
+        let nonce = ("x-plivo-signature-v3-nonce", "1234567890");
+        let plain = shown(
+            Signer::Plivo,
+            &[("x-plivo-signature-v3", BARE), nonce],
+            "/answer",
+        );
+        let main = [("x-plivo-signature-ma-v3", BARE), nonce];
+        assert_eq!(plain, shown(Signer::Plivo, &main, "/answer"));
+        // What is taken for the same address is the same.
+        let more = format!("AAAA,{BARE}");
+        let both = [("x-plivo-signature-v3", more.as_str()), nonce];
+        assert_eq!(plain, shown(Signer::Plivo, &both, "/answer/"));
+        let vobiz = [
+            ("x-vobiz-signature-v3", BARE),
+            ("x-vobiz-signature-v3-nonce", "1234567890"),
+        ];
+        assert_ne!(plain, shown(Signer::Vobiz, &vobiz, "/answer"));
     }
 
     #[test]

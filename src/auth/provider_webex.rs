@@ -16,8 +16,7 @@ use super::algorithm::Algorithm;
 use super::authenticator::Denied;
 use super::issuer::Issuer;
 use super::issuer_config::IssuerConfig;
-use super::jwt::Token;
-use super::provider::{Mistake, SignedRequest, bearer};
+use super::provider::{Mistake, SignedRequest, by_bearer, issuer_of};
 
 /// Webex's identity broker. Which one signs depends on the region of the organisation.
 const ISSUER: &str = "https://idbroker.webex.com/idb";
@@ -96,13 +95,8 @@ impl WebexAccounts {
             tenants: sources,
             required_claims: BTreeMap::from([(SCHEMA_CLAIM.to_owned(), SCHEMA.to_owned())]),
         };
-        let issuer = Issuer::new(&issuer, tenants).map_err(|(field, problem)| match field {
-            "tenants" => Mistake::new("accounts", "the tenant of one of these is no tenant"),
-            "url" => Mistake::new("issuer", problem),
-            _ => Mistake::new("jwks_url", problem),
-        })?;
         Ok(Self {
-            issuer: Arc::new(issuer),
+            issuer: issuer_of(&issuer, tenants)?,
         })
     }
 
@@ -121,15 +115,7 @@ impl WebexAccounts {
         request: SignedRequest<'_>,
         now: u64,
     ) -> Result<Option<Identity>, Denied> {
-        let Some(token) = bearer(request.headers)? else {
-            return Ok(None);
-        };
-        let token = Token::parse(token)?;
-        if token.issuer() != Some(self.issuer.url()) {
-            return Err(Denied::WrongIssuer);
-        }
-        let tenant = self.issuer.tenant(&token, now).await?;
-        Ok(Some(Identity::of(tenant)))
+        by_bearer(&self.issuer, request.headers, now).await
     }
 }
 

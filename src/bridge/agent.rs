@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::call::{
-    CallPolicy, CallTimeouts, CarryPolicy, DtmfPolicy, HANG_UP_TOOL, ModelCommand, TurnPolicy,
+    CallPolicy, CallTimeouts, CarryPolicy, DtmfPolicy, HANG_UP_TOOL, ModelCommand, TRANSFER_TOOL,
+    TurnPolicy,
 };
 use crate::ingress::{Capabilities, Marks};
 use crate::media::{Clip, GapSettings, OpusSettings};
@@ -33,12 +34,17 @@ pub struct AgentConfig {
     /// The session: instructions, voice, turn detection, tools.
     #[serde(default)]
     pub session: SessionSettings,
-    /// Where the tools are: name to webhook. `hang_up` and `press_keys` are built in and need none.
+    /// Where the tools are: name to webhook. `hang_up`, `transfer_to_agent` and `press_keys` are
+    /// built in and need none.
     #[serde(default)]
     pub webhooks: BTreeMap<String, WebhookConfig>,
     /// Whether the model may end the call by the tool `hang_up`.
     #[serde(default = "yes")]
     pub may_hang_up: bool,
+    /// Whether the model may give the call to a person by the tool `transfer_to_agent`: the phone system is told so where
+    /// its wire has a word for it, else the call ends and goes on as the system's flow says.
+    #[serde(default)]
+    pub may_transfer: bool,
     /// Whether the model may press keys towards the caller's line by the tool `press_keys`, where the phone system
     /// takes any.
     #[serde(default)]
@@ -156,7 +162,8 @@ impl Agent {
             });
         let turns = turn_policy(detection)?;
         for tool in &config.session.tools {
-            let is_built_in = [HANG_UP_TOOL, PRESS_KEYS_TOOL].contains(&tool.name.as_str());
+            let built_in = [HANG_UP_TOOL, TRANSFER_TOOL, PRESS_KEYS_TOOL];
+            let is_built_in = built_in.contains(&tool.name.as_str());
             if !is_built_in && !config.webhooks.contains_key(&tool.name) {
                 return Err(AgentError::new(
                     format!("session.tools.{}", tool.name),
@@ -168,6 +175,7 @@ impl Agent {
         let (may_hang_up, may_press_keys) = (config.may_hang_up, config.may_press_keys);
         let tools = &mut config.session.tools;
         add_built_in(tools, hang_up_tool(), may_hang_up, "may_hang_up")?;
+        add_built_in(tools, transfer_tool(), config.may_transfer, "may_transfer")?;
         add_built_in(tools, press_keys::tool(), may_press_keys, "may_press_keys")?;
         Ok(Self {
             name: name.to_owned(),
@@ -345,6 +353,15 @@ fn hang_up_tool() -> Tool {
     }
 }
 
+fn transfer_tool() -> Tool {
+    Tool {
+        name: TRANSFER_TOOL.to_owned(),
+        description: "Hands the phone call over to a human. Tell the caller first, then call this."
+            .to_owned(),
+        parameters: serde_json::json!({"type": "object", "properties": {}}),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,6 +428,10 @@ mod tests {
             (
                 "deployment = 'd'\nmay_hang_up = false\n[[session.tools]]\nname = 'hang_up'",
                 "session.tools.hang_up",
+            ),
+            (
+                "deployment = 'd'\n[[session.tools]]\nname = 'transfer_to_agent'",
+                "session.tools.transfer_to_agent",
             ),
             (
                 "deployment = 'd'\n[[session.tools]]\nname = 'press_keys'",

@@ -208,6 +208,8 @@ pub(super) enum Current<'a> {
 impl Conduct {
     /// Boxed, because a future has room for each place to which what it holds is moved.
     async fn run(mut self: Box<Self>) -> CallSummary {
+        // A dialect may know all that it needs before the caller says anything.
+        self.more_of_caller(Instant::now());
         loop {
             self.set_timer();
             let wake = std::future::poll_fn(|cx| self.poll_wake(cx)).await;
@@ -342,6 +344,10 @@ impl Conduct {
             Ok(event) => self.caller_said(event, now),
             Err(error) => return self.bad_input(&error),
         }
+        self.more_of_caller(now);
+    }
+
+    fn more_of_caller(&mut self, now: Instant) {
         while self.ended.is_none()
             && let Some(event) = self.dialect.more(&mut self.audio)
         {

@@ -73,6 +73,8 @@ end_reasons! {
     CallerTooSlow = "caller_too_slow", Downstream, 1008;
     /// The model said good-bye by its hang-up tool.
     AssistantHangup = "assistant_hangup", Upstream, 1000;
+    /// The model handed the call on by its transfer tool: whoever routes the call finds somebody else.
+    AssistantTransfer = "assistant_transfer", Upstream, 1000;
     /// The deployment refused the session that the agent's configuration asks for.
     ModelRejectedSession = "model_rejected_session", Upstream, 1011;
     /// The deployment refused the gateway's credential after the connection stood.

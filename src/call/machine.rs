@@ -28,6 +28,9 @@ use super::turn::TurnClock;
 /// The name of the tool by which an agent hangs up.
 pub const HANG_UP_TOOL: &str = "hang_up";
 
+/// The tool by which the model gives a call to a person: it ends as by [`HANG_UP_TOOL`], for another reason.
+pub const TRANSFER_TOOL: &str = "transfer_to_agent";
+
 /// What the model is told to say last where a call is to end in good order.
 const GOODBYE: &str = "The call has to end now. Say good-bye to the caller in one short sentence, in the language of the \
                        conversation, and ask nothing.";
@@ -100,6 +103,8 @@ pub struct Call {
     pub(super) digits: String,
     pub(super) running_tools: usize,
     pub(super) hang_up_call: bool,
+    /// It was asked for by [`TRANSFER_TOOL`].
+    pub(super) transfers: bool,
     /// The call is to end for that reason, once the model has said good-bye.
     pub(super) ends_for: Option<EndReason>,
     pub(super) deadlines: Deadlines,
@@ -157,6 +162,7 @@ impl Call {
             digits: String::new(),
             running_tools: 0,
             hang_up_call: false,
+            transfers: false,
             ends_for: None,
             deadlines,
             outputs: VecDeque::new(),
@@ -575,8 +581,9 @@ impl Call {
             }
             *took_effect = true;
         }
-        if name == HANG_UP_TOOL {
+        if [HANG_UP_TOOL, TRANSFER_TOOL].contains(&name) {
             self.hang_up_call = true;
+            self.transfers |= name == TRANSFER_TOOL;
             return;
         }
         if self.history.has_call(call_id) {

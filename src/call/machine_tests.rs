@@ -1369,6 +1369,21 @@ fn an_agent_hangs_up_after_its_last_words() {
     );
 }
 
+#[test]
+fn an_agent_gives_the_call_to_a_person_after_its_last_words() {
+    check_talking(
+        policy(),
+        "
+        100  created r1      =>
+        200  delta r1 a 1000 => queue
+        210  spoken a        =>
+        220  call c1 transfer_to_agent =>
+        230  done r1         =>
+        1200 timer           => end assistant_transfer
+        ",
+    );
+}
+
 /// What the model is asked for when a call is to end in good order.
 const BYE: &str = r#"create "The call has to end now. Say good-bye to the caller in one short sentence, in the language of the conversation, and ask nothing.""#;
 

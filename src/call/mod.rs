@@ -30,7 +30,7 @@ pub use caller_audio::Span;
 pub use end_reason::{EndReason, Side};
 pub use event::{CallInfo, CallerCommand, CallerEvent, Digit, Mark, Speaker};
 pub use input::Input;
-pub use machine::{Call, HANG_UP_TOOL};
+pub use machine::{Call, HANG_UP_TOOL, TRANSFER_TOOL};
 pub use model::{
     ModelCommand, ModelError, ModelEvent, RateLimit, RateLimits, ResponseStatus, Usage,
 };

@@ -76,7 +76,11 @@ impl Call {
             return;
         }
         let until = now + self.policy.timeouts.farewell;
-        let reason = self.ends_for.unwrap_or(EndReason::AssistantHangup);
+        let usual = match self.transfers {
+            true => EndReason::AssistantTransfer,
+            false => EndReason::AssistantHangup,
+        };
+        let reason = self.ends_for.unwrap_or(usual);
         self.phase = Phase::Farewell { until, reason };
         self.wanted = None;
         self.answer_due = false;

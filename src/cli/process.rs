@@ -1,4 +1,4 @@
-//! The life of a serving process: a gateway with its two listeners, until it is told to go.
+//! The life of a serving process: a gateway with its listeners, until it is told to go.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,6 +28,8 @@ const ADMIN_BACKLOG: u32 = 64;
 pub(super) struct Process {
     pub(super) gateway: Arc<Gateway>,
     pub(super) callers: SocketAddr,
+    /// Where callers come in by AudioSocket, if anywhere.
+    pub(super) audiosocket: Option<SocketAddr>,
     pub(super) admin: SocketAddr,
     grace: Duration,
     tasks: TaskTracker,
@@ -35,13 +37,13 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Opens both listeners and serves, in the runtime that calls it.
+    /// Opens the listeners and serves, in the runtime that calls it.
     pub(super) fn start(config: &Config, mut routes: Routes) -> Result<Self, String> {
         let listener = &config.listener;
         let (caller_listener, callers) = bind(listener.address, listener.backlog)?;
         let audiosocket = listener.audiosocket.address;
         let audiosocket = audiosocket.map(|address| bind(address, listener.backlog));
-        let audiosocket = audiosocket.transpose()?.map(|(listener, _)| listener);
+        let (audiosocket, audiosocket_at) = audiosocket.transpose()?.unzip();
         let (admin_listener, admin) = bind(config.admin.address, ADMIN_BACKLOG)?;
         let token = AdminToken::read(&config.admin).map_err(|error| format!("admin.{error}"))?;
         let metrics = Metrics::new();
@@ -74,6 +76,7 @@ impl Process {
         let process = Self {
             gateway,
             callers,
+            audiosocket: audiosocket_at,
             admin,
             grace: config.drain.grace,
             tasks,

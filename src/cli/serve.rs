@@ -24,6 +24,9 @@ pub(super) fn serve(config: Config, routes: Routes) -> ExitCode {
             "http"
         };
         println!("callers on {scheme}://{}", process.callers);
+        if let Some(address) = process.audiosocket {
+            println!("audiosocket on {address}");
+        }
         println!("admin on http://{}", process.admin);
         match process.run_until_told().await {
             Ok(()) => ExitCode::SUCCESS,

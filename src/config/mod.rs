@@ -17,7 +17,9 @@ use crate::auth::{
     AuthConfig, AuthMode, Authenticator, ProviderScheme, ProvidersConfig, TwilioAccounts,
 };
 use crate::bridge::{Agent, AgentConfig, TenantPolicy};
-use crate::listener::{ListenerConfig, Routes, Tls, TwilioConfig, is_origin, is_public_url};
+use crate::listener::{
+    AsteriskServers, ListenerConfig, Routes, Tls, TwilioConfig, is_origin, is_public_url,
+};
 use crate::quota::{Price, QuotaConfig, TenantQuota};
 use crate::realtime::{SessionPolicy, SessionPolicyConfig, Shape};
 use crate::upstream::{Deployment, DeploymentConfig, Identities, MemberConfig, Pool, PoolConfig};
@@ -210,6 +212,7 @@ impl Config {
         let agents = self.build_agents(&mut mistakes);
         let auth = self.build_auth(&mut mistakes);
         let tls = self.build_tls(&mut mistakes);
+        let asterisk = self.build_asterisk(&mut mistakes);
         let session_policies = self.build_session_policies(&mut mistakes);
         self.check_models(&mut mistakes);
         self.check_listeners(&mut mistakes);
@@ -244,6 +247,7 @@ impl Config {
                 session_policies,
                 quota: self.quota_plan(),
                 twilio: self.twilio.clone(),
+                asterisk,
                 tls,
             }),
             _ => Err(mistakes.found),
@@ -394,6 +398,11 @@ impl Config {
                 "without [[providers.audiosocket.accounts]] it may be a loopback address only";
             mistakes.add(&["listener", "audiosocket", "address"], problem.to_owned());
         }
+        if audiosocket.call().is_none() {
+            let problem =
+                "AudioSocket is spoken at 8000, 12000, 16000, 24000, 32000, 44100 and 48000 Hz";
+            mistakes.add(&["listener", "audiosocket", "rate"], problem.to_owned());
+        }
         let agents = self.providers.audiosocket.accounts.iter().zip(1..);
         let agents = agents.filter_map(|(account, n)| Some((account.agent.as_ref()?, Some(n))));
         for (agent, n) in agents.chain(audiosocket.agent.as_ref().map(|agent| (agent, None))) {
@@ -469,6 +478,24 @@ impl Config {
             .map_err(|error| mistakes.add(&["listener", "tls", error.field()], error.to_string()))
             .ok()
             .map(Arc::new)
+    }
+
+    fn build_asterisk(&self, mistakes: &mut Mistakes<'_>) -> AsteriskServers {
+        let mut built = AsteriskServers::default();
+        for (name, config) in &self.listener.asterisk.servers {
+            let mut add = |field, problem| {
+                mistakes.add(&["listener", "asterisk", "servers", name, field], problem);
+            };
+            if let Err(error) = built.add(name, config) {
+                add(error.field, error.to_string());
+            }
+            if let Some(tenant) = &config.tenant
+                && !self.tenants.contains_key(tenant)
+            {
+                add("tenant", format!("there is no tenant {tenant}"));
+            }
+        }
+        built
     }
 
     fn build_session_policies(
@@ -786,6 +813,36 @@ deployment = "east"
         check(
             &format!("{GOOD}{tenant}{account}{uuid}agent = 'nobody'\n"),
             &["line 15: providers.audiosocket.accounts.1.agent: there is no agent nobody"],
+        );
+        check(
+            &format!("{GOOD}[listener.audiosocket]\nrate = 22050\n"),
+            &["line 12: listener.audiosocket.rate: AudioSocket is spoken at"],
+        );
+    }
+
+    #[test]
+    fn mistakes_about_servers_of_asterisk_are_named_with_their_lines() {
+        let server = "[listener.asterisk.servers.main]\n";
+        check(&format!("{GOOD}{server}url = 'ws://127.0.0.1:8088'\n"), &[]);
+        check(
+            &format!("{GOOD}{server}url = 'ws://10.0.0.5:8088'\ntenant = 'nobody'\n"),
+            &[
+                "line 12: listener.asterisk.servers.main.url: plain text is for loopback only",
+                "line 13: listener.asterisk.servers.main.tenant: there is no tenant nobody",
+            ],
+        );
+        let example = include_str!("../../deploy/trunkline.toml");
+        let (_, rest) = example
+            .split_once("# [listener.asterisk.servers.main]")
+            .expect("an example");
+        let (table, _) = rest.split_once("\n\n").expect("an end");
+        let settings = table.lines().filter_map(|line| line.strip_prefix("# "));
+        let settings: Vec<&str> = settings.filter(|line| line.contains(" = ")).collect();
+        assert_eq!(settings.len(), 5, "{settings:?}");
+        let text = settings.join("\n").replace("/etc/trunkline/", "/no/");
+        check(
+            &format!("{GOOD}[tenants.acme]\n{server}{text}\n"),
+            &["line 15: listener.asterisk.servers.main.ca_file: /no/pbx-ca.pem cannot be read"],
         );
     }
 

@@ -1,4 +1,4 @@
-//! Asterisk's `chan_websocket`, where Asterisk dials the gateway (telephony reference 9.1 to 9.5).
+//! Asterisk's `chan_websocket`, whoever of the two dials (telephony reference 9.1 to 9.5).
 //!
 //! Audio is binary, control is text: JSON (`f(json)`) or words, whichever `MEDIA_START` comes in. PCM16, mu-law, A-law
 //! or G.722, the same both ways, in messages of `optimal_frame_size` bytes.
@@ -11,12 +11,15 @@
 //! | any other event before `MEDIA_START` | error, the call ends |
 //! | the same `MEDIA_START` again | counted, no effect |
 //! | another `MEDIA_START` | error, the call ends |
-//! | `ERROR`, an unknown event | counted, no effect |
+//! | no mark ever comes back, or an `ERROR` about them | no more are sent: the playout clock alone says what was heard |
+//! | any other `ERROR`, an unknown event | counted, no effect |
 //! | a codec or rate that is not spoken, as Opus and 96 kHz | error, the call ends |
 //!
 //! Asterisk throws away what is left of a message after its whole frames, so audio leaves in whole frames, whatever
 //! their length. It would take any length between `START_MEDIA_BUFFERING` and `STOP_MEDIA_BUFFERING`, which are not used: the
 //! reply's last part would then wait for the latter. A flush is answered by nothing, nor are the marks that it drops.
+//! Releases before 20.18, 22.8 and 23.2 know no marks and log each as an unknown command; a channel that is dialled with `p`
+//! (passthrough) answers each with an `ERROR`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
@@ -42,6 +45,10 @@ const MAX_HELD_BYTES: usize = 2 * 48_000;
 /// Longest id that is kept, in bytes. Asterisk's are numbers and UUIDs.
 const MAX_ID_BYTES: usize = 256;
 
+/// Who did not send back the first of so many marks knows none: with one each 100 ms, more than what three flushes in a
+/// row could have dropped of a lead of 200 ms, and 3 s of speech.
+const MARKS_IN_VAIN: u32 = 32;
+
 /// Most channel variables that are kept.
 const MAX_VARIABLES: usize = 64;
 
@@ -56,7 +63,23 @@ pub struct Asterisk {
     held: VecDeque<u8>,
     /// Less than a frame, which waits for the rest of it.
     begun: Vec<u8>,
+    marks: MarksKnown,
     ignored: Ignored,
+}
+
+/// Whether this Asterisk knows marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MarksKnown {
+    /// So many were sent, and none came back yet.
+    Perhaps(u32),
+    Yes,
+    No,
+}
+
+impl Default for MarksKnown {
+    fn default() -> Self {
+        Self::Perhaps(0)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,13 +152,16 @@ impl Speak for Asterisk {
             CallerCommand::ReplyEnded => self.last_frame(media, out),
             // Of a channel that was dialled with `n`; one that is answered stays so.
             CallerCommand::Started { .. } => media.say("ANSWER", None, out),
-            CallerCommand::Mark(mark) => media.say("MARK_MEDIA", Some(mark), out),
+            CallerCommand::Mark(mark) if self.marks.may_be_sent() => {
+                media.say("MARK_MEDIA", Some(mark), out)
+            }
             CallerCommand::Clear => {
                 self.begun.clear();
                 media.say("FLUSH_MEDIA", None, out)
             }
             CallerCommand::End { .. } => media.say("HANGUP", None, out),
-            CallerCommand::Keys(_)
+            CallerCommand::Mark(_)
+            | CallerCommand::Keys(_)
             | CallerCommand::Transcript { .. }
             | CallerCommand::Error { .. } => Outgoing::Nothing,
         }
@@ -175,9 +201,19 @@ impl Asterisk {
             "MEDIA_XOFF" => Ok(CallerEvent::Flow(false)),
             "MEDIA_XON" => Ok(CallerEvent::Flow(true)),
             "MEDIA_MARK_PROCESSED" => match event.correlation_id.as_deref().and_then(Mark::parse) {
-                Some(mark) => Ok(CallerEvent::MarkReached(mark)),
+                Some(mark) => {
+                    self.marks = MarksKnown::Yes;
+                    Ok(CallerEvent::MarkReached(mark))
+                }
                 None => Ok(ignore(&mut self.ignored.foreign_marks)),
             },
+            "ERROR" => {
+                let text = event.error_text.unwrap_or_default();
+                if text.contains("MARK_MEDIA") {
+                    self.marks = MarksKnown::No;
+                }
+                Ok(ignore(&mut self.ignored.provider_errors))
+            }
             "STATUS" | "MEDIA_BUFFERING_COMPLETED" | "QUEUE_DRAINED" => Ok(CallerEvent::Nothing),
             _ => Ok(ignore(&mut self.ignored.unknown_events)),
         }
@@ -263,6 +299,20 @@ impl Asterisk {
     }
 }
 
+impl MarksKnown {
+    /// Counts one more mark, if it is of any use.
+    const fn may_be_sent(&mut self) -> bool {
+        match self {
+            Self::Yes => true,
+            Self::Perhaps(MARKS_IN_VAIN..) | Self::No => false,
+            Self::Perhaps(n) => {
+                *n += 1;
+                true
+            }
+        }
+    }
+}
+
 fn binary(out: &[u8]) -> Outgoing {
     if out.is_empty() {
         Outgoing::Nothing
@@ -332,13 +382,20 @@ struct Event {
     channel_variables: BTreeMap<String, Value>,
     digit: Option<Scalar>,
     correlation_id: Option<String>,
+    error_text: Option<String>,
 }
 
 /// An event in words: its name, then `name:value`, or a value alone that is a correlation id.
 fn words(text: &str) -> Event {
+    // The text of an error is the rest of the line.
+    let (text, error) = match text.split_once(" error_text:") {
+        Some((text, error)) => (text, Some(error.to_owned())),
+        None => (text, None),
+    };
     let mut words = text.split_ascii_whitespace();
     let mut event = Event {
         event: words.next().map(str::to_owned),
+        error_text: error,
         ..Event::default()
     };
     for word in words {
@@ -432,6 +489,53 @@ mod tests {
             r#"{"command":"FLUSH_MEDIA"}"#,
         );
         says(&mut plain, CallerCommand::End { reason: "x" }, "HANGUP");
+    }
+
+    /// Before 20.18, 22.8 and 23.2 `MARK_MEDIA` is an unknown command, which Asterisk only logs (telephony reference 9.3);
+    /// in passthrough mode it is an error (chan_websocket.c of 22.10).
+    #[test]
+    fn marks_that_nobody_knows_are_not_sent_for_ever() {
+        let mark = |index| {
+            CallerCommand::Mark(Mark {
+                generation: 0,
+                index,
+            })
+        };
+        let mut out = Vec::new();
+        let mut n_sent = |dialect: &mut Asterisk| {
+            let mut kinds = (0..100).map(|index| dialect.encode(mark(index), &mut out));
+            kinds
+                .by_ref()
+                .filter(|kind| *kind == Outgoing::Text)
+                .count()
+        };
+        let (mut plain, _) = start(PLAIN);
+        assert_eq!(n_sent(&mut plain), MARKS_IN_VAIN as usize);
+        let (mut newer, _) = start(PLAIN);
+        newer.encode(mark(0), &mut Vec::new());
+        newer
+            .decode(Incoming::Text("MEDIA_MARK_PROCESSED g0-0"), &mut Vec::new())
+            .unwrap();
+        assert_eq!(n_sent(&mut newer), 100);
+        for (start_text, error) in [
+            (
+                PLAIN,
+                "ERROR channel_id:1 error_text:MARK_MEDIA not supported in passthrough mode",
+            ),
+            (
+                START,
+                r#"{"event":"ERROR","channel_id":"1","error_text":"MARK_MEDIA not supported in passthrough mode"}"#,
+            ),
+        ] {
+            let (mut dialect, _) = start(start_text);
+            check(&mut dialect, error, Ok(CallerEvent::Nothing));
+            assert_eq!(dialect.ignored().provider_errors, 1);
+            assert_eq!(n_sent(&mut dialect), 0);
+        }
+        let (mut other, _) = start(START);
+        let error = r#"{"event":"ERROR","error_text":"Unable to parse JSON command"}"#;
+        check(&mut other, error, Ok(CallerEvent::Nothing));
+        assert_eq!(n_sent(&mut other), MARKS_IN_VAIN as usize);
     }
 
     /// In 10 to 15 % of the calls of 22.7 (asterisk/asterisk#1712, telephony reference 9.5).

@@ -2,14 +2,15 @@
 //!
 //! A message is one packet: kind, length, payload. The gateway is the clock of the call: Asterisk has no queue, so one
 //! packet of 20 ms leaves every 20 ms, silence where there is nothing to say. The kind of the first audio that comes
-//! tells the rate, and audio goes back as the same kind.
+//! tells the rate, and audio goes back as the same kind. Where the operator tells the rate, the call starts at once;
+//! else with the first audio or key.
 //!
 //! When the peer does not keep to the rules:
 //!
 //! | what comes | what happens |
 //! |---|---|
-//! | keys before the first audio | the first few follow the start |
-//! | audio of a second kind | error, the call ends |
+//! | a key before the first audio | the call starts at 8 kHz, the only rate of Asterisk's application |
+//! | audio of a second kind, or of another than the call started with | error, the call ends |
 //! | audio at 96 or 192 kHz | error, the call ends |
 //! | an error | the call is over: Asterisk sends one when it gives up |
 //! | a packet of an unknown kind, or whose length is not its payload's | error, the call ends, as it would at Asterisk |
@@ -27,18 +28,16 @@ use crate::media::{AudioFormat, Codec, SampleRate};
 /// The largest packet: its length is 16 bits.
 const MAX_MESSAGE_BYTES: usize = 3 + 0xFFFF;
 
-/// Most keys that are kept until there is audio.
-const MAX_EARLY_KEYS: usize = 16;
-
 const HANGUP: u8 = 0x00;
 const UUID: u8 = 0x01;
 const DTMF: u8 = 0x03;
+const KIND_8_KHZ: u8 = 0x10;
 const ERROR: u8 = 0xFF;
 
 /// One call by AudioSocket.
 #[derive(Clone, Debug, Default)]
 pub struct AudioSocket {
-    /// Kind of the audio, once there was some.
+    /// Kind of the audio, once it is known.
     kind: Option<u8>,
     /// What followed from the last packet and was not asked for yet.
     waiting: VecDeque<CallerEvent>,
@@ -148,6 +147,16 @@ impl Speak for AudioSocket {
 const BAD_PACKET: DialectError = DialectError::WrongShape { message: "packet" };
 
 impl AudioSocket {
+    /// A call at that rate, which starts before anything came; `None` if there is no such kind of audio.
+    #[must_use]
+    pub fn at(rate: SampleRate) -> Option<Self> {
+        let mut call = Self::default();
+        let kind = (0x10..=0x18).find(|kind| rate_of(*kind) == Some(rate))?;
+        let start = call.start(kind, rate);
+        call.waiting.push_back(start);
+        Some(call)
+    }
+
     /// The UUID in a call's first packet; `None` if the packet is another.
     #[must_use]
     pub fn uuid(packet: &[u8]) -> Option<[u8; 16]> {
@@ -164,10 +173,25 @@ impl AudioSocket {
         if self.kind.is_some() {
             return Ok(key);
         }
-        if self.waiting.len() < MAX_EARLY_KEYS {
-            self.waiting.push_back(key);
-        }
-        Ok(CallerEvent::Nothing)
+        // Who presses keys is there, though nothing may ever be heard of him.
+        self.waiting.push_back(key);
+        Ok(self.start(KIND_8_KHZ, SampleRate::HZ_8000))
+    }
+
+    /// From now on audio is of that kind.
+    fn start(&mut self, kind: u8, rate: SampleRate) -> CallerEvent {
+        self.kind = Some(kind);
+        let format = AudioFormat {
+            codec: Codec::Pcm16,
+            rate,
+        };
+        CallerEvent::Started(Box::new(CallInfo {
+            provider_call_id: None,
+            provider_stream_id: None,
+            input: format,
+            output: format,
+            parameters: BTreeMap::new(),
+        }))
     }
 
     fn audio(
@@ -191,20 +215,9 @@ impl AudioSocket {
             None => {}
         }
         let rate = rate_of(kind).ok_or(DialectError::UnsupportedFormat)?;
-        self.kind = Some(kind);
         self.first.extend_from_slice(payload);
         self.waiting.push_back(CallerEvent::Audio);
-        let format = AudioFormat {
-            codec: Codec::Pcm16,
-            rate,
-        };
-        Ok(CallerEvent::Started(Box::new(CallInfo {
-            provider_call_id: None,
-            provider_stream_id: None,
-            input: format,
-            output: format,
-            parameters: BTreeMap::new(),
-        })))
+        Ok(self.start(kind, rate))
     }
 }
 
@@ -319,18 +332,34 @@ mod tests {
     }
 
     #[test]
-    fn keys_before_the_audio_follow_the_start() {
+    fn a_key_starts_the_call_where_nothing_is_heard() {
         let mut dialect = AudioSocket::default();
-        check(&mut dialect, &[3, 0, 1, b'#'], Ok(CallerEvent::Nothing));
-        assert_eq!(dialect.more(&mut Vec::new()), None);
-        let first = packet(0x10, &[0; 2]);
-        let event = dialect.decode(Incoming::Binary(&first), &mut Vec::new());
+        let hash = packet(DTMF, b"#");
+        let event = dialect.decode(Incoming::Binary(&hash), &mut Vec::new());
         assert!(matches!(event, Ok(CallerEvent::Started(_))), "{event:?}");
-        let mut audio = Vec::new();
-        let hash = CallerEvent::Dtmf(Digit::new('#').unwrap());
-        assert_eq!(dialect.more(&mut audio), Some(hash));
-        assert_eq!(dialect.more(&mut audio), Some(CallerEvent::Audio));
-        assert_eq!(audio, [0, 0]);
+        let pressed = CallerEvent::Dtmf(Digit::new('#').unwrap());
+        assert_eq!(dialect.more(&mut Vec::new()), Some(pressed.clone()));
+        assert_eq!(dialect.more(&mut Vec::new()), None);
+        check(&mut dialect, &hash, Ok(pressed));
+        check(&mut dialect, &packet(0x10, &[0; 2]), Ok(CallerEvent::Audio));
+        let other = packet(0x12, &[0; 2]);
+        check(&mut dialect, &other, Err(DialectError::SecondStart));
+    }
+
+    /// Asterisk's thread waits for our next packet, so silence is due from the first moment (telephony reference 9.6).
+    #[test]
+    fn a_rate_that_is_told_starts_the_call() {
+        let (mut dialect, mut out) = (AudioSocket::at(SampleRate::HZ_16000).unwrap(), Vec::new());
+        let event = dialect.more(&mut Vec::new());
+        let Some(CallerEvent::Started(info)) = event else {
+            panic!("{event:?}");
+        };
+        assert_eq!(info.input.to_string(), "pcm16 16000 Hz");
+        assert_eq!(dialect.more(&mut Vec::new()), None);
+        dialect.encode(CallerCommand::Audio(&[0; 640]), &mut out);
+        assert_eq!(out[..3], [0x12, 0x02, 0x80]);
+        check(&mut dialect, &packet(0x12, &[0; 2]), Ok(CallerEvent::Audio));
+        assert!(AudioSocket::at(SampleRate::HZ_22050).is_none());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! One `Frame` a binary message. Audio is PCM16, and every frame says its rate and channels: the first one starts the call,
 //! and replies leave in its rate, mono. Two channels are mixed. Everything but audio and the interruption is RTVI, JSON within
-//! a `MessageFrame`: `client-ready` is answered with `bot-ready`, and words leave as transcriptions.
+//! a `MessageFrame`: `client-ready` is answered with `bot-ready`, `dtmf` are keys, words leave as transcriptions,
+//! and a client that said it was ready is told of an interruption by `bot-interrupted` too.
 //!
 //! When the peer does not keep to the rules:
 //!
@@ -12,9 +13,10 @@
 //! | what is no protobuf, or a `MessageFrame` that is no JSON | error, the call ends |
 //! | more than two channels, or a rate that is not converted | error, the call ends |
 //! | another rate than the first frame's | error, the call ends |
+//! | keys before the first audio | the first few follow the start |
 //! | frames of other kinds, and RTVI messages of other types | counted, no effect |
 //!
-//! Pipecat has no keys, no marks, no name of the call and no word for its end. The few structs are written out here, since
+//! Pipecat has no marks, no name of the call and no word for its end. The few structs are written out here, since
 //! the schema is Pipecat's and not the project's.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,7 +29,7 @@ use super::json::{self, Scalar};
 use super::{
     Capabilities, Clear, DialectError, Head, Ignored, Incoming, Lead, Outgoing, Speak, ignore,
 };
-use crate::call::{CallInfo, CallerCommand, CallerEvent, Speaker};
+use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, Speaker};
 use crate::media::{AudioFormat, Codec, SampleRate};
 
 /// The largest message, in bytes: a second of two channels at 48 kHz, and what is around it.
@@ -38,6 +40,9 @@ const MAX_JSON_BYTES: usize = 64 * 1024;
 
 /// Longest id of a `client-ready` that is answered, in bytes. They are UUIDs.
 const MAX_ID_BYTES: usize = 256;
+
+/// Most keys of one message, and most that are kept until there is audio.
+const MAX_KEYS: usize = 64;
 
 /// The newest version of RTVI, of which nothing but the messages below is spoken (Pipecat 1.14).
 const RTVI_VERSION: &str = "2.2.0";
@@ -51,6 +56,10 @@ pub struct Pipecat {
     rate: Option<SampleRate>,
     /// The audio that started the call.
     held: Vec<u8>,
+    /// Keys that were not asked for yet.
+    keys: VecDeque<Digit>,
+    /// Whether it has said by RTVI that it is ready.
+    is_ready: bool,
     answers: VecDeque<Frame>,
     ignored: Ignored,
 }
@@ -101,9 +110,10 @@ impl Speak for Pipecat {
 
     const PATH: &'static str = "/pipecat/audio";
 
-    /// Sources: telephony reference 11.3 (40 ms a message, interruption, neither marks nor keys), 16.3 (lead).
+    /// Sources: telephony reference 11.3 (40 ms a message, interruption, no marks), 16.3 (lead); keys are RTVI's of 2.0.
     const CAPABILITIES: Capabilities = Capabilities {
         clear: Clear::Command,
+        keys_in: true,
         chunk_frames: 2,
         lead: Lead::between_ms(100, 500),
         by_provider: false,
@@ -140,7 +150,11 @@ impl Speak for Pipecat {
     fn more(&mut self, audio: &mut Vec<u8>) -> Option<CallerEvent> {
         audio.clear();
         audio.append(&mut self.held);
-        (!audio.is_empty()).then_some(CallerEvent::Audio)
+        if !audio.is_empty() {
+            return Some(CallerEvent::Audio);
+        }
+        self.rate?;
+        self.keys.pop_front().map(CallerEvent::Dtmf)
     }
 
     fn answer(&mut self, out: &mut Vec<u8>) -> Outgoing {
@@ -163,7 +177,14 @@ impl Speak for Pipecat {
                 sample_rate: rate.hz(),
                 num_channels: 1,
             }),
-            CallerCommand::Clear => Kind::Interruption(OtherFrame {}),
+            CallerCommand::Clear => {
+                if self.is_ready {
+                    // The frame is for who plays, this is for who shows; it leaves after the next message that comes.
+                    let told = rtvi(serde_json::json!({"type": "bot-interrupted"}));
+                    self.answers.push_back(Frame { kind: Some(told) });
+                }
+                Kind::Interruption(OtherFrame {})
+            }
             CallerCommand::Transcript { speaker, text } => rtvi(match speaker {
                 Speaker::Caller => serde_json::json!({
                     "type": "user-transcription",
@@ -243,9 +264,30 @@ impl Pipecat {
         json::check(text.as_bytes())?;
         let message: Rtvi = json::parse(text, "RTVI")?;
         let is_rtvi = message.label.as_deref() == Some("rtvi-ai");
-        if !is_rtvi || message.kind.as_deref() != Some("client-ready") {
-            return Ok(ignore(&mut self.ignored.unknown_events));
+        match message.kind.as_deref().filter(|_| is_rtvi) {
+            Some("client-ready") => self.client_ready(message),
+            Some("dtmf") => self.pressed(&message),
+            _ => Ok(ignore(&mut self.ignored.unknown_events)),
         }
+    }
+
+    /// `button` was RTVI 2.0's, `buttons` came with 2.1 (Pipecat 1.14, `DTMFInputData`).
+    fn pressed(&mut self, message: &Rtvi<'_>) -> Result<CallerEvent, DialectError> {
+        let data = message.data.map_or("null", RawValue::get);
+        let wrong = |_| DialectError::WrongShape { message: "dtmf" };
+        let keys: Keys = serde_json::from_str(data).map_err(wrong)?;
+        let buttons = keys.buttons.into_iter().chain(keys.button);
+        for button in buttons.take(MAX_KEYS) {
+            let digit = Digit::only(&button.0).ok_or(DialectError::UnknownDigit)?;
+            if self.keys.len() < MAX_KEYS {
+                self.keys.push_back(digit);
+            }
+        }
+        Ok(CallerEvent::Nothing)
+    }
+
+    fn client_ready(&mut self, message: Rtvi<'_>) -> Result<CallerEvent, DialectError> {
+        self.is_ready = true;
         let id = message.id.map(|id| id.0).unwrap_or_default();
         if id.len() > MAX_ID_BYTES {
             return Err(DialectError::TooLarge {
@@ -312,6 +354,14 @@ struct Rtvi<'a> {
     id: Option<Scalar>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+}
+
+/// The data of a `dtmf`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Keys {
+    buttons: Vec<Scalar>,
+    button: Option<Scalar>,
 }
 
 #[cfg(test)]
@@ -445,6 +495,79 @@ mod tests {
         );
         assert_eq!(answer["data"]["version"], RTVI_VERSION);
         assert_eq!(dialect.answer(&mut out), Outgoing::Nothing);
+    }
+
+    /// An RTVI message, as a client sends it.
+    fn said(message: serde_json::Value) -> Vec<u8> {
+        Frame {
+            kind: Some(rtvi(message)),
+        }
+        .encode_to_vec()
+    }
+
+    /// Pipecat 1.14, `DTMFInputData`: one or more keys in order; RTVI 2.0 had one.
+    #[test]
+    fn keys_are_rtvis() {
+        let check = |dialect: &mut Pipecat, data: serde_json::Value, expected: &str| {
+            let keys = said(serde_json::json!({"type": "dtmf", "id": "k", "data": data}));
+            let event = dialect.decode(Incoming::Binary(&keys), &mut Vec::new());
+            assert_eq!(event, Ok(CallerEvent::Nothing), "{data}");
+            let found: Vec<_> = std::iter::from_fn(|| dialect.more(&mut Vec::new())).collect();
+            let digits = expected.chars().map(|c| Digit::new(c).unwrap());
+            assert_eq!(found, digits.map(CallerEvent::Dtmf).collect::<Vec<_>>());
+        };
+        let mut dialect = started();
+        check(
+            &mut dialect,
+            serde_json::json!({"buttons": ["4", "2", "#"]}),
+            "42#",
+        );
+        check(&mut dialect, serde_json::json!({"button": "*"}), "*");
+        for (data, expected) in [
+            (
+                serde_json::json!({"buttons": ["11"]}),
+                DialectError::UnknownDigit,
+            ),
+            (
+                serde_json::json!("1"),
+                DialectError::WrongShape { message: "dtmf" },
+            ),
+        ] {
+            let keys = said(serde_json::json!({"type": "dtmf", "id": "k", "data": data}));
+            let event = dialect.decode(Incoming::Binary(&keys), &mut Vec::new());
+            assert_eq!(event, Err(expected), "{data}");
+        }
+        let mut early = Pipecat::default();
+        check(&mut early, serde_json::json!({"buttons": ["7"]}), "");
+        let event = early.decode(Incoming::Binary(&AUDIO), &mut Vec::new());
+        assert!(matches!(event, Ok(CallerEvent::Started(_))), "{event:?}");
+        assert_eq!(early.more(&mut Vec::new()), Some(CallerEvent::Audio));
+        let seven = Digit::new('7').unwrap();
+        assert_eq!(early.more(&mut Vec::new()), Some(CallerEvent::Dtmf(seven)));
+    }
+
+    /// RTVI 2.1, without data (Pipecat 1.14, `BotInterruptedMessage`).
+    #[test]
+    fn an_interruption_is_told_to_who_speaks_rtvi() {
+        let mut out = Vec::new();
+        let mut silent = started();
+        silent.encode(CallerCommand::Clear, &mut out);
+        assert_eq!(silent.answer(&mut out), Outgoing::Nothing);
+        let mut ready = started();
+        let said = said(serde_json::json!({"type": "client-ready", "id": "r-1"}));
+        ready
+            .decode(Incoming::Binary(&said), &mut Vec::new())
+            .unwrap();
+        assert_eq!(ready.answer(&mut out), Outgoing::Binary);
+        ready.encode(CallerCommand::Clear, &mut out);
+        assert_eq!(out, [0x2a, 0x00]);
+        assert_eq!(ready.answer(&mut out), Outgoing::Binary);
+        let Some(Kind::Message(told)) = Frame::decode(&out[..]).unwrap().kind else {
+            panic!("{out:x?}");
+        };
+        let told: serde_json::Value = serde_json::from_str(&told.data).unwrap();
+        let expected = serde_json::json!({"label": "rtvi-ai", "type": "bot-interrupted"});
+        assert_eq!(told, expected);
     }
 
     /// As `RTVIProcessor` of Pipecat 1.14 chooses it; tests/sdk asks its own models.

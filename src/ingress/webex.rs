@@ -42,7 +42,7 @@ use super::{
     Capabilities, Clear, CredentialIn, DialectError, Head, Ignored, Incoming, Lead, Outgoing,
     Speak, ignore,
 };
-use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit};
+use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit, EndReason};
 use crate::media::AudioFormat;
 use crate::realtime::{decode_audio, encode_audio};
 
@@ -187,8 +187,13 @@ impl Speak for Webex {
                 json::write_string(message, out);
                 out.push(b'}');
             }
-            CallerCommand::End { .. } => {
-                self.event("SESSION_END", &conversation, out);
+            CallerCommand::End { reason } => {
+                let is_transfer = reason == EndReason::AssistantTransfer.name();
+                let event = match is_transfer {
+                    true => "TRANSFER_TO_AGENT",
+                    false => "SESSION_END",
+                };
+                self.event(event, &conversation, out);
                 self.state = State::Ended;
             }
             CallerCommand::Started { .. }

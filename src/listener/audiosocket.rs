@@ -16,6 +16,7 @@ use tracing::Instrument;
 use crate::auth::{AUDIOSOCKET_UUID, Purpose, Shown, Signed, SignedRequest};
 use crate::bridge::ConductedCall;
 use crate::ingress::{AudioSocket, Dialect, Refusal, Speak as _};
+use crate::media::SampleRate;
 use crate::transport::{Packet, Packets, Transport, tune};
 
 use super::accept::ACCEPT_PAUSE;
@@ -34,6 +35,20 @@ pub struct AudioSocketListenerConfig {
     pub address: Option<SocketAddr>,
     /// Who answers a call whose account names no agent.
     pub agent: Option<String>,
+    /// The rate of all its calls in Hz: 8000 for Asterisk's application, that of the dial string for its channels.
+    /// With it a call starts before anything is heard of the caller; without, with the first audio or key.
+    pub rate: Option<u32>,
+}
+
+impl AudioSocketListenerConfig {
+    /// A call at its beginning; `None` if AudioSocket has no such rate.
+    #[must_use]
+    pub fn call(&self) -> Option<AudioSocket> {
+        match self.rate {
+            Some(hz) => AudioSocket::at(SampleRate::new(hz)?),
+            None => Some(AudioSocket::default()),
+        }
+    }
 }
 
 impl Gateway {
@@ -166,7 +181,8 @@ impl Gateway {
         let usual = self.config.audiosocket.agent.as_ref();
         let agent = identity.agent.as_ref().or(usual).cloned();
         let agent = agent.ok_or_else(Refusal::not_found)?;
-        let dialect = Dialect::AudioSocket(Box::default());
+        let call = self.config.audiosocket.call();
+        let dialect = Dialect::AudioSocket(Box::new(call.unwrap_or_default()));
         self.prepare_identified(call_id, dialect, &agent, &identity, None, peer)
             .await
     }

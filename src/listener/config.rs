@@ -10,6 +10,7 @@ use crate::auth::TwilioAccountConfig;
 use crate::bridge::REALTIME;
 use crate::ingress::Dialect;
 
+use super::asterisk::AsteriskConfig;
 use super::audiosocket::AudioSocketListenerConfig;
 use super::callers::CallersConfig;
 use super::limits::LimitsConfig;
@@ -51,6 +52,8 @@ pub struct ListenerConfig {
     pub shed: ShedConfig,
     /// What callers may send once they are answered.
     pub callers: CallersConfig,
+    /// Where calls wait in Asterisk that the gateway is to take.
+    pub asterisk: AsteriskConfig,
     /// Where Asterisk calls by AudioSocket.
     pub audiosocket: AudioSocketListenerConfig,
 }
@@ -71,6 +74,7 @@ impl Default for ListenerConfig {
             limits: LimitsConfig::default(),
             shed: ShedConfig::default(),
             callers: CallersConfig::default(),
+            asterisk: AsteriskConfig::default(),
             audiosocket: AudioSocketListenerConfig::default(),
         }
     }

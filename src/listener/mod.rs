@@ -5,6 +5,7 @@
 
 mod accept;
 mod answer;
+mod asterisk;
 mod audiosocket;
 mod callers;
 mod config;
@@ -52,6 +53,7 @@ use load::QuotaLoad;
 use shed::Shedder;
 
 pub(crate) use answer::secure;
+pub use asterisk::{AsteriskConfig, AsteriskServerConfig, AsteriskServerError, AsteriskServers};
 pub use audiosocket::AudioSocketListenerConfig;
 pub use callers::{CallersConfig, PhoneLimits, RealtimeLimits};
 pub use config::{ListenerConfig, TwilioConfig, is_origin, is_public_url, usual_connections};
@@ -324,6 +326,7 @@ impl Gateway {
                 self.call(request, Way::Phone(dialect, agent, ticket), peer)
                     .await
             }
+            (&Method::POST, ["asterisk", "dial"]) => self.dial_asterisk(request, peer).await,
             (&Method::POST, ["v1", "tickets"]) => self.ticket(request, peer).await,
             (&Method::GET, ["livez"]) => text(200, "ok\n"),
             (&Method::POST, _) if let Some(route) = MintRoute::of(&path) => {

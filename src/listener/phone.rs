@@ -27,7 +27,7 @@ use super::{Gateway, dial_refusal, socket};
 const TWILIO: &str = "twilio";
 
 /// Phones speak OpenAI's style of errors, having none of their own.
-const STYLE: ErrorStyle = ErrorStyle::OpenAi;
+pub(super) const STYLE: ErrorStyle = ErrorStyle::OpenAi;
 
 /// Largest form of a webhook.
 const MAX_FORM: usize = 64 * 1024;

@@ -10,6 +10,7 @@ use crate::quota::QuotaPlan;
 use crate::realtime::Shape;
 use crate::upstream::{Deployment, Pool};
 
+use super::asterisk::AsteriskServers;
 use super::config::TwilioConfig;
 use super::tls::Tls;
 
@@ -38,6 +39,8 @@ pub struct Routes {
     pub quota: QuotaPlan,
     /// How Twilio's numbers are answered.
     pub twilio: TwilioConfig,
+    /// Where calls may be fetched that wait in Asterisk.
+    pub asterisk: AsteriskServers,
     /// TLS towards callers, if it is asked for.
     pub tls: Option<Arc<Tls>>,
 }

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 use http::header::{AUTHORIZATION, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Request, Uri};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio_tungstenite::{accept_hdr_async_with_config, client_async_with_config};
 
 use super::config::Shape;
 use super::phone_audiosocket::PacketLine;
@@ -251,6 +251,43 @@ impl SoftPhone {
         }
     }
 
+    /// Takes one call on this stream, on which it is dialled: as Asterisk by a gateway that fetches a call. The
+    /// address says where it may be dialled; for any other path it has a 404.
+    pub async fn answer<S>(&self, stream: S) -> CallReport
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (script, dialled) = (self.prepare(), Instant::now());
+        let report = CallReport::new(shown(&self.uri), self.dialect);
+        let wire = match self.wire() {
+            Ok(wire) => wire,
+            Err(error) => return failed(report, dialled, error.to_string()),
+        };
+        // Its subprotocol is offered where it dials, and asked for where it is dialled.
+        let headers = wire.headers();
+        #[allow(clippy::result_large_err, reason = "the library's callback is so")]
+        let check = |request: &Request<()>, mut answer: Response<()>| {
+            let is_right = |(name, value)| request.headers().get(name) == Some(value);
+            let mut asked = headers.iter().map(|(name, value)| (name, value));
+            if request.uri().path() != self.uri.path() || !asked.all(is_right) {
+                let mut refusal = Response::new(None);
+                *refusal.status_mut() = StatusCode::NOT_FOUND;
+                return Err(refusal);
+            }
+            answer.headers_mut().extend(headers.clone());
+            Ok(answer)
+        };
+        let upgrade = accept_hdr_async_with_config(stream, check, Some(socket_config()));
+        match timeout(self.answer_timeout, upgrade).await {
+            Err(_) => failed(report, dialled, "it was not dialled".to_owned()),
+            Ok(Err(error)) => failed(report, dialled, format!("the upgrade failed: {error}")),
+            Ok(Ok(socket)) => {
+                let call = PhoneCall::new(wire, script, self, report, dialled);
+                converse(socket, call).await
+            }
+        }
+    }
+
     async fn call_since<S>(
         &self,
         dialled: Instant,
@@ -274,11 +311,7 @@ impl SoftPhone {
             Ok(request) => request,
             Err(error) => return failed(report, dialled, error.to_string()),
         };
-        // Messages of a quarter second arrive; larger buffers only cost memory.
-        let config = WebSocketConfig::default()
-            .read_buffer_size(8 << 10)
-            .max_write_buffer_size(MAX_UNSENT_BYTES);
-        let upgrade = client_async_with_config(request, &mut stream, Some(config));
+        let upgrade = client_async_with_config(request, &mut stream, Some(socket_config()));
         let outcome = timeout(self.answer_timeout, upgrade).await;
         if let Ok(Err(WsError::Http(response))) = &outcome {
             let mut refusal = Refusal {
@@ -356,6 +389,13 @@ impl SoftPhone {
         headers.extend(self.headers.clone());
         Ok(request)
     }
+}
+
+/// Messages of a quarter second arrive; larger buffers only cost memory.
+fn socket_config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(8 << 10)
+        .max_write_buffer_size(MAX_UNSENT_BYTES)
 }
 
 /// Carries messages between the socket and the call until the call is over.

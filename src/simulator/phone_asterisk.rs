@@ -3,7 +3,8 @@
 //! Says what Asterisk says, in JSON, or in words where the address asks for `f=plain-text`. It is dialled with `n`, so
 //! that the gateway has to answer, and strict: a command of more than 128 bytes, a message whose last frame is not
 //! whole outside of `START_MEDIA_BUFFERING` and one of more than 65 500 bytes are violations, though Asterisk itself
-//! would only log the first two. It never tells of marks that a flush dropped, and closes after `HANGUP`.
+//! would only log the first two. It never tells of marks that a flush dropped, and closes after `HANGUP`. Where the address
+//! asks for `marks=none`, it is one of before 22.8, which only logs them.
 
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub(crate) struct AsteriskWire {
     format: AudioFormat,
     codec: CallCodec,
     is_plain: bool,
+    knows_marks: bool,
     is_buffering: bool,
 }
 
@@ -51,6 +53,7 @@ impl AsteriskWire {
             format,
             codec: CallCodec::new(format.codec).expect("no Opus"),
             is_plain: query.split('&').any(|pair| pair == "f=plain-text"),
+            knows_marks: !query.split('&').any(|pair| pair == "marks=none"),
             is_buffering: false,
         }
     }
@@ -114,6 +117,7 @@ impl AsteriskWire {
                 call_id: Some(self.channel_id.clone()),
             }),
             "HANGUP" => Some(Heard::HangUp),
+            "MARK_MEDIA" if !self.knows_marks => None,
             "MARK_MEDIA" if !id.is_empty() => Some(Heard::Mark(id)),
             "FLUSH_MEDIA" => {
                 self.is_buffering = false;

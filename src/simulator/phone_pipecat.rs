@@ -83,6 +83,8 @@ impl PipecatWire {
             Some("bot-ready") if message["id"] == READY_ID => {
                 Ok(Some(Heard::Answered { call_id: None }))
             }
+            // The frame of that name has said so already.
+            Some("bot-interrupted") => Ok(None),
             Some("user-transcription") => Ok(Some(said_by("caller"))),
             Some("bot-transcription") => Ok(Some(said_by("assistant"))),
             Some("error") => Ok(Some(Heard::Error {
@@ -103,11 +105,16 @@ impl FarEnd for PipecatWire {
     }
 
     fn opening(&mut self) -> Vec<Message> {
-        let ready = json!({"label": "rtvi-ai", "type": "client-ready", "id": READY_ID});
-        let (mut message, mut frame) = (Vec::new(), Vec::new());
-        put_bytes(1, ready.to_string().as_bytes(), &mut message);
-        put_bytes(4, &message, &mut frame);
-        vec![Message::binary(frame)]
+        vec![rtvi(
+            &json!({"label": "rtvi-ai", "type": "client-ready", "id": READY_ID}),
+        )]
+    }
+
+    fn dtmf(&mut self, digit: char) -> Option<Message> {
+        let data = json!({"buttons": [digit.to_string()]});
+        Some(rtvi(
+            &json!({"label": "rtvi-ai", "type": "dtmf", "id": "key", "data": data}),
+        ))
     }
 
     fn audio(&mut self, samples: &[i16]) -> Option<Message> {
@@ -129,6 +136,13 @@ impl FarEnd for PipecatWire {
         };
         heard.unwrap_or_else(|why| vec![Heard::Violation(why)])
     }
+}
+
+fn rtvi(said: &Json) -> Message {
+    let (mut message, mut frame) = (Vec::new(), Vec::new());
+    put_bytes(1, said.to_string().as_bytes(), &mut message);
+    put_bytes(4, &message, &mut frame);
+    Message::binary(frame)
 }
 
 #[cfg(test)]

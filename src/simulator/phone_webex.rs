@@ -3,7 +3,7 @@
 //!
 //! It holds what it is sent against the schema: members, numbers that rise, one conversation, chunks of 100 bytes to
 //! 64 KiB, and a final message without audio after each row of them. `START_OF_INPUT` empties its queue; after
-//! `SESSION_END` it closes. How much it would hold and how often its audio comes is not documented: no limit, and 20 ms.
+//! `SESSION_END` and `TRANSFER_TO_AGENT` it closes. How much it would hold and how often its audio comes is not documented: no limit, and 20 ms.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -181,9 +181,9 @@ impl WebexWire {
                     heard.push(Heard::Clear);
                 }
                 ("END_OF_INPUT", true) => self.is_input = false,
-                ("SESSION_END", _) => {
+                (end @ ("SESSION_END" | "TRANSFER_TO_AGENT"), _) => {
                     self.is_over = true;
-                    let reason = "SESSION_END".to_owned();
+                    let reason = end.to_owned();
                     heard.extend([Heard::End { reason }, Heard::HangUp]);
                 }
                 (other, _) => return Err(format!("not now: {}", excerpt(other))),

@@ -3,7 +3,7 @@
 //! Own code, because this is where most of a call's time and memory outside the kernel went (`src/DECISIONS.md`): what
 //! is read goes through one buffer of the thread, and a connection keeps no more than the part of a frame that came
 //! without its rest. What is sent goes into a bounded buffer and never waits. Headers are judged by the meter below, so
-//! that here they are only followed. Extensions are not spoken, and handshakes are made elsewhere.
+//! that here they are only followed. Extensions are not spoken; the client's handshake is the library's, the server's hyper's.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,13 +13,17 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::client_async_with_config;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error as WsError, Utf8Bytes};
 
-use super::{FrameFault, FrameMeter, Metered, Transport};
+use super::{FrameFault, FrameLimits, FrameMeter, Metered, Transport};
 
 /// Read at once: more than any message of a call, so that one read takes what is there.
 const READ: usize = 64 * 1024;
+
+/// Read at once of the answer to an upgrade.
+const HEAD: usize = 4 * 1024;
 
 /// A buffer that is empty keeps so much of its memory for the next message: an append of 20 ms is 1.4 kB.
 const KEPT: usize = 4 * 1024;
@@ -193,12 +197,30 @@ impl WebSocket {
         max_unsent: usize,
     ) -> Self {
         let transport = Metered::new(transport, meter, already_read);
-        Self::after_handshake(transport, role, max_unsent)
+        Self::over(transport, role, max_unsent)
     }
 
-    /// The same over a transport that is metered already.
-    #[must_use]
-    pub fn after_handshake(transport: Metered, role: Role, max_unsent: usize) -> Self {
+    /// Asks a server for a connection and waits for its 101. The answer's headers are not shown, its frames are held to
+    /// `limits`.
+    ///
+    /// # Errors
+    ///
+    /// What the library says of the handshake: [`WsError::Http`] with the answer if that is another one.
+    pub async fn dial(
+        transport: Transport,
+        request: http::Request<()>,
+        limits: FrameLimits,
+        max_unsent: usize,
+    ) -> Result<Self, WsError> {
+        let config = WebSocketConfig::default().read_buffer_size(HEAD);
+        let meter = FrameMeter::before_answer(limits);
+        let transport = Metered::new(transport, meter, Bytes::new());
+        // The library makes the handshake, and is given nothing of what comes behind it.
+        let (socket, _) = client_async_with_config(request, transport, Some(config)).await?;
+        Ok(Self::over(socket.into_inner(), Role::Client, max_unsent))
+    }
+
+    fn over(transport: Metered, role: Role, max_unsent: usize) -> Self {
         Self {
             transport,
             role,
@@ -595,7 +617,7 @@ mod tests {
     use tokio_tungstenite::tungstenite::Message;
     use tokio_tungstenite::tungstenite::protocol::Role as TheirRole;
 
-    use super::super::meter::{FrameLimits, Peer, Rate};
+    use super::super::meter::{Peer, Rate};
     use super::*;
 
     const RATE: Rate = Rate {

@@ -314,9 +314,9 @@ impl Deployment {
     }
 }
 
-/// Certificate authorities of one deployment.
+/// Certificate authorities of one peer.
 #[derive(Default)]
-pub(super) struct Authorities {
+pub(crate) struct Authorities {
     certificates: Vec<CertificateDer<'static>>,
     /// Made at the first dial, and kept for its session tickets.
     connector: OnceLock<TlsConnector>,
@@ -329,7 +329,8 @@ impl fmt::Debug for Authorities {
 }
 
 impl Authorities {
-    fn read(path: &Path) -> Result<Self, String> {
+    /// Those in a PEM file.
+    pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let wrong = |problem: &str| format!("{} {problem}", path.display());
         let pem = std::fs::read(path)
             .map_err(|error| wrong(&format!("cannot be read: {}", error.kind())))?;
@@ -349,16 +350,12 @@ impl Authorities {
         })
     }
 
-    /// The connector that trusts these and `others`, made by `make`.
-    pub(super) fn connector(
-        &self,
-        others: &RootCertStore,
-        make: impl FnOnce(RootCertStore) -> TlsConnector,
-    ) -> &TlsConnector {
+    /// The connector that trusts these and `others`, who are asked for once.
+    pub(crate) fn connector(&self, others: impl FnOnce() -> RootCertStore) -> &TlsConnector {
         self.connector.get_or_init(|| {
-            let mut roots = others.clone();
+            let mut roots = others();
             roots.add_parsable_certificates(self.certificates.iter().cloned());
-            make(roots)
+            super::dial::connector(roots)
         })
     }
 }

@@ -7,7 +7,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
@@ -16,9 +15,8 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
-use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Utf8Bytes};
 
 use crate::call::ModelEvent;
@@ -26,8 +24,7 @@ use crate::realtime::ErrorBody;
 use crate::routing::Load;
 use crate::telemetry::{Metrics, SetupPhase};
 use crate::transport::{
-    FrameLimits, FrameMeter, Metered, Peer, Rate, Received, Role, Transport, UNACKNOWLEDGED,
-    WebSocket, system_roots, tune,
+    FrameLimits, Peer, Rate, Received, Transport, UNACKNOWLEDGED, WebSocket, system_roots, tune,
 };
 
 use super::credential::{NoToken, Shown};
@@ -35,9 +32,6 @@ use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
 use super::resolve::{Addresses, PATIENCE, Resolve, System};
 use super::state::{Verdict, now};
-
-/// Read at once of the answer to an upgrade.
-const HEAD_BUFFER: usize = 4 * 1024;
 
 /// The largest event taken from a deployment; items with inline audio of 3.5 MB were seen (protocol reference 1.6).
 const MAX_MESSAGE: usize = 32 * 1024 * 1024;
@@ -491,7 +485,7 @@ impl Dialer {
             let name = ServerName::try_from(deployment.host.clone())
                 .map_err(|error| tls_error(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
             let tls = match deployment.authorities() {
-                Some(authorities) => authorities.connector(&self.roots, connector),
+                Some(authorities) => authorities.connector(|| self.roots.clone()),
                 None => &self.tls,
             };
             tls.connect(name, stream).await.map_err(tls_error)
@@ -541,7 +535,7 @@ impl Dialer {
 /// # Panics
 ///
 /// Never: ring supports the default protocol versions.
-fn connector(roots: RootCertStore) -> TlsConnector {
+pub(super) fn connector(roots: RootCertStore) -> TlsConnector {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -610,15 +604,8 @@ async fn upgrade(
             headers.insert(name, value);
         }
     }
-    let config = WebSocketConfig::default().read_buffer_size(HEAD_BUFFER);
-    let transport = Metered::new(transport, FrameMeter::before_answer(FRAMES), Bytes::new());
-    // The library makes the handshake and is given nothing of what comes behind it.
-    match client_async_with_config(request, transport, Some(config)).await {
-        Ok((socket, _response)) => Ok(WebSocket::after_handshake(
-            socket.into_inner(),
-            Role::Client,
-            MAX_UNSENT,
-        )),
+    match WebSocket::dial(transport, request, FRAMES, MAX_UNSENT).await {
+        Ok(socket) => Ok(socket),
         Err(WsError::Http(response)) => Err(DialError::Refused {
             deployment: deployment.name.clone(),
             status: response.status().as_u16(),

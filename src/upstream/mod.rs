@@ -23,6 +23,7 @@ mod token_schedule;
 
 pub use credential::keep_credentials;
 pub use decode::{Decoded, Decoder};
+pub(crate) use deployment::Authorities;
 pub use deployment::{
     Deployment, DeploymentConfig, DeploymentError, DialTimeouts, Kind, ModelAudio,
 };

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -63,15 +64,17 @@ pub(crate) fn plivo_accounts(provider: &str) -> String {
 }
 
 pub(crate) fn plivo(phone: SoftPhone, provider: &str, token: &str) -> SoftPhone {
-    const NONCE: &str = "1234567890";
-    let text = format!("wss://gateway{}.{NONCE}", phone.uri().path());
+    // A signed upgrade is good once.
+    static CALLS: AtomicU64 = AtomicU64::new(1_234_567_890);
+    let nonce = CALLS.fetch_add(1, Ordering::Relaxed).to_string();
+    let text = format!("wss://gateway{}.{nonce}", phone.uri().path());
     let mut mac = Hmac::<Sha256>::new_from_slice(token.as_bytes()).expect("a key of any length");
     mac.update(text.as_bytes());
     let signature = STANDARD.encode(mac.finalize().into_bytes());
     let name = format!("x-{provider}-signature-v3");
     phone
         .header(&name, &signature)
-        .and_then(|phone| phone.header(&format!("{name}-nonce"), NONCE))
+        .and_then(|phone| phone.header(&format!("{name}-nonce"), &nonce))
         .expect("base64 and digits")
 }
 

@@ -1,6 +1,6 @@
 //! One row a dialect: how it is called, by what credential, and what its wire cannot express.
 
-use trunkline::media::AudioFormat;
+use trunkline::media::{AudioFormat, Codec, SampleRate};
 use trunkline::simulator::SoftPhone;
 use trunkline::simulator::phone_dialect::Dialect;
 
@@ -34,7 +34,10 @@ const NO_MARKS: (Scenario, &str) = (
     "has no marks: the playout clock says what was heard",
 );
 
-const NO_KEYS: (Scenario, &str) = (Dtmf, "has no keys");
+const ALAW: AudioFormat = AudioFormat {
+    codec: Codec::Alaw,
+    rate: SampleRate::HZ_8000,
+};
 
 impl Row {
     /// The gateway's name for it: one of its dialects has two forms.
@@ -146,6 +149,12 @@ pub(crate) const ROWS: &[Row] = &[
         codec: Some((AudioFormat::G722, "")),
         ..ASTERISK
     },
+    // One that is too old for marks.
+    Row {
+        codec: Some((ALAW, "?f=plain-text&marks=none")),
+        limits: &[NO_KEEPALIVE, NO_MARKS],
+        ..ASTERISK
+    },
     Row {
         dialect: Dialect::AudioSocket,
         codec: None,
@@ -244,7 +253,7 @@ pub(crate) const ROWS: &[Row] = &[
         fetches_keys: false,
         good: |phone| phone.api_key(proofs::KEY),
         bad: |phone| phone.api_key("tk_another"),
-        limits: &[NO_KEYS, NO_KEEPALIVE, NO_MARKS],
+        limits: &[NO_KEEPALIVE, NO_MARKS],
     },
     Row {
         dialect: Dialect::Webex,

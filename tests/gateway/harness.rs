@@ -80,13 +80,28 @@ impl World {
 
     /// A gateway of `config` in front of a simulator with these settings (TOML).
     pub(crate) fn with_config(config: &str, simulator: &str) -> Self {
-        Self::build(config, simulator, &[], |stream| stream, Outbound::new()).0
+        Self::build(
+            config,
+            simulator,
+            &[],
+            |stream| stream,
+            Outbound::new(),
+            None,
+        )
+        .0
     }
 
     /// The same where whatever the gateway asks by HTTP comes out of `web`.
     pub(crate) fn with_web(config: &str, simulator: &str, web: mpsc::Sender<DuplexStream>) -> Self {
         let outbound = Outbound::with_memory(web);
-        Self::build(config, simulator, &[], |stream| stream, outbound).0
+        Self::build(config, simulator, &[], |stream| stream, outbound, None).0
+    }
+
+    /// The same where every Asterisk that the gateway dials is `pbx`.
+    #[allow(dead_code, reason = "for calls that are fetched")]
+    pub(crate) fn with_pbx(config: &str, simulator: &str, pbx: mpsc::Sender<DuplexStream>) -> Self {
+        let outbound = Outbound::new();
+        Self::build(config, simulator, &[], |stream| stream, outbound, Some(pbx)).0
     }
 
     /// The same with something between the gateway and its deployments: `link` is given the
@@ -96,7 +111,7 @@ impl World {
         simulator: &str,
         link: impl Fn(DuplexStream) -> DuplexStream + Send + Sync + 'static,
     ) -> Self {
-        Self::build(config, simulator, &[], link, Outbound::new()).0
+        Self::build(config, simulator, &[], link, Outbound::new(), None).0
     }
 
     /// The same, but whoever dials one of `scripted` arrives at the test, in that order of deployments.
@@ -111,6 +126,7 @@ impl World {
             scripted,
             |stream| stream,
             Outbound::new(),
+            None,
         )
     }
 
@@ -120,6 +136,7 @@ impl World {
         scripted: &[&str],
         link: impl Fn(DuplexStream) -> DuplexStream + Send + Sync + 'static,
         outbound: Outbound,
+        pbx: Option<mpsc::Sender<DuplexStream>>,
     ) -> (Self, Vec<mpsc::Receiver<DuplexStream>>) {
         let link = Arc::new(link);
         let mut settings: SimulatorConfig =
@@ -131,7 +148,10 @@ impl World {
         let tasks = TaskTracker::new();
         let metrics = Metrics::new();
         let parsed = Config::parse(config).expect("a good configuration");
-        let routes = parsed.build(config).expect("a good configuration");
+        let mut routes = parsed.build(config).expect("a good configuration");
+        if let Some(pbx) = pbx {
+            routes.asterisk.reach_in_memory(pbx);
+        }
         let began = SystemTime::UNIX_EPOCH + Duration::from_secs(epoch);
         let start = tokio::time::Instant::now();
         let mut dialer =

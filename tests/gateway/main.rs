@@ -4,10 +4,12 @@
     reason = "measured bounds are worth reading in the output"
 )]
 
+mod asterisk_dial;
 mod attack_sockets;
 mod attack_tickets;
 mod attack_tokens;
 mod attacks;
+mod audiosocket;
 mod bad_input;
 mod barge_in;
 mod caller_tls;

@@ -142,8 +142,8 @@ class Process:
             self._news.notify_all()
 
     def address(self, label: str) -> str:
-        """The `host:port` behind `{label} on http://`."""
-        pattern = re.compile(re.escape(label) + r" on https?://([\d.]+:\d+)")
+        """The `host:port` behind `{label} on http://`, or `{label} on`."""
+        pattern = re.compile(re.escape(label) + r" on (?:https?://)?([\d.]+:\d+)")
         deadline = time.monotonic() + START_SECONDS
         with self._news:
             while True:

@@ -1,4 +1,4 @@
-"""Calls by a real Asterisk, by AudioSocket and by chan_websocket, where tests/tools/asterisk.sh could fetch one."""
+"""Calls by a real Asterisk, by AudioSocket and by chan_websocket, whoever of the two dials, where tests/tools/asterisk.sh could fetch one."""
 
 import contextlib
 import json
@@ -8,6 +8,8 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.error
+import urllib.request
 import uuid
 import wave
 from pathlib import Path
@@ -33,21 +35,25 @@ UUID = str(uuid.uuid4())
 
 ACCOUNT = f"""
 [listener.audiosocket]
-address = "@AUDIOSOCKET@"
+address = "127.0.0.1:0"
 [[providers.audiosocket.accounts]]
 tenant = "acme"
 agent = "desk"
 uuid = "{UUID}"
+[listener.asterisk.servers.main]
+url = "ws://@HTTP@"
+tenant = "acme"
 """
 
 THREE = ("one", "two", "three")
 # What they do, and how they are connected: by AudioSocket as application and as channel, by chan_websocket with
-# control messages in JSON and in text.
+# control messages in JSON and in text, and by chan_websocket where the gateway is told to dial.
 CALLERS = [
     "talk-socket",
     "talk-dial",
     "talk-web",
     "talk-text",
+    "talk-waiting",
     "rude-socket",
     "rude-web",
     "keys-dial",
@@ -65,7 +71,7 @@ res_timing_timerfd
 class Asterisk:
     """A running one, with a folder of its own for all that it writes."""
 
-    def __init__(self, audiosocket: str, websocket: str):
+    def __init__(self, audiosocket: str, websocket: str, http: str):
         # Its control socket's path has to be a short one.
         self.folder = Path(tempfile.mkdtemp(prefix="pbx-"))
         for name in ("etc", "lib", "spool", "run", "log"):
@@ -85,6 +91,7 @@ astspooldir => {self.folder}/spool
 astrundir => {self.folder}/run
 astlogdir => {self.folder}/log
 """,
+            "http": "[general]\nenabled = yes\nbindaddr = {}\nbindport = {}\n".format(*http.split(":")),
             "modules": f"[modules]\nautoload = no\n{modules}\n",
             "logger": "[logfiles]\nmessages => notice,warning,error,verbose(3)\n",
             "websocket_client": f"""
@@ -101,6 +108,12 @@ tls_enabled = no
             "extensions": f"""
 [caller]
 exten => _talk-.,1,Answer()
+ same => n,Playback({self.folder}/three)
+ same => n,Record({self.folder}/${{EXTEN}}.wav,0,5,kq)
+ same => n,Hangup()
+; Waits until the gateway has come.
+exten => talk-waiting,1,Answer()
+ same => n,Wait(6)
  same => n,Playback({self.folder}/three)
  same => n,Record({self.folder}/${{EXTEN}}.wav,0,5,kq)
  same => n,Hangup()
@@ -125,6 +138,7 @@ exten => stranger,1,Answer()
 exten => dial,1,Dial(AudioSocket/{audiosocket}/{UUID}/c(slin16))
 exten => web,1,Dial(WebSocket/trunkline/c(slin16)f(json)v(queue=billing))
 exten => text,1,Dial(WebSocket/trunkline/c(ulaw)v(queue=billing))
+exten => waiting,1,Dial(WebSocket/INCOMING/c(slin16)f(json)n)
 """,
         }.items():
             (self.folder / f"etc/{name}.conf").write_text(text)
@@ -163,12 +177,28 @@ exten => text,1,Dial(WebSocket/trunkline/c(ulaw)v(queue=billing))
         asked = subprocess.run(self._command("-rx", command), capture_output=True, text=True, timeout=START_SECONDS)
         return asked.stdout
 
-    def call(self, callers: list[str]):
-        """Makes these calls at once and waits until all have hung up."""
+    def connection_id(self) -> str:
+        """That of the channel which waits for the gateway."""
+        found = None
+
+        def is_there() -> bool:
+            nonlocal found
+            channel = re.search(r"WebSocket/INCOMING/\S+?(?=!|\s)", self.ask("core show channels concise"))
+            shown = self.ask(f"core show channel {channel[0]}") if channel else ""
+            found = re.search(r"MEDIA_WEBSOCKET_CONNECTION_ID=(\S+)", shown)
+            return bool(found)
+
+        self._wait(is_there, "no channel waits")
+        return found[1]
+
+    def call(self, callers: list[str], fetch):
+        """Makes these calls at once, has those fetched that wait, and waits until all have hung up."""
         for caller in callers:
             gateway = caller.split("-")[1]
             said = self.ask(f"channel originate Local/{caller}@caller/n extension {gateway}@gateway")
             assert "No such command" not in said, said
+            if gateway == "waiting":
+                fetch(self.connection_id())
         began = time.monotonic()
 
         def are_over() -> bool:
@@ -197,19 +227,38 @@ exten => text,1,Dial(WebSocket/trunkline/c(ulaw)v(queue=billing))
 @pytest.fixture(scope="module")
 def calls():
     """An Asterisk that has made all calls, and what the gateway says of them by dialect."""
-    # The gateway does not say which port it got, so it is told one that was free just now.
+    # Asterisk does not say which port it got, so it is told one that was free just now.
     with socket.create_server(("127.0.0.1", 0)) as free:
-        audiosocket = f"127.0.0.1:{free.getsockname()[1]}"
-    with running(ACCOUNT.replace("@AUDIOSOCKET@", audiosocket), secrets=(UUID, CALLER_KEY)) as desk:
-        asterisk = Asterisk(audiosocket, desk.address)
+        http = f"127.0.0.1:{free.getsockname()[1]}"
+    with running(ACCOUNT.replace("@HTTP@", http), secrets=(UUID, CALLER_KEY)) as desk:
+        asterisk = Asterisk(desk.process.address("audiosocket"), desk.address, http)
         try:
-            asterisk.call(CALLERS)
+            asterisk.call(CALLERS, lambda connection_id: fetch(desk, connection_id))
             deadline = time.monotonic() + 5
             while len(ended(desk)) < len(CALLERS) - 1 and time.monotonic() < deadline:
                 time.sleep(0.1)
             yield asterisk, ended(desk)
         finally:
             asterisk.stop()
+
+
+def fetch(desk, connection_id: str):
+    """Tells the gateway to take the call that waits; a second time there is none."""
+
+    def status() -> int:
+        asked = json.dumps({"agent": "desk", "connection_id": connection_id, "parameters": {"queue": "billing"}})
+        headers = {"api-key": CALLER_KEY, "content-type": "application/json"}
+        request = urllib.request.Request(f"http://{desk.address}/asterisk/dial", asked.encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=START_SECONDS) as answer:
+                return answer.status
+        except urllib.error.HTTPError as refused:
+            return refused.code
+
+    assert status() == 201
+    assert status() == 409
+    connection_id = str(uuid.uuid4())
+    assert status() == 404
 
 
 def ended(desk) -> list[dict]:
@@ -230,10 +279,14 @@ def test_keys_are_answered(calls, caller):
     assert loudness(asterisk.heard(caller)) > 100, asterisk.tail()
 
 
-@pytest.mark.parametrize("dialect", ["audiosocket", "asterisk"])
-def test_the_gateway_saw_what_happened(calls, dialect):
-    """Of each dialect two callers who listened, one who interrupted, and one with keys; a stranger was hung up."""
+@pytest.mark.parametrize("dialect, listeners", [("audiosocket", 2), ("asterisk", 3)])
+def test_the_gateway_saw_what_happened(calls, dialect, listeners):
+    """Of each dialect callers who listened, one who interrupted, and one with keys; a stranger was hung up."""
     asterisk, found = calls
     of_dialect = [call for call in found if call["dialect"] == dialect]
     assert {call["end_reason"] for call in of_dialect} == {"caller_hangup"}, asterisk.tail()
-    assert sorted((call["turns"], call["barge_ins"]) for call in of_dialect) == [(0, 0), (1, 0), (1, 0), (2, 1)]
+    assert sorted((call["turns"], call["barge_ins"]) for call in of_dialect) == [
+        (0, 0),
+        *[(1, 0)] * listeners,
+        (2, 1),
+    ]
