@@ -29,7 +29,6 @@ apt-get update -qq || no "apt-get update failed"
 (cd "$work" && apt-get download -qq prometheus >"$work/log" 2>&1) || no "$(tail -3 "$work/log")"
 dpkg-deb --extract "$work"/prometheus_*.deb "$work/root"
 "$work/root/usr/bin/promtool" --version >/dev/null 2>&1 || no "what was fetched does not run here"
-rm -rf "$folder"
 mkdir -p "$folder"
-rm -rf "$work"/root/usr/share/{doc,man,lintian}
+rm -rf "$folder/root" "$work"/root/usr/share/{doc,man,lintian}
 mv "$work/root" "$folder/root"

@@ -86,6 +86,7 @@ def suites() -> list[Suite]:
         Suite("build", [CARGO, "build"]),
         Suite("autobahn", [".venv/bin/python", "-m", "pytest", "tests/autobahn"], count_pytest),
         Suite("openai-python", [".venv/bin/python", "-m", "pytest", "tests/sdk"], count_pytest),
+        Suite("deploy", [".deploy/venv/bin/python", "-m", "pytest", "tests/deploy"], count_pytest),
         Suite("openai-node", ["node", "--test", "--test-reporter=tap", *node_tests], count_node),
     ]
 
