@@ -2,21 +2,22 @@
 
 import pytest
 
-from live import Demo, Prometheus
-from tools import BINARY, PROMETHEUS
+from live import Gateway, Prometheus
+from tools import BINARY, LOADTEST, PROMETHEUS
 
 
 @pytest.fixture(scope="session")
-def demo():
-    if not BINARY.exists():
-        pytest.fail(f"{BINARY} is not built")
-    with Demo() as running:
+def gateway():
+    for program in (BINARY, LOADTEST):
+        if not program.exists():
+            pytest.fail(f"{program} is not built")
+    with Gateway() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def prometheus(demo):
+def prometheus(gateway):
     if not PROMETHEUS.exists():
         pytest.skip("no Prometheus was to be had here: see tests/tools/prometheus.sh")
-    with Prometheus(demo) as running:
+    with Prometheus(gateway) as running:
         yield running

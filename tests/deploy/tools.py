@@ -11,6 +11,7 @@ CHART = DEPLOY / "helm" / "trunkline"
 BINARY = Path(
     os.environ.get("TRUNKLINE_BIN") or ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug" / "trunkline"
 )
+LOADTEST = BINARY.with_name(f"{BINARY.name}-loadtest")
 # As their distribution packages them, unpacked by tests/tools/prometheus.sh.
 PROMETHEUS = ROOT / ".deploy" / "root" / "usr" / "bin" / "prometheus"
 PROMTOOL = PROMETHEUS.with_name("promtool")
