@@ -221,7 +221,7 @@ def test_pods_have_no_privilege(case):
 def test_sockets_outlive_proxies_timeouts():
     for controller, key, value in [
         ("nginx", "nginx.ingress.kubernetes.io/proxy-read-timeout", "4000"),
-        ("haproxy", "haproxy.org/timeout-tunnel", "4000s"),
+        ("haproxy", "haproxy-ingress.github.io/timeout-tunnel", "4000s"),
         ("agic", "appgw.ingress.kubernetes.io/request-timeout", "4000"),
     ]:
         ingress = find(render(FEATURES[f"ingress-{controller}"]), "Ingress")
