@@ -83,9 +83,10 @@ def suites() -> list[Suite]:
             env={"RUSTDOCFLAGS": "-D warnings"},
         ),
         Suite("rust", [CARGO, "test", "--workspace", "--no-fail-fast"], count_cargo),
-        Suite("build", [CARGO, "build"]),
+        Suite("build", [CARGO, "build", "--workspace"]),
         Suite("autobahn", [".venv/bin/python", "-m", "pytest", "tests/autobahn"], count_pytest),
         Suite("openai-python", [".venv/bin/python", "-m", "pytest", "tests/sdk"], count_pytest),
+        Suite("deploy", [".deploy/venv/bin/python", "-m", "pytest", "tests/deploy"], count_pytest),
         Suite("openai-node", ["node", "--test", "--test-reporter=tap", *node_tests], count_node),
     ]
 

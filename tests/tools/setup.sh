@@ -2,7 +2,8 @@
 # Installs what the given command needs and is missing, and says so: `setup.sh build` or `setup.sh test`.
 #
 # System packages come from apt; elsewhere the missing tools are named and left to the reader. What the SDK tests
-# need goes into `.venv`, `.asterisk` and `tests/sdk/node_modules`, again only when the files that pin it have changed.
+# need goes into `.venv`, `.asterisk` and `tests/sdk/node_modules`, what those of deploy/ need into `.deploy`, again only
+# when the files that pin it have changed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -110,6 +111,23 @@ fetch_asterisk() {
     timeout 300 tests/tools/asterisk.sh .asterisk >&2 || say "there is none to be had here: its tests are skipped"
 }
 
+# Apart from the others', because checkov pins older versions of what they use.
+install_deploy_tools() {
+    local pins=tests/deploy/requirements.txt
+    fresh .deploy/venv/installed "$pins" && return 0
+    say "installing into .deploy/venv what $pins pins: checkov, hadolint, helm, ..."
+    python3 -m venv --clear .deploy/venv
+    .deploy/venv/bin/pip install --quiet --disable-pip-version-check --requirement "$pins"
+    cksum <"$pins" >.deploy/venv/installed
+}
+
+# promtool and Prometheus; without them what they check is skipped.
+fetch_prometheus() {
+    [ -d .deploy/root ] && return 0
+    say "fetching Prometheus into .deploy; nothing of it is installed"
+    timeout 300 tests/tools/prometheus.sh .deploy >&2 || say "there is none to be had here: its tests are skipped"
+}
+
 install_node_sdks() {
     local pins=(tests/sdk/package.json tests/sdk/package-lock.json)
     fresh tests/sdk/node_modules/.installed "${pins[@]}" && return 0
@@ -135,7 +153,9 @@ test)
     check_node
     install_python_packages
     install_node_sdks
+    install_deploy_tools
     fetch_asterisk
+    fetch_prometheus
     ;;
 *)
     echo "usage: $0 build|test" >&2
