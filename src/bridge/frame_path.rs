@@ -38,7 +38,13 @@ impl FramePath {
         let agent = Agent::new("bench", config).expect("defaults are good");
         let audio_of_model = ModelAudio::Pcm16;
         let chunk_frames = dialect.capabilities().chunk_frames;
-        let media = MediaPath::new(info.input, info.output, audio_of_model, chunk_frames, &agent);
+        let media = MediaPath::new(
+            info.input,
+            info.output,
+            audio_of_model,
+            chunk_frames,
+            &agent,
+        );
         Some(Self {
             dialect,
             decoder: Decoder::new(),
