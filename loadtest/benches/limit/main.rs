@@ -292,6 +292,8 @@ impl Bench {
              [admin]\naddress = \"127.0.0.1:0\"\n[auth]\nmode = \"none\"\n\
              [deployments.gpt-realtime]\nurl = \"{scheme}:{port}\"\nmodel = \"gpt-realtime\"\n\
              api_key_file = {key:?}\n{ca}\
+             [deployments.gpt-realtime.quota]\nrequests_per_minute = 1000000\n\
+             tokens_per_minute = 1000000000\n\
              [agents.desk]\ndeployment = \"gpt-realtime\"\n",
             port = model.port(),
             key = self.folder.join("key"),

@@ -52,11 +52,10 @@ pub fn live_view(now: &Progress, before: Before) -> (String, Before) {
     let rate = |n: u64, before: u64| n.saturating_sub(before) as f64 / seconds.max(1e-3);
     let _ = writeln!(
         text,
-        "calls    {} live (most {}), {:.1}/s begun; {} answered, {} completed, {} refused, {} failed, {} skipped",
+        "calls    {} live (most {}), {:.1}/s begun; ended: {} completed, {} refused, {} failed; {} skipped",
         now.live,
         counts.most_live,
         rate(counts.begun, before.begun),
-        counts.answered,
         counts.completed,
         counts.refused,
         counts.failed,
