@@ -203,11 +203,14 @@ impl Screen {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::sync::Arc;
+
+    use tokio_util::task::TaskTracker;
     use trunkline::simulator::phone_dial::Dialer;
     use trunkline_loadtest::run::Part;
     use trunkline_loadtest::scenario::Scenario;
+
+    use super::*;
 
     #[tokio::test]
     async fn metrics_are_read_and_pushed() {
@@ -217,7 +220,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let exposing = tokio::spawn(expose(listener, run.clone(), stop.clone()));
+        let tasks = TaskTracker::new();
+        tasks.spawn(expose(listener, run.clone(), stop.clone()));
         let ask = async |request: &str| {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(request.as_bytes()).await.unwrap();
@@ -243,7 +247,8 @@ mod tests {
         let refused = show.push(&RunReport::default()).await.unwrap_err();
         assert!(refused.contains("405"), "{refused}");
         stop.cancel();
-        exposing.await.unwrap();
+        tasks.close();
+        tasks.wait().await;
         assert!(pushgateway("https://a").is_err() && pushgateway("a").is_err());
 
         let gateway = TcpListener::bind("127.0.0.1:0").await.unwrap();
