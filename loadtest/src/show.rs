@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn metrics_are_read_and_pushed() {
+    async fn metrics_are_read() {
         let scenario = Scenario::parse("[target]\nurl = 'ws://127.0.0.1:1/twilio'").unwrap();
         let lines = Arc::new(Dialer::new(None).unwrap());
         let run = Run::new(scenario, Part::default(), lines, None).unwrap();
@@ -239,44 +239,40 @@ mod tests {
                 .contains(" 405 ")
         );
 
-        // What is no Pushgateway says so; one that is takes what is sent.
-        let show = Show {
-            push: Some(pushgateway(&format!("http://{address}")).unwrap()),
-            ..Show::default()
-        };
-        let refused = show.push(&RunReport::default()).await.unwrap_err();
-        assert!(refused.contains("405"), "{refused}");
+        let refused = pushing_to(address, "").push(&RunReport::default()).await;
+        assert!(refused.unwrap_err().contains("405"));
         stop.cancel();
         tasks.close();
         tasks.wait().await;
-        assert!(pushgateway("https://a").is_err() && pushgateway("a").is_err());
+    }
 
-        let gateway = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let show = Show {
-            push: Some(
-                pushgateway(&format!(
-                    "http://{}/metrics/job/x",
-                    gateway.local_addr().unwrap()
-                ))
-                .unwrap(),
-            ),
+    #[tokio::test]
+    async fn metrics_are_pushed() {
+        assert!(pushgateway("https://a").is_err() && pushgateway("a").is_err());
+        for (path, expected) in [
+            ("", "PUT /metrics/job/trunkline_loadtest HTTP/1.1\r\n"),
+            ("/metrics/job/x", "PUT /metrics/job/x HTTP/1.1\r\n"),
+        ] {
+            let gateway = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let show = pushing_to(gateway.local_addr().unwrap(), path);
+            let taking = async {
+                let (mut stream, _) = gateway.accept().await.unwrap();
+                let head = read_head(&mut stream).await.unwrap();
+                let answer = b"HTTP/1.1 202 Accepted\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+                head
+            };
+            let report = RunReport::default();
+            let (head, pushed) = tokio::join!(taking, show.push(&report));
+            assert_eq!(pushed, Ok(()));
+            assert!(head.starts_with(expected), "{head}");
+        }
+    }
+
+    fn pushing_to(address: SocketAddr, path: &str) -> Show {
+        Show {
+            push: Some(pushgateway(&format!("http://{address}{path}")).unwrap()),
             ..Show::default()
-        };
-        let taking = async {
-            let (mut stream, _) = gateway.accept().await.unwrap();
-            let head = read_head(&mut stream).await.unwrap();
-            stream
-                .write_all(b"HTTP/1.1 202 Accepted\r\n\r\n")
-                .await
-                .unwrap();
-            head
-        };
-        let report = RunReport::default();
-        let (head, pushed) = tokio::join!(taking, show.push(&report));
-        assert_eq!(pushed, Ok(()));
-        assert!(
-            head.starts_with("PUT /metrics/job/x HTTP/1.1\r\n"),
-            "{head}"
-        );
+        }
     }
 }

@@ -8,21 +8,54 @@ use super::RunReport;
 #[must_use]
 pub fn to_prometheus(report: &RunReport, live: u32) -> String {
     let mut text = String::new();
-    let counts = &report.counts;
-    family(
+    calls(&mut text, report);
+    family(&mut text, "calls_live", "gauge", "Calls at this moment.");
+    sample(&mut text, "calls_live", &[], f64::from(live));
+    let (frames, tokens) = (&report.frames, &report.tokens);
+    let fates = [
+        ("sent", frames.sent),
+        ("expected", frames.expected),
+        ("lost", frames.lost),
+        ("duplicated", frames.duplicated),
+        ("reordered", frames.reordered),
+        ("damaged", frames.damaged),
+        ("foreign", frames.foreign),
+    ];
+    let help = "Frames of coded speech by what became of them.";
+    counters(&mut text, "frames_total", help, "fate", &fates);
+    let kinds = [
+        ("input", tokens.input),
+        ("cached", tokens.cached),
+        ("output", tokens.output),
+    ];
+    let help = "Tokens that the target reported for calls that have ended.";
+    counters(&mut text, "tokens_total", help, "kind", &kinds);
+    let errors: Vec<_> = report
+        .errors
+        .iter()
+        .map(|(cause, n)| (&**cause, *n))
+        .collect();
+    counters(
         &mut text,
-        "calls_total",
-        "counter",
-        "Calls by what became of them.",
+        "errors_total",
+        "Errors by cause.",
+        "cause",
+        &errors,
     );
-    for (outcome, n) in [
+    measures(&mut text, report);
+    text
+}
+
+fn calls(text: &mut String, report: &RunReport) {
+    let counts = &report.counts;
+    let outcomes = [
         ("completed", counts.completed),
         ("refused", counts.refused),
         ("failed", counts.failed),
         ("skipped", counts.skipped),
-    ] {
-        sample(&mut text, "calls_total", &[("outcome", outcome)], n as f64);
-    }
+    ];
+    let help = "Calls by what became of them.";
+    counters(text, "calls_total", help, "outcome", &outcomes);
     for (name, help, n) in [
         ("calls_begun_total", "Calls that were begun.", counts.begun),
         (
@@ -43,49 +76,17 @@ pub fn to_prometheus(report: &RunReport, live: u32) -> String {
         ("barge_ins_total", "Interrupted replies.", counts.barge_ins),
         ("underruns_total", "Holes in replies.", counts.underruns),
     ] {
-        family(&mut text, name, "counter", help);
-        sample(&mut text, name, &[], n as f64);
+        family(text, name, "counter", help);
+        sample(text, name, &[], n as f64);
     }
-    family(&mut text, "calls_live", "gauge", "Calls at this moment.");
-    sample(&mut text, "calls_live", &[], f64::from(live));
-    let frames = &report.frames;
-    family(
-        &mut text,
-        "frames_total",
-        "counter",
-        "Frames of coded speech by what became of them.",
-    );
-    for (fate, n) in [
-        ("sent", frames.sent),
-        ("expected", frames.expected),
-        ("lost", frames.lost),
-        ("duplicated", frames.duplicated),
-        ("reordered", frames.reordered),
-        ("damaged", frames.damaged),
-        ("foreign", frames.foreign),
-    ] {
-        sample(&mut text, "frames_total", &[("fate", fate)], n as f64);
+}
+
+/// A counter for each value of one label.
+fn counters(text: &mut String, name: &str, help: &str, label: &str, values: &[(&str, u64)]) {
+    family(text, name, "counter", help);
+    for (value, n) in values {
+        sample(text, name, &[(label, value)], *n as f64);
     }
-    let tokens = &report.tokens;
-    family(
-        &mut text,
-        "tokens_total",
-        "counter",
-        "Tokens that the target reported for calls that have ended.",
-    );
-    for (kind, n) in [
-        ("input", tokens.input),
-        ("cached", tokens.cached),
-        ("output", tokens.output),
-    ] {
-        sample(&mut text, "tokens_total", &[("kind", kind)], n as f64);
-    }
-    family(&mut text, "errors_total", "counter", "Errors by cause.");
-    for (cause, n) in &report.errors {
-        sample(&mut text, "errors_total", &[("cause", cause)], *n as f64);
-    }
-    measures(&mut text, report);
-    text
 }
 
 fn measures(text: &mut String, report: &RunReport) {
