@@ -7,11 +7,13 @@ SECONDS ?= 60
 SUBJECTS ?=
 # Rows of the table of `make bench`, by a part of their names; all if none is named. One only if it has spaces.
 ROWS ?=
+# Not empty: `make instructions` writes its baseline anew instead of comparing with it.
+RENEW ?=
 # Passed to `trunkline demo`, for example: make demo ARGS=--once. Only what it says goes to standard output.
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test fuzz siege soak
+.PHONY: help bench demo test fuzz instructions siege soak
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -37,7 +39,14 @@ soak: ## Let ten times 200 calls go on while their deployments fail in every way
 	@tests/tools/setup.sh build
 	@$(CARGO) test --release --test gateway calls_survive -- --include-ignored --nocapture --test-threads 1
 
-bench: ## Measure what calls cost on this machine, beside a bare relay: CPU, memory, added latency; not part of the tests
+bench: ## Measure what calls cost on this machine, beside a bare relay: CPU, memory, latency, set-ups, overload; not part of the tests
 	@tests/tools/setup.sh build
 	@$(CARGO) build --release --package trunkline
-	@$(CARGO) bench --package trunkline-loadtest --bench limit -- $(ROWS)
+	@status=0; \
+	$(if $(ROWS),,python3 tests/tools/count_instructions.py || status=1;) \
+	$(CARGO) bench --package trunkline-loadtest --bench limit -- $(ROWS) || status=1; \
+	exit $$status
+
+instructions: ## Count the instructions of the frame path, and fail if they grew by more than 5 %; RENEW=1 accepts them
+	@tests/tools/setup.sh build
+	@python3 tests/tools/count_instructions.py $(if $(RENEW),--renew)

@@ -80,6 +80,16 @@ impl Search {
     }
 }
 
+/// What the chart of the gateway (`deploy/helm/trunkline`) is to be given for pods that carry so many calls each, and for
+/// a deployment that carries no more than what `pods` of them do. Another pod comes when two thirds of the places are
+/// taken on average, as in the chart's own defaults: it takes time to start, and one that drains takes no calls.
+#[must_use]
+pub fn helm_values(calls_per_pod: u32, pods: Option<u32>) -> String {
+    let enough = (u64::from(calls_per_pod) * 2 / 3).max(1);
+    let most = pods.map_or(String::new(), |pods| format!("  maxReplicas: {pods}\n"));
+    format!("gateway:\n  maxCalls: {calls_per_pod}\nautoscaling:\n  callsPerPod: {enough}\n{most}")
+}
+
 /// What calls of one shape need of a deployment's grant.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -236,6 +246,18 @@ mod tests {
             search.note(calls, calls < 64 || (calls == 64 && n_at_64 == 1));
         }
         assert!((60..64).contains(&search.holds()), "{search:?}");
+    }
+
+    #[test]
+    fn helm_is_told() {
+        assert_eq!(
+            helm_values(300, None),
+            "gateway:\n  maxCalls: 300\nautoscaling:\n  callsPerPod: 200\n"
+        );
+        assert_eq!(
+            helm_values(1, Some(4)),
+            "gateway:\n  maxCalls: 1\nautoscaling:\n  callsPerPod: 1\n  maxReplicas: 4\n"
+        );
     }
 
     fn model(minutes: f64, quota: DeploymentQuota, cached: f64) -> Fit {

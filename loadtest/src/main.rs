@@ -2,6 +2,7 @@
 
 mod call;
 mod perform;
+mod show;
 mod survey;
 
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! `run`: a scenario, from the command line.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,9 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trunkline::simulator::Simulator;
 use trunkline::simulator::phone_dial::Dialer;
-use trunkline_loadtest::report::{RunReport, live_line, to_text};
+use trunkline_loadtest::report::{RunReport, to_text};
 use trunkline_loadtest::run::{Part, Run, Wiretap};
 use trunkline_loadtest::scenario::{Scenario, parse_time};
+
+use crate::show::{Show, expose};
 
 /// Let the callers of a scenario call, and report what they heard.
 ///
@@ -30,7 +32,10 @@ Examples:
     trunkline-loadtest run support.toml --url ws://other:8080/twilio/media/support --time 30s
 
   Four processes (or hosts) share a scenario; afterwards: trunkline-loadtest merge part*.json
-    trunkline-loadtest run support.toml --part 1/4 --out part1.json")]
+    trunkline-loadtest run support.toml --part 1/4 --out part1.json
+
+  Watched by Prometheus while it goes on:
+    trunkline-loadtest run support.toml --metrics-listen 127.0.0.1:9464")]
 pub(crate) struct RunArguments {
     /// The scenario, a TOML file; see loadtest/README.md
     scenario: PathBuf,
@@ -46,9 +51,8 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "N/OF", value_parser = parse_part)]
     part: Option<Part>,
 
-    /// Say nothing on the terminal while the run goes on
-    #[arg(long)]
-    quiet: bool,
+    #[command(flatten)]
+    show: Show,
 }
 
 /// What the command line changes in a scenario.
@@ -94,16 +98,14 @@ pub(crate) async fn run(arguments: &RunArguments) -> ExitCode {
         Err(error) => return no_run(&error.to_string()),
     };
     arguments.changes.apply(&mut scenario);
-    let report = match perform(
-        scenario,
-        arguments.part.unwrap_or_default(),
-        !arguments.quiet,
-    )
-    .await
-    {
+    let part = arguments.part.unwrap_or_default();
+    let report = match perform(scenario, part, &arguments.show).await {
         Ok(report) => report,
         Err(error) => return no_run(&error),
     };
+    if let Err(error) = arguments.show.push(&report).await {
+        return no_run(&error);
+    }
     conclude(&report, &arguments.out)
 }
 
@@ -130,8 +132,9 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(6);
 pub(crate) async fn perform(
     scenario: Scenario,
     part: Part,
-    is_live: bool,
+    show: &Show,
 ) -> Result<RunReport, String> {
+    let metrics = show.metrics_listener().await?;
     let dialer = Dialer::new(scenario.target.ca.as_deref()).map_err(|error| error.to_string())?;
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let wiretap = match &scenario.simulator {
@@ -147,12 +150,18 @@ pub(crate) async fn perform(
         }
         None => None,
     };
+    let thresholds = scenario.thresholds.clone();
     let run = Run::new(scenario, part, Arc::new(dialer), wiretap.clone())
         .map_err(|error| error.to_string())?;
-    let mut report = watch(&run, is_live).await;
+    if let Some(listener) = metrics {
+        tasks.spawn(expose(listener, run.clone(), shutdown.clone()));
+    }
+    let mut report = watch(&run, show).await;
     shutdown.cancel();
     if let Some(wiretap) = wiretap {
         report.measures.add(&wiretap.take());
+        // Some of them may be on what was measured there.
+        report.missed = thresholds.missed(&report);
     }
     // The next run may want the simulator's address.
     tasks.close();
@@ -160,29 +169,20 @@ pub(crate) async fn perform(
     Ok(report)
 }
 
-/// Waits for a run's end, and says on the terminal how it goes.
-async fn watch(run: &Run, is_live: bool) -> RunReport {
-    let is_live = is_live && std::io::stderr().is_terminal();
+/// Waits for a run's end, and shows meanwhile how it goes.
+async fn watch(run: &Run, show: &Show) -> RunReport {
+    let mut screen = show.screen();
     let finish = run.finish();
     tokio::pin!(finish);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             report = &mut finish => {
-                if is_live {
-                    let _ = writeln!(std::io::stderr());
-                }
+                screen.clear();
                 return report;
             }
             _ = tokio::signal::ctrl_c() => run.interrupt(),
-            _ = second.tick() => {
-                if is_live {
-                    let (report, elapsed, live) = run.so_far();
-                    let line = live_line(&report, elapsed.as_secs_f64(), u64::from(live));
-                    let _ = write!(std::io::stderr(), "\r\x1b[2K{line}");
-                    let _ = std::io::stderr().flush();
-                }
-            }
+            _ = second.tick() => screen.draw(run),
         }
     }
 }

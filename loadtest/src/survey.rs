@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use clap::Args;
 use trunkline::quota::{DeploymentQuota, Expect};
-use trunkline_loadtest::capacity::{Model, Search};
-use trunkline_loadtest::compare::ratios;
-use trunkline_loadtest::report::RunReport;
+use trunkline_loadtest::capacity::{Model, Search, helm_values};
+use trunkline_loadtest::compare::{Round, ratios};
 use trunkline_loadtest::run::Part;
 use trunkline_loadtest::scenario::{Arrivals, Scenario, Thresholds, parse_time};
 
 use crate::perform::{Changes, no_run, perform};
+use crate::show::Show;
 
 /// Run two scenarios in turn, several times, and say how much slower or faster the second is.
 ///
 /// Each round runs both, in alternating order, so that what changes with time touches both alike. Ratios are the
-/// second's to the first's, with the bounds of 95 % confidence from redrawing calls.
+/// second's to the first's, with bounds of 95 % confidence: the wider ones of redrawing calls and of comparing rounds.
 ///
 /// Exit status: 0 if the second is not shown to be slower, 1 if it is, 2 if there was no run.
 #[derive(Args)]
@@ -66,14 +66,15 @@ async fn try_compare(arguments: &CompareArguments) -> Result<bool, String> {
     if let Some(url) = &arguments.url_b {
         scenarios[1].target.url.clone_from(url);
     }
-    let mut reports = [RunReport::default(), RunReport::default()];
+    let mut rounds: Vec<Round> = Vec::new();
     for round in 0..arguments.rounds {
         let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+        let mut both = Round::default();
         for side in order {
             let mut scenario = scenarios[side].clone();
             // Both sides of a round have the same callers, each round has others.
             scenario.seed = scenarios[0].seed.wrapping_add(u64::from(round));
-            let report = perform(scenario, Part::default(), true).await?;
+            let report = perform(scenario, Part::default(), &Show::live()).await?;
             say(&format!(
                 "round {} of {}, {}: {} calls, {} refused, {} failed",
                 round + 1,
@@ -83,20 +84,27 @@ async fn try_compare(arguments: &CompareArguments) -> Result<bool, String> {
                 report.counts.refused,
                 report.counts.failed
             ));
-            reports[side].merge(report);
+            both[side] = report;
         }
+        rounds.push(both);
     }
-    let [a, b] = &reports;
+    let found = ratios(&rounds, scenarios[0].seed);
+    let [mut a, mut b] = Round::default();
+    for [first, second] in rounds {
+        a.merge(first);
+        b.merge(second);
+    }
     if let Some(folder) = &arguments.out {
-        for (name, report) in [("a.json", a), ("b.json", b)] {
+        for (name, report) in [("a.json", &a), ("b.json", &b)] {
             report
                 .write(&folder.join(name))
                 .map_err(|error| error.to_string())?;
         }
     }
-    let found = ratios(a, b, a.seed);
     if found.is_empty() {
-        return Err("too few calls on a side to compare anything".to_owned());
+        return Err(
+            "too few calls on a side to compare anything: a median needs 6, a p95 59".to_owned(),
+        );
     }
     say(&format!(
         "\n{:<26}{:>10}{:>10}      ratio [95 % bounds]",
@@ -191,6 +199,10 @@ struct ShapeArguments {
     /// Model: share of what is read again that comes from the cache, 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     cached: f64,
+
+    /// Model: pods of the gateway that share the deployment, for the values of its chart
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pods: u32,
 }
 
 /// Searches or calculates; see [`CapacityArguments`] for the exit status.
@@ -230,7 +242,7 @@ async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, Strin
             over: arguments.time / 10,
         };
         one.limits.concurrent = calls;
-        let report = perform(one, Part::default(), true).await?;
+        let report = perform(one, Part::default(), &Show::live()).await?;
         // Where the token budget ended the run, its last calls were cut short and prove nothing.
         if report.stopped_by.contains_key("tokens") || report.stopped_by.contains_key("interrupt") {
             return Err(format!(
@@ -258,6 +270,10 @@ async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, Strin
         ));
         say(&format!(
             "for a gateway like this one, in its configuration:\n[listener]\nmax_calls = {found}"
+        ));
+        let values = helm_values(found, None);
+        say(&format!(
+            "or, if it ran as a pod does, in the values of its chart:\n{values}"
         ));
     }
     Ok(u64::from(found))
@@ -316,6 +332,16 @@ fn calculate(shape: &ShapeArguments) -> Result<u64, String> {
         say("\nnot even one call fits");
     } else {
         say(&format!("\n{whole} calls at a time fit"));
+        let in_each = u32::try_from(whole / u64::from(shape.pods)).unwrap_or(u32::MAX);
+        if in_each == 0 {
+            say(&format!("{} pods cannot share them", shape.pods));
+        } else {
+            let pods = shape.pods;
+            let values = helm_values(in_each, Some(pods));
+            say(&format!(
+                "in the values of its chart, for at most {pods} pods:\n{values}"
+            ));
+        }
     }
     Ok(whole)
 }

@@ -6,6 +6,7 @@
 mod agent;
 mod conduct;
 mod echo;
+mod frame_path;
 mod idle;
 mod leg;
 mod legs;
@@ -27,6 +28,8 @@ pub use agent::{Agent, AgentConfig, AgentError, PlayoutConfig};
 pub use conduct::ConductedCall;
 #[doc(hidden)]
 pub use echo::echo;
+#[doc(hidden)]
+pub use frame_path::FramePath;
 pub use leg::Line;
 pub use opening::{OpenError, OpenedSession, SessionSource, TenantPolicy};
 pub use registry::{CallPermit, Calls};

@@ -13,8 +13,11 @@ use memchr::memmem;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 use rustls::{ServerConfig, ServerConnection};
-use trunkline::realtime::encode_audio;
 
+use super::messages::{
+    SESSION_CREATED, answer_begin, answer_end, append, audio_bytes, delta, session_updated, speech,
+    twilio_media, twilio_start,
+};
 use super::ticker::Ticker;
 use super::wire::{
     CLOSE, Frame, PING, PONG, Stream, TEXT, head_end, put_frame, unmask, upgrade_answer,
@@ -31,10 +34,10 @@ const UNIT: Duration = Duration::from_millis(20);
 const TURN: Duration = Duration::from_secs(5);
 
 /// Samples of the model's audio in one, 24 kHz.
-const UNIT_SAMPLES: usize = 480;
+pub(crate) const UNIT_SAMPLES: usize = 480;
 
 /// Bytes of mu-law in one.
-const UNIT_ULAW: usize = 160;
+pub(crate) const UNIT_ULAW: usize = 160;
 
 /// How phones speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -428,8 +431,12 @@ impl Calls {
             session.phase = Phase::Open;
             session.is_ready = self.settings.dialect == Dialect::Realtime;
             session.stream.output().extend_from_slice(answer.as_bytes());
-            let created = r#"{"type":"session.created","event_id":"event_1","session":{"type":"realtime","id":"sess_1","object":"realtime.session","model":"gpt-realtime"}}"#;
-            put_frame(session.stream.output(), TEXT, created.as_bytes(), false);
+            put_frame(
+                session.stream.output(),
+                TEXT,
+                SESSION_CREATED.as_bytes(),
+                false,
+            );
         }
         while session.phase == Phase::Open
             && let Some(frame) = Frame::first_in(session.stream.input())
@@ -488,93 +495,20 @@ impl Phone {
 impl Session {
     /// Ends the answer, if there is one, hears the caller's turn and begins the next answer.
     fn take_turn(&mut self) {
-        let n = self.turn;
-        if n > 0 {
-            self.say(&format!(r#"{{"type":"response.output_audio.done","event_id":"event_{n}a","response_id":"resp_{n}","item_id":"item_{n}","output_index":0,"content_index":0}}"#));
-            self.say(&format!(r#"{{"type":"response.output_item.done","event_id":"event_{n}b","response_id":"resp_{n}","output_index":0,"item":{{"id":"item_{n}","object":"realtime.item","type":"message","status":"completed","role":"assistant","content":[{{"type":"output_audio","transcript":"Word."}}]}}}}"#));
-            self.say(&format!(r#"{{"type":"response.done","event_id":"event_{n}c","response":{{"object":"realtime.response","id":"resp_{n}","status":"completed","output":[],"usage":{{"total_tokens":150,"input_tokens":50,"output_tokens":100}}}}}}"#));
+        if self.turn > 0 {
+            self.say_all(answer_end(self.turn));
         }
-        let n = n + 1;
-        self.turn = n;
-        self.say(&format!(r#"{{"type":"input_audio_buffer.committed","event_id":"event_{n}d","previous_item_id":null,"item_id":"said_{n}"}}"#));
-        self.say(&format!(r#"{{"type":"conversation.item.added","event_id":"event_{n}e","previous_item_id":null,"item":{{"id":"said_{n}","object":"realtime.item","type":"message","status":"completed","role":"user","content":[{{"type":"input_audio","transcript":null}}]}}}}"#));
-        self.say(&format!(r#"{{"type":"response.created","event_id":"event_{n}f","response":{{"object":"realtime.response","id":"resp_{n}","status":"in_progress","output":[]}}}}"#));
-        self.say(&format!(r#"{{"type":"response.output_item.added","event_id":"event_{n}g","response_id":"resp_{n}","output_index":0,"item":{{"id":"item_{n}","object":"realtime.item","type":"message","status":"in_progress","role":"assistant","content":[]}}}}"#));
-        self.say(&format!(r#"{{"type":"response.content_part.added","event_id":"event_{n}h","response_id":"resp_{n}","item_id":"item_{n}","output_index":0,"content_index":0,"part":{{"type":"audio","transcript":""}}}}"#));
+        self.turn += 1;
+        self.say_all(answer_begin(self.turn));
     }
 
-    fn say(&mut self, event: &str) {
-        put_frame(self.stream.output(), TEXT, event.as_bytes(), false);
+    fn say_all<const N: usize>(&mut self, events: [String; N]) {
+        for event in events {
+            put_frame(self.stream.output(), TEXT, event.as_bytes(), false);
+        }
     }
 }
 
 fn micros_since(due: Instant) -> u32 {
     due.elapsed().as_micros().try_into().unwrap_or(u32::MAX)
-}
-
-/// How many bytes of audio a message holds: what follows `key`, in base64 without line breaks.
-fn audio_bytes(message: &[u8], key: &[u8]) -> usize {
-    let Some(at) = memmem::find(message, key) else {
-        return 0;
-    };
-    let rest = &message[at + key.len()..];
-    let end = memchr::memchr(b'"', rest).unwrap_or(0);
-    let padding = rest[..end]
-        .iter()
-        .rev()
-        .take_while(|it| **it == b'=')
-        .count();
-    end / 4 * 3 - padding
-}
-
-/// `n` units of a tone that fades in and out, in base64.
-fn speech(dialect: Dialect, n: usize) -> String {
-    let bytes: Vec<u8> = match dialect {
-        // Not silence, which could be treated otherwise: each code of some loudness.
-        Dialect::Twilio => (0..n * UNIT_ULAW).map(|i| (i * 37 % 64) as u8).collect(),
-        Dialect::Realtime => (0..n * UNIT_SAMPLES)
-            .flat_map(|i| (((i as f32 * 0.13).sin() * 8_000.0) as i16).to_le_bytes())
-            .collect(),
-    };
-    let mut text = Vec::new();
-    encode_audio(&bytes, &mut text);
-    String::from_utf8(text).expect("base64 is ASCII")
-}
-
-fn twilio_start(sid: &str) -> [String; 2] {
-    [
-        r#"{"event":"connected","protocol":"Call","version":"1.0.0"}"#.to_owned(),
-        format!(
-            r#"{{"event":"start","sequenceNumber":"1","start":{{"accountSid":"AC0","streamSid":"{sid}","callSid":"CA{sid}","tracks":["inbound"],"mediaFormat":{{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}},"customParameters":{{}}}},"streamSid":"{sid}"}}"#
-        ),
-    ]
-}
-
-fn twilio_media(n: u64, sid: &str, payload: &str) -> String {
-    format!(
-        r#"{{"event":"media","sequenceNumber":"{}","media":{{"track":"inbound","chunk":"{n}","timestamp":"{}","payload":"{payload}"}},"streamSid":"{sid}"}}"#,
-        n + 1,
-        (n - 1) * 20
-    )
-}
-
-fn append(audio: &str) -> String {
-    format!(r#"{{"type":"input_audio_buffer.append","audio":"{audio}"}}"#)
-}
-
-fn delta(turn: u32, audio: &str) -> String {
-    format!(
-        r#"{{"type":"response.output_audio.delta","event_id":"event_CZ9sHhQ2pGn7vKQm3uXoR","response_id":"resp_{turn}","item_id":"item_{turn}","output_index":0,"content_index":0,"delta":"{audio}"}}"#
-    )
-}
-
-/// The session as it was asked for.
-fn session_updated(update: &[u8]) -> String {
-    let update: serde_json::Value = serde_json::from_slice(update).expect("JSON");
-    serde_json::json!({
-        "type": "session.updated",
-        "event_id": "event_5",
-        "session": update["session"],
-    })
-    .to_string()
 }

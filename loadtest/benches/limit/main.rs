@@ -6,9 +6,12 @@
 #![allow(clippy::print_stdout, reason = "the table is what it is for")]
 
 mod calls;
+mod doors;
 mod floor;
+mod messages;
 mod process;
 mod ticker;
+mod visits;
 mod wire;
 
 use std::net::{SocketAddr, TcpListener};
@@ -153,6 +156,7 @@ impl Bench {
         let few = [(p50, 1.0), (p99, 5.0)];
         is_good &= self.latency("Twilio, 300 calls", 300, &few);
         is_good &= self.latency("Twilio, 1000 calls", 1000, &[(p99, 10.0)]);
+        is_good &= self.comings_and_goings();
         is_good
     }
 
@@ -234,17 +238,14 @@ impl Bench {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let model = listener.local_addr().expect("bound");
         let (process, gateway) = match relay {
-            Relay::Gateway => self.start_gateway(model, load),
-            Relay::Floor => self.start_floor(model, load),
+            Relay::Gateway => self.start_gateway(model, load.tls, 2000),
+            Relay::Floor => self.start_floor(model, load.dialect, load.tls),
         };
         let settings = Settings {
             dialect: load.dialect,
             answer: load.answer,
             gateway,
-            path: match load.dialect {
-                Dialect::Twilio => "/twilio/media/desk",
-                Dialect::Realtime => "/v1/realtime?model=gpt-realtime",
-            },
+            path: path(load.dialect),
             tls: load.tls.then(|| Arc::clone(&self.server)),
         };
         let mut calls = Calls::new(listener, settings);
@@ -269,23 +270,30 @@ impl Bench {
         }
     }
 
-    fn start_gateway(&self, model: SocketAddr, load: Load) -> (Process, SocketAddr) {
-        let scheme = if load.tls {
+    fn start_gateway(
+        &self,
+        model: SocketAddr,
+        tls: bool,
+        max_calls: usize,
+    ) -> (Process, SocketAddr) {
+        let scheme = if tls {
             "wss://localhost"
         } else {
             "ws://127.0.0.1"
         };
-        let ca = match load.tls {
+        let ca = match tls {
             true => format!("ca_file = {:?}\n", self.folder.join("ca.pem")),
             false => String::new(),
         };
         let config = format!(
-            "[listener]\naddress = \"127.0.0.1:0\"\nmax_calls = 2000\n\
+            "[listener]\naddress = \"127.0.0.1:0\"\nmax_calls = {max_calls}\n\
              [listener.limits]\ncalls_per_second = 0\ncalls_per_second_per_tenant = 0\n\
              [listener.shed]\nloop_lag = \"0s\"\n\
              [admin]\naddress = \"127.0.0.1:0\"\n[auth]\nmode = \"none\"\n\
              [deployments.gpt-realtime]\nurl = \"{scheme}:{port}\"\nmodel = \"gpt-realtime\"\n\
              api_key_file = {key:?}\n{ca}\
+             [deployments.gpt-realtime.quota]\nrequests_per_minute = 1000000\n\
+             tokens_per_minute = 1000000000\n\
              [agents.desk]\ndeployment = \"gpt-realtime\"\n",
             port = model.port(),
             key = self.folder.join("key"),
@@ -299,12 +307,12 @@ impl Bench {
         )
     }
 
-    fn start_floor(&self, model: SocketAddr, load: Load) -> (Process, SocketAddr) {
-        let dialect = match load.dialect {
+    fn start_floor(&self, model: SocketAddr, dialect: Dialect, tls: bool) -> (Process, SocketAddr) {
+        let dialect = match dialect {
             Dialect::Twilio => "twilio",
             Dialect::Realtime => "realtime",
         };
-        let ca = match load.tls {
+        let ca = match tls {
             true => self.folder.join("ca.pem"),
             false => PathBuf::new(),
         };
@@ -314,6 +322,14 @@ impl Bench {
                 .args(["floor", dialect, &model.to_string()])
                 .arg(ca),
         )
+    }
+}
+
+/// What is called.
+fn path(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Twilio => "/twilio/media/desk",
+        Dialect::Realtime => "/v1/realtime?model=gpt-realtime",
     }
 }
 
@@ -340,12 +356,16 @@ fn trunkline() -> PathBuf {
     program
 }
 
-fn line(name: &str, unit: &str, gateway: f64, floor: f64, bound: f64) -> bool {
+/// Prints a row. `floor` is what the bare relay has, where it can have anything to compare.
+fn line(name: &str, unit: &str, gateway: f64, floor: impl Into<Option<f64>>, bound: f64) -> bool {
     let is_good = gateway <= bound;
     let verdict = if is_good { "holds" } else { "MISSED" };
-    let ratio = gateway / floor;
+    let (floor, ratio) = match floor.into() {
+        Some(floor) => (format!("{floor:.1}"), format!("{:.2}", gateway / floor)),
+        None => ("-".to_owned(), "-".to_owned()),
+    };
     println!(
-        "{name:<44} {gateway:>8.1}{unit:>5} {floor:>8.1} {ratio:>7.2}  at most {bound:.0}: {verdict}"
+        "{name:<44} {gateway:>8.1}{unit:>5} {floor:>8} {ratio:>7}  at most {bound:.0}: {verdict}"
     );
     is_good
 }

@@ -114,11 +114,13 @@ impl fmt::Display for Chart {
             .iter()
             .flat_map(|line| &line.points)
             .map(|(_, y)| *y);
-        let step = round_step(highest.fold(0.0, f64::max).max(1e-3) / 4.0);
-        let top = 5.0 * step;
+        let highest = highest.fold(0.0, f64::max).max(1e-3);
+        let step = round_step(highest / 4.0);
+        let n_steps = (highest / step).ceil() as u32;
+        let top = f64::from(n_steps) * step;
         let y = |value: f64| HEIGHT - BOTTOM - value / top * (HEIGHT - TOP - BOTTOM);
         write!(f, "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">")?;
-        for n in 0..=5 {
+        for n in 0..=n_steps {
             let value = f64::from(n) * step;
             let at = y(value);
             write!(

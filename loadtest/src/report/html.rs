@@ -194,37 +194,39 @@ fn live_over_time(report: &RunReport) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// A quantile of the turn latencies in each of sixty stretches of the run.
+/// A quantile of the turn latencies in each stretch of the run; with some ten turns in each, or quantiles would not differ.
 fn latency_over_time(report: &RunReport, quantile: f64, end: f64) -> Vec<(f64, f64)> {
-    const N: usize = 60;
-    let mut stretches = vec![Vec::new(); N];
+    let n_turns: usize = report.calls.iter().map(|call| call.turns.len()).sum();
+    let n = (n_turns / 10).clamp(5, 60);
+    let mut stretches = vec![Vec::new(); n];
     for (at, latency) in report.calls.iter().flat_map(|call| &call.turns) {
         if let Some(latency) = latency {
-            let index = (at / end * N as f64).max(0.0) as usize;
-            stretches[index.min(N - 1)].push(*latency);
+            let index = (at / end * n as f64).max(0.0) as usize;
+            stretches[index.min(n - 1)].push(*latency);
         }
     }
-    let middle = |n: usize| (n as f64 + 0.5) * end / N as f64;
+    let middle = |index: usize| (index as f64 + 0.5) * end / n as f64;
     stretches
         .into_iter()
         .enumerate()
         .filter(|(_, values)| !values.is_empty())
-        .map(|(n, mut values)| {
+        .map(|(at, mut values)| {
             values.sort_by(f64::total_cmp);
             let index = (quantile * values.len() as f64).ceil() as usize;
-            (middle(n), values[index.clamp(1, values.len()) - 1])
+            (middle(at), values[index.clamp(1, values.len()) - 1])
         })
         .collect()
 }
 
-/// Values in ms by their rank, 0 to 1.
+/// Values in ms by their rank, 0 to 1. The largest of n stands at 1 - 1/2n: it says nothing of what lies beyond.
 fn by_rank(it: &Measured) -> Vec<(f64, f64)> {
     let mut seen = 0;
+    let last = 1.0 - 0.5 / it.count.max(1) as f64;
     it.buckets
         .iter()
         .map(|(us, n)| {
             seen += n;
-            (seen as f64 / it.count as f64, *us as f64 / 1e3)
+            ((seen as f64 / it.count as f64).min(last), *us as f64 / 1e3)
         })
         .collect()
 }
@@ -362,6 +364,16 @@ mod tests {
         }
         assert_eq!(page.matches("<svg").count(), 3);
         assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+    }
+
+    #[test]
+    fn the_largest_of_few_is_no_high_quantile() {
+        let mut report = RunReport::default();
+        for us in [1_000, 2_000] {
+            report.record(Measure::Connect, us);
+        }
+        let (_, it) = report.measures.iter().next().unwrap();
+        assert_eq!(by_rank(&it), [(0.5, 1.0), (0.75, 2.0)]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 mod chart;
 mod csv;
 mod html;
+mod live;
+mod prometheus;
 mod text;
 
 use std::collections::BTreeMap;
@@ -16,7 +18,9 @@ use crate::scenario::Miss;
 
 pub use csv::to_csv;
 pub use html::to_html;
-pub use text::{live_line, to_text};
+pub use live::{Before, Progress, live_line, live_view};
+pub use prometheus::to_prometheus;
+pub use text::to_text;
 
 /// The layout of the JSON; another number may not be read by this program.
 pub const VERSION: u32 = 1;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::RunReport;
-use crate::measure::{Measure, Measures};
+use crate::measure::Measures;
 
 /// The whole report, some thirty lines.
 #[must_use]
@@ -98,30 +98,4 @@ fn table(measures: &Measures) -> String {
     }
     text.push('\n');
     text
-}
-
-/// A run that goes on, in one line.
-#[must_use]
-pub fn live_line(report: &RunReport, elapsed_s: f64, live: u64) -> String {
-    let (counts, frames) = (&report.counts, &report.frames);
-    let turn = |quantile| {
-        let us = report.quantile(Measure::TurnLatency, quantile);
-        us.map_or("-".to_owned(), |us| format!("{:.0}", us as f64 / 1_000.0))
-    };
-    let mut line = format!(
-        "{elapsed_s:>5.0} s  {live} live, {} done, {} refused, {} failed | turn p50 {} p99 {} ms",
-        counts.completed,
-        counts.refused,
-        counts.failed,
-        turn(0.5),
-        turn(0.99),
-    );
-    if frames.sent > 0 {
-        let faults = frames.duplicated + frames.reordered + frames.damaged + frames.foreign;
-        let _ = write!(line, " | frames lost {}, faulty {faults}", frames.lost);
-    }
-    if report.tokens.total() > 0 {
-        let _ = write!(line, " | {} tokens", report.tokens.total());
-    }
-    line
 }

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use trunkline::simulator::SoftPhone;
 
 use crate::code::Encoder;
-use crate::report::{RunReport, VERSION};
+use crate::report::{Progress, RunReport, VERSION};
 use crate::scenario::{Arrivals, Scenario, ScenarioError, Voices};
 
 pub use lines::Lines;
@@ -141,22 +141,32 @@ impl Run {
         self.shared.stop("interrupt");
     }
 
-    /// What is known so far, without the calls one by one, the time that has passed, and the calls that are live.
+    /// What is known so far, without the calls one by one.
     #[must_use]
-    pub fn so_far(&self) -> (RunReport, Duration, u32) {
+    pub fn so_far(&self) -> Progress {
         let shared = &self.shared;
         let report = {
             let full = shared.report();
             RunReport {
+                name: full.name.clone(),
                 counts: full.counts,
                 frames: full.frames,
                 tokens: full.tokens,
+                errors: full.errors.clone(),
                 measures: full.measures.clone(),
                 ..RunReport::default()
             }
         };
-        let live = shared.n_live.load(Ordering::Relaxed);
-        (report, shared.start.elapsed(), live)
+        let limits = &shared.scenario.limits;
+        Progress {
+            report,
+            elapsed: shared.start.elapsed(),
+            live: shared.n_live.load(Ordering::Relaxed),
+            tokens: shared.n_tokens.load(Ordering::Relaxed),
+            time: limits.time,
+            most_calls: limits.calls,
+            most_tokens: limits.tokens,
+        }
     }
 }
 
