@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::call::{
     Call, CallInfo, CallerCommand, CallerEvent, EndReason, Input, Loss, ModelCommand, ModelEvent,
@@ -32,7 +31,7 @@ use super::media_path::MediaPath;
 use super::notice;
 use super::opening::SessionSource;
 use super::press_keys::{self, KeysError, PRESS_KEYS_TOOL};
-use super::registry::{CallPermit, Calls};
+use super::registry::{CallPermit, Calls, ToldToEnd};
 use super::replace::{Came, Sessions};
 use super::summary::{CallSummary, Ledger};
 use super::tool::{ToolCall, ToolResult, ToolRunner};
@@ -125,7 +124,7 @@ impl ConductedCall {
             append: String::new(),
             ended: None,
             timer: Box::pin(tokio::time::sleep_until(now)),
-            end_now: Box::pin(cancelled(calls.end_now())),
+            end_now: calls.told_to_end(),
             began: now,
         });
         task.note_cap(leg.ends_at, now);
@@ -133,10 +132,6 @@ impl ConductedCall {
         calls.remember(summary);
         drop(permit);
     }
-}
-
-fn cancelled(token: CancellationToken) -> WaitForCancellationFutureOwned {
-    token.cancelled_owned()
 }
 
 pub(super) struct Conduct {
@@ -185,7 +180,7 @@ pub(super) struct Conduct {
     pub(super) append: String,
     pub(super) ended: Option<End>,
     pub(super) timer: Pin<Box<Sleep>>,
-    pub(super) end_now: Pin<Box<WaitForCancellationFutureOwned>>,
+    pub(super) end_now: ToldToEnd,
     pub(super) began: Instant,
 }
 

@@ -1,6 +1,8 @@
 //! The live calls of this process: how many there may be, and how all of them end.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +15,10 @@ use super::summary::CallSummary;
 /// How many ended calls are remembered.
 const REMEMBERED: usize = 64;
 
+/// Calls that are left when the grace period is over end within so long, one after the other: whoever calls again does
+/// so then, and elsewhere (limits reference).
+const SPREAD: Duration = Duration::from_secs(10);
+
 /// All calls of the process.
 #[derive(Clone, Debug)]
 pub struct Calls(Arc<Inner>);
@@ -23,10 +29,17 @@ struct Inner {
     limit: u32,
     tasks: TaskTracker,
     /// Cancelled when the grace period is over.
+    over: CancellationToken,
+    /// Cancelled when nobody wants to wait any more.
     end_now: CancellationToken,
+    /// Calls that asked when they are to end.
+    n_asked: AtomicU32,
     /// Written by each call when it ends.
     ended: Mutex<VecDeque<CallSummary>>,
 }
+
+/// When a call is to end.
+pub(super) type ToldToEnd = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The right to run one call; dropped with it.
 #[derive(Debug)]
@@ -42,7 +55,9 @@ impl Calls {
             permits: Arc::new(Semaphore::new(limit as usize)),
             limit,
             tasks: TaskTracker::new(),
+            over: CancellationToken::new(),
             end_now: CancellationToken::new(),
+            n_asked: AtomicU32::new(0),
             ended: Mutex::default(),
         }))
     }
@@ -71,16 +86,27 @@ impl Calls {
         self.0.tasks.spawn(call);
     }
 
-    /// Fires when the remaining calls are to end.
-    #[must_use]
-    pub fn end_now(&self) -> CancellationToken {
-        self.0.end_now.clone()
+    /// Is over when the call that asks is to end, for the sake of the process.
+    pub(super) fn told_to_end(&self) -> ToldToEnd {
+        let calls = Arc::clone(&self.0);
+        let n = calls.n_asked.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            calls.over.cancelled().await;
+            tokio::select! {
+                () = tokio::time::sleep(SPREAD.mul_f64(place(n))) => {}
+                () = calls.end_now.cancelled() => {}
+            }
+        })
     }
 
-    /// Lets the calls finish for at most `grace`, then ends what is left; returns when none is.
+    /// Lets the calls finish for at most `grace`, then ends what is left, within 10 s; without any grace at once.
+    /// Returns when none is left.
     pub async fn drain(&self, grace: Duration) {
         if tokio::time::timeout(grace, self.all_ended()).await.is_err() {
-            self.0.end_now.cancel();
+            self.0.over.cancel();
+            if grace.is_zero() {
+                self.0.end_now.cancel();
+            }
             self.all_ended().await;
         }
     }
@@ -114,5 +140,65 @@ impl Calls {
     pub fn ended(&self) -> Vec<CallSummary> {
         let ended = self.0.ended.lock().expect("no panic while held");
         ended.iter().cloned().collect()
+    }
+}
+
+/// Where in a stretch of 1 the `n`th of some has its place, so that any of them that follow each other lie far apart:
+/// multiples of the golden ratio.
+fn place(n: u32) -> f64 {
+    (f64::from(n) * 0.618_033_988_749_895).fract()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_ends_one_after_the_other() {
+        let calls = Calls::new(100);
+        let ended: Arc<Mutex<Vec<Duration>>> = Arc::default();
+        let began = Instant::now();
+        for _ in 0..100 {
+            let permit = calls.admit().unwrap();
+            let (told, ended) = (calls.told_to_end(), Arc::clone(&ended));
+            calls.spawn(async move {
+                told.await;
+                ended.lock().unwrap().push(began.elapsed());
+                drop(permit);
+            });
+        }
+        calls.drain(Duration::from_secs(60)).await;
+        let mut ended = ended.lock().unwrap().clone();
+        ended.sort();
+        assert_eq!(ended.len(), 100);
+        assert!(ended[0] >= Duration::from_secs(60));
+        assert!(ended[99] <= Duration::from_secs(60) + SPREAD);
+        // None waits for the next much longer than if they were evenly apart.
+        for pair in ended.windows(2) {
+            assert!(pair[1] - pair[0] < SPREAD / 50, "{pair:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_word_ends_all_at_once() {
+        let calls = Calls::new(2);
+        let permit = calls.admit().unwrap();
+        let _first = calls.told_to_end();
+        let told = calls.told_to_end();
+        calls.spawn(async move {
+            told.await;
+            drop(permit);
+        });
+        let began = Instant::now();
+        let patient = calls.drain(Duration::from_secs(60));
+        assert!(
+            tokio::time::timeout(Duration::from_secs(61), patient)
+                .await
+                .is_err()
+        );
+        calls.drain(Duration::ZERO).await;
+        assert!(began.elapsed() < Duration::from_millis(61_010));
     }
 }

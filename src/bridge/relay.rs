@@ -13,7 +13,6 @@ use std::time::Duration;
 use serde::de::IgnoredAny;
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::call::{EndReason, Loss, ModelEvent, TurnLatency};
 use crate::quota::{CallLease, Notice};
@@ -30,7 +29,7 @@ use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress, loss_of};
 use super::notice;
 use super::opening::{OpenedSession, SessionSource};
-use super::registry::{CallPermit, Calls};
+use super::registry::{CallPermit, Calls, ToldToEnd};
 use super::relay_replace::{Carry, Reopened};
 use super::session_id;
 use super::summary::{CallSummary, Ledger};
@@ -132,7 +131,7 @@ impl RelayedCall {
             caller_at: now,
             ended: None,
             timer: Box::pin(tokio::time::sleep_until(now)),
-            end_now: Box::pin(self.calls.end_now().cancelled_owned()),
+            end_now: self.calls.told_to_end(),
             began: now,
         });
         for event in std::iter::once(leg.session_created).chain(early) {
@@ -166,7 +165,7 @@ pub(super) struct Relay {
     caller_at: Instant,
     pub(super) ended: Option<End>,
     timer: Pin<Box<Sleep>>,
-    end_now: Pin<Box<WaitForCancellationFutureOwned>>,
+    end_now: ToldToEnd,
     began: Instant,
 }
 

@@ -120,7 +120,7 @@ def contains(got, wanted):
 @pytest.mark.parametrize(
     "values, said",
     [
-        ({"terminationGracePeriodSeconds": 1829}, "terminationGracePeriodSeconds is 1829"),
+        ({"terminationGracePeriodSeconds": 1834}, "terminationGracePeriodSeconds is 1834"),
         ({"gateway": {"drainSeconds": 3600}}, "need 3630"),
         ({"gateway": {"preStopSeconds": 16}}, "need 1831"),
         ({"redis": {"url": "redis://a", "bundled": {"enabled": True}}}, "only one of redis.url"),
@@ -145,9 +145,9 @@ def test_without_a_deployment_nothing_is_rendered():
 
 
 def test_a_grace_period_that_just_suffices_is_taken():
-    spec = find(render({"terminationGracePeriodSeconds": 1830}), "Deployment")["spec"]["template"]["spec"]
-    assert spec["terminationGracePeriodSeconds"] == 1830
-    quick = {"gateway": {"drainSeconds": 30, "preStopSeconds": 5}, "terminationGracePeriodSeconds": 50}
+    spec = find(render({"terminationGracePeriodSeconds": 1835}), "Deployment")["spec"]["template"]["spec"]
+    assert spec["terminationGracePeriodSeconds"] == 1835
+    quick = {"gateway": {"drainSeconds": 30, "preStopSeconds": 5}, "terminationGracePeriodSeconds": 55}
     text = find(render(quick), "ConfigMap")["data"]["trunkline.toml"]
     assert tomllib.loads(text)["drain"]["grace"] == "30s"
 

@@ -74,7 +74,7 @@ def test_the_gateway_of_compose_takes_its_configuration(compose):
     check(BINARY, "check", config)
     parsed = tomllib.loads(config.read_text())
     grace = int(parsed["drain"]["grace"].removesuffix("s"))
-    assert int(compose["services"]["gateway"]["stop_grace_period"].removesuffix("s")) >= grace + 15
+    assert int(compose["services"]["gateway"]["stop_grace_period"].removesuffix("s")) >= grace + 20
 
 
 def test_grafana_finds_the_dashboards_of_deploy(compose):

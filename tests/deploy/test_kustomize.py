@@ -38,7 +38,7 @@ def test_no_call_is_cut(manifests):
     pod = one(manifests, "Deployment", "trunkline")["spec"]["template"]["spec"]
     drain = int(config["drain"]["grace"].removesuffix("s"))
     pre_stop = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] >= drain + pre_stop + 15
+    assert pod["terminationGracePeriodSeconds"] >= drain + pre_stop + 20
 
 
 def test_the_gateway_takes_its_configuration(manifests, tmp_path):

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use trunkline::simulator::{Simulator, SimulatorConfig};
 use trunkline::telemetry::Metrics;
+use trunkline::transport::Received;
 use trunkline::upstream::{Deployment, DialError, Dialer, ModelLeg, keep_credentials};
 
 /// A mounted secret: `key` points to `..data/key`, and `..data` to the folder of the current version.
@@ -150,14 +149,13 @@ async fn a_new_key_is_used_within_five_seconds_and_calls_go_on() {
     assert!(!world.counted(RETRIED));
     // The call of before goes on.
     let update = r#"{"type":"session.update","session":{"type":"realtime","instructions":"x"}}"#;
-    call.send(Message::text(update)).await.expect("sent");
+    call.send_text(update).expect("room");
+    call.flush().await.expect("sent");
     loop {
-        let message = call.next().await.expect("open").expect("a message");
-        if message
-            .to_text()
-            .is_ok_and(|text| text.contains("session.updated"))
-        {
-            break;
+        match call.next().await {
+            Received::Text(text) if text.contains("session.updated") => break,
+            Received::Text(_) | Received::SignOfLife => {}
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -75,9 +75,9 @@ app.kubernetes.io/part-of: trunkline
 {{/* What must hold between values, which a schema cannot say. */}}
 {{- define "trunkline.check" -}}
 {{- $v := .Values -}}
-{{- $needed := add (int $v.gateway.preStopSeconds) (int $v.gateway.drainSeconds) 15 -}}
+{{- $needed := add (int $v.gateway.preStopSeconds) (int $v.gateway.drainSeconds) 20 -}}
 {{- if lt (int $v.terminationGracePeriodSeconds) (int $needed) -}}
-{{- fail (printf "terminationGracePeriodSeconds is %d, so that calls would be cut: gateway.preStopSeconds (%d) + gateway.drainSeconds (%d) + 15 for closing need %d" (int $v.terminationGracePeriodSeconds) (int $v.gateway.preStopSeconds) (int $v.gateway.drainSeconds) (int $needed)) -}}
+{{- fail (printf "terminationGracePeriodSeconds is %d, so that calls would be cut: gateway.preStopSeconds (%d) + gateway.drainSeconds (%d) + 20 for closing need %d" (int $v.terminationGracePeriodSeconds) (int $v.gateway.preStopSeconds) (int $v.gateway.drainSeconds) (int $needed)) -}}
 {{- end -}}
 {{- if not $v.config.deployments -}}
 {{- fail "config.deployments is empty: name at least one Realtime deployment" -}}
