@@ -372,6 +372,9 @@ impl WebSocket {
             None => return Received::Broken(FrameFault::Protocol),
             Some((code, reason)) => {
                 let code = u16::from_be_bytes(*code);
+                let Ok(reason) = Utf8Bytes::try_from(Bytes::copy_from_slice(reason)) else {
+                    return Received::Broken(FrameFault::NotText);
+                };
                 if !is_sendable(code) {
                     // A good-bye all the same. That its code says nothing is all that is said of it.
                     self.goodbye(Some(CloseFrame {
@@ -380,9 +383,6 @@ impl WebSocket {
                     }));
                     return Received::Closed(None);
                 }
-                let Ok(reason) = Utf8Bytes::try_from(Bytes::copy_from_slice(reason)) else {
-                    return Received::Broken(FrameFault::NotText);
-                };
                 Some(CloseFrame {
                     code: code.into(),
                     reason,
