@@ -278,8 +278,18 @@ class Output:
         self._reader.join(timeout=5)
         return status
 
+    def lines(self):
+        with self._news:
+            return list(self._lines)
+
     def text(self):
         return "\n".join(self._lines[-40:])
+
+    def is_running(self):
+        return self._process.poll() is None
+
+    def tell(self, signal):
+        self._process.send_signal(signal)
 
     def stop(self):
         stop(self._process)
