@@ -127,6 +127,13 @@ impl Line {
         }
     }
 
+    fn move_here(&mut self) {
+        match self {
+            Self::Socket(socket) => socket.move_here(),
+            Self::Packets(packets) => packets.move_here(),
+        }
+    }
+
     const fn can_ping(&self) -> bool {
         matches!(self, Self::Socket(_))
     }
@@ -196,9 +203,12 @@ pub(super) struct Leg {
 }
 
 impl Leg {
+    /// A leg of a call that runs where this is called.
     pub(super) fn new(line: impl Into<Line>) -> Self {
+        let mut line = line.into();
+        line.move_here();
         Self {
-            line: line.into(),
+            line,
             keep_alive: KEEP_ALIVE,
             since: Instant::now(),
             is_doubtful: false,

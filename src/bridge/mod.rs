@@ -20,6 +20,7 @@ mod relay_replace;
 mod replace;
 mod summary;
 mod tool;
+mod workers;
 
 use crate::call::ModelEvent;
 use crate::upstream::{Decoded, Decoder};
@@ -36,6 +37,7 @@ pub use registry::{CallPermit, Calls};
 pub use relay::{REALTIME, RelayLimits, RelayedCall};
 pub use summary::{CallSummary, MAX_TURNS, Share};
 pub use tool::{ToolRunner, WebhookConfig};
+pub use workers::Workers;
 
 /// The vendor's id of a session, from its first event; empty if it has none.
 fn session_id(session_created: &str) -> String {

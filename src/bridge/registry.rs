@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::summary::CallSummary;
+use super::workers::Workers;
 
 /// How many ended calls are remembered.
 const REMEMBERED: usize = 64;
@@ -28,6 +29,8 @@ struct Inner {
     permits: Arc<Semaphore>,
     limit: u32,
     tasks: TaskTracker,
+    /// Where calls run; without any, in the runtime that spawns them.
+    workers: OnceLock<Workers>,
     /// Cancelled when the grace period is over.
     over: CancellationToken,
     /// Cancelled when nobody wants to wait any more.
@@ -55,6 +58,7 @@ impl Calls {
             permits: Arc::new(Semaphore::new(limit as usize)),
             limit,
             tasks: TaskTracker::new(),
+            workers: OnceLock::new(),
             over: CancellationToken::new(),
             end_now: CancellationToken::new(),
             n_asked: AtomicU32::new(0),
@@ -81,9 +85,25 @@ impl Calls {
         self.0.permits.available_permits() == 0
     }
 
+    /// From now on calls run there. The first word counts.
+    pub fn run_on(&self, workers: Workers) {
+        let _ = self.0.workers.set(workers);
+    }
+
     /// Runs a call as a task of its own.
     pub fn spawn(&self, call: impl Future<Output = ()> + Send + 'static) {
-        self.0.tasks.spawn(call);
+        match self.0.workers.get() {
+            Some(workers) => workers.spawn(self.0.tasks.track_future(call)),
+            None => drop(self.0.tasks.spawn(call)),
+        }
+    }
+
+    /// By how much the threads that run calls were late at most since this was asked last; nothing if they are not
+    /// threads of their own.
+    #[must_use]
+    pub fn take_lag(&self) -> Duration {
+        let workers = self.0.workers.get();
+        workers.map_or(Duration::ZERO, Workers::take_lag)
     }
 
     /// Is over when the call that asks is to end, for the sake of the process.

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, AdminToken};
-use crate::bridge::ToolRunner;
+use crate::bridge::{ToolRunner, Workers};
 use crate::config::Config;
 use crate::listener::{Gateway, Routes, StoredIds, StoredKeys};
 use crate::outbound::Outbound;
@@ -82,6 +82,9 @@ impl Process {
             tasks,
             stop,
         };
+        let workers = Workers::start(&process.stop);
+        let workers = workers.map_err(|error| format!("cannot start threads: {error}"))?;
+        process.gateway.calls().run_on(workers);
         process.spawn(caller_listener, admin_listener, token);
         if let Some(audiosocket) = audiosocket {
             let gateway = Arc::clone(&process.gateway);

@@ -158,7 +158,7 @@ impl AsteriskServers {
         let name = name.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         // Read when the first call comes: most gateways never dial anybody by TLS but their deployments.
         let tls = authorities.connector(system_roots);
-        let stream = tls.connect(name, stream).await?;
+        let stream = tls.connect(name, Transport::Tcp(stream)).await?;
         Ok(Transport::Tls(Box::new(stream)))
     }
 }

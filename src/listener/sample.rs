@@ -1,4 +1,4 @@
-//! Measures what `shed` decides from: how late this process's tasks wake up, memory, file descriptors.
+//! Measures what `shed` decides from: how late this process's tasks wake up in the latest of its threads, memory, file descriptors.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,10 @@ pub(super) async fn watch(gateway: Arc<Gateway>, shutdown: CancellationToken) {
         for _ in 0..NAPS_PER_DECISION {
             let asleep = Instant::now();
             tokio::select! {
-                () = sleep(NAP) => lags.add(asleep.elapsed().saturating_sub(NAP)),
+                () = sleep(NAP) => {
+                    let lag = asleep.elapsed().saturating_sub(NAP);
+                    lags.add(lag.max(gateway.calls().take_lag()));
+                }
                 () = shutdown.cancelled() => return,
             }
         }

@@ -69,11 +69,33 @@ pub enum Transport {
     /// Plain TCP.
     Tcp(TcpStream),
     /// TLS that the gateway began.
-    Tls(Box<client::TlsStream<TcpStream>>),
+    Tls(Box<client::TlsStream<Transport>>),
     /// TLS that a caller began, over whatever the caller came by.
     ServerTls(Box<server::TlsStream<Transport>>),
     /// One end of a pipe in memory.
     Memory(DuplexStream),
+}
+
+impl Transport {
+    /// Has the runtime that calls it watch the socket, whichever did before. What was read and not taken stays; a
+    /// connection that cannot be watched ends.
+    pub(crate) fn move_here(&mut self) {
+        match self {
+            Self::Tcp(_) => {
+                // A pipe whose other end is gone: nothing comes from it, and nothing is taken.
+                let (nothing, _) = tokio::io::duplex(1);
+                if let Self::Tcp(stream) = std::mem::replace(self, Self::Memory(nothing)) {
+                    match stream.into_std().and_then(TcpStream::from_std) {
+                        Ok(stream) => *self = Self::Tcp(stream),
+                        Err(error) => tracing::warn!(%error, "a connection is lost"),
+                    }
+                }
+            }
+            Self::Tls(stream) => stream.get_mut().0.move_here(),
+            Self::ServerTls(stream) => stream.get_mut().0.move_here(),
+            Self::Memory(_) => {}
+        }
+    }
 }
 
 impl AsyncRead for Transport {

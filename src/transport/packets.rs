@@ -157,6 +157,11 @@ impl Packets {
         while matches!(self.transport.read(&mut rest).await, Ok(n) if n > 0) {}
     }
 
+    /// Has the runtime that calls it watch the socket.
+    pub(crate) fn move_here(&mut self) {
+        self.transport.move_here();
+    }
+
     /// When any byte was last read.
     #[must_use]
     pub fn heard_at(&self) -> Instant {

@@ -56,7 +56,8 @@ pub enum Received {
     Binary(Bytes),
     /// A ping, which has been answered, or a pong.
     SignOfLife,
-    /// The peer said good-bye. The answer waits to be sent; nothing else comes in or goes out.
+    /// The peer said good-bye, with a code that may be sent if any. The answer waits to be sent; nothing else comes in
+    /// or goes out.
     Closed(Option<CloseFrame>),
     /// The connection ended without a good-bye.
     Gone,
@@ -371,12 +372,17 @@ impl WebSocket {
             None => return Received::Broken(FrameFault::Protocol),
             Some((code, reason)) => {
                 let code = u16::from_be_bytes(*code);
-                if !is_sendable(code) {
-                    return Received::Broken(FrameFault::Protocol);
-                }
                 let Ok(reason) = Utf8Bytes::try_from(Bytes::copy_from_slice(reason)) else {
                     return Received::Broken(FrameFault::NotText);
                 };
+                if !is_sendable(code) {
+                    // A good-bye all the same. That its code says nothing is all that is said of it.
+                    self.goodbye(Some(CloseFrame {
+                        code: FrameFault::Protocol.close_code().into(),
+                        reason: Utf8Bytes::default(),
+                    }));
+                    return Received::Closed(None);
+                }
                 Some(CloseFrame {
                     code: code.into(),
                     reason,
@@ -540,6 +546,11 @@ impl WebSocket {
             payload.extend_from_slice(&frame.reason.as_bytes()[..end]);
         }
         self.put_frame(CLOSE, &payload);
+    }
+
+    /// Has the runtime that calls it watch the socket.
+    pub(crate) fn move_here(&mut self) {
+        self.transport.transport().move_here();
     }
 
     /// When any byte was last read.
@@ -759,7 +770,7 @@ mod tests {
                 Some(Ok(Message::Binary(bytes))) => Received::Binary(bytes),
                 // This is what it makes of a code that nobody may send.
                 Some(Ok(Message::Close(Some(frame)))) if &*frame.reason == "Protocol violation" => {
-                    Received::Broken(FrameFault::Protocol)
+                    Received::Closed(None)
                 }
                 Some(Ok(Message::Close(frame))) => Received::Closed(frame),
                 Some(Ok(_)) => Received::SignOfLife,

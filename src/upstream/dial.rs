@@ -488,6 +488,7 @@ impl Dialer {
                 Some(authorities) => authorities.connector(|| self.roots.clone()),
                 None => &self.tls,
             };
+            let stream = Transport::Tcp(stream);
             tls.connect(name, stream).await.map_err(tls_error)
         };
         let stream = clock.time(SetupPhase::Tls, limits.tls, handshake).await?;

@@ -84,7 +84,7 @@ async fn live_calls_finish_and_new_ones_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_the_deadline_the_rest_ends() {
+async fn at_the_deadline_the_rest_ends_within_ten_seconds() {
     let world = World::new("");
     let mut phone = Wire::open(&world, "/twilio/media/ga").await;
     phone
@@ -112,7 +112,7 @@ async fn at_the_deadline_the_rest_ends() {
     let ((), ()) = tokio::join!(drain, ends);
     let took = began.elapsed();
     assert!(
-        took >= grace && took < grace + Duration::from_secs(3),
+        took >= grace && took < grace + Duration::from_secs(12),
         "{took:?}"
     );
     for n in 1..=3 {

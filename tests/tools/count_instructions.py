@@ -48,8 +48,9 @@ def build() -> str:
     command = ["cargo", "bench", "--quiet", "--no-run", "--package", "trunkline-loadtest", "--bench", "frame_path"]
     command += ["--message-format", "json-render-diagnostics"]
     lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-    built = [line for line in map(json.loads, lines) if line.get("executable")]
-    return built[-1]["executable"]
+    # The package's programs are built with its benches, and told of in any order.
+    built = [line for line in map(json.loads, lines) if line.get("target", {}).get("name") == "frame_path"]
+    return next(line["executable"] for line in built if line.get("executable"))
 
 
 def instructions(bench: str, way: str) -> int:

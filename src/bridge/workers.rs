@@ -1,0 +1,149 @@
+//! Threads that run calls: one for each processor, each with a runtime of its own, and a call stays where it began.
+//!
+//! A call is one task that is woken a hundred times a second. In a shared runtime each burst of wake-ups wakes other
+//! threads to help, which costs more than the work that they take over (`src/DECISIONS.md`). Connections are
+//! accepted, upgraded and dialled elsewhere; a leg's socket moves to the thread of its call with the leg.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+/// What a thread oversleeps is measured by naps of so long.
+const NAP: Duration = Duration::from_millis(10);
+
+/// The threads.
+#[derive(Debug)]
+pub struct Workers {
+    workers: Vec<Worker>,
+    /// The longest that one of them overslept since it was asked, in microseconds.
+    lag_us: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    runtime: Handle,
+    n_calls: Arc<AtomicU32>,
+}
+
+impl Workers {
+    /// Starts a thread for each processor that this process may use. They end, and all that they run, when `stop` is
+    /// cancelled.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no more threads, timers or descriptors.
+    pub fn start(stop: &CancellationToken) -> io::Result<Self> {
+        let n = thread::available_parallelism().map_or(1, usize::from);
+        let lag_us = Arc::new(AtomicU64::new(0));
+        let start = |n| Worker::start(n, stop.clone(), Arc::clone(&lag_us));
+        let workers = (0..n).map(start).collect::<io::Result<_>>()?;
+        Ok(Self { workers, lag_us })
+    }
+
+    /// Runs a call where the fewest are.
+    pub(super) fn spawn(&self, call: impl Future<Output = ()> + Send + 'static) {
+        let n_calls = |worker: &&Worker| worker.n_calls.load(Ordering::Relaxed);
+        let Some(worker) = self.workers.iter().min_by_key(n_calls) else {
+            return;
+        };
+        let counted = Counted::new(&worker.n_calls);
+        worker.runtime.spawn(async move {
+            let _counted = counted;
+            call.await;
+        });
+    }
+
+    /// By how much the latest thread was late since this was asked last.
+    pub(super) fn take_lag(&self) -> Duration {
+        Duration::from_micros(self.lag_us.swap(0, Ordering::Relaxed))
+    }
+}
+
+impl Worker {
+    fn start(n: usize, stop: CancellationToken, lag_us: Arc<AtomicU64>) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        thread::Builder::new()
+            .name(format!("calls-{n}"))
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = watch_lag(&lag_us) => {}
+                    }
+                });
+            })?;
+        Ok(Self {
+            runtime: handle,
+            n_calls: Arc::default(),
+        })
+    }
+}
+
+async fn watch_lag(lag_us: &AtomicU64) {
+    loop {
+        let asleep = Instant::now();
+        sleep(NAP).await;
+        let lag = asleep.elapsed().saturating_sub(NAP).as_micros();
+        lag_us.fetch_max(u64::try_from(lag).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// A call that is counted as long as it runs.
+struct Counted(Arc<AtomicU32>);
+
+impl Counted {
+    fn new(n_calls: &Arc<AtomicU32>) -> Self {
+        n_calls.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(n_calls))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_are_spread_evenly_and_end_with_the_process() {
+        let stop = CancellationToken::new();
+        let workers = Workers::start(&stop).unwrap();
+        let n_threads = workers.workers.len();
+        let (say, mut said) = mpsc::unbounded_channel();
+        let (end, ended) = watch::channel(false);
+        for _ in 0..3 * n_threads {
+            let (say, mut ended) = (say.clone(), ended.clone());
+            workers.spawn(async move {
+                say.send(thread::current().name().map(str::to_owned))
+                    .unwrap();
+                let _ = ended.wait_for(|ended| *ended).await;
+            });
+        }
+        let mut counts: BTreeMap<Option<String>, usize> = BTreeMap::new();
+        for _ in 0..3 * n_threads {
+            *counts.entry(said.recv().await.unwrap()).or_default() += 1;
+        }
+        assert_eq!(counts.len(), n_threads);
+        assert!(counts.values().all(|n| *n == 3), "{counts:?}");
+        end.send(true).unwrap();
+        drop((say, ended));
+        // All senders are dropped when all calls have ended.
+        assert_eq!(said.recv().await, None);
+        stop.cancel();
+    }
+}
