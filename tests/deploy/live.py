@@ -259,14 +259,14 @@ class Output:
                 self._lines.append(line.rstrip())
                 self._news.notify_all()
 
-    def wait_for(self, pattern):
-        """The first group of the first line that is like that."""
+    def wait_for(self, pattern, n_lines=1):
+        """The first group of the first line that is like that, once there are so many such lines."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         with self._news:
             while True:
-                for line in self._lines:
-                    if found := re.search(pattern, line):
-                        return found[1]
+                found = [found for line in self._lines if (found := re.search(pattern, line))]
+                if len(found) >= n_lines:
+                    return found[0][1]
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     break
                 self._news.wait(timeout=0.2)
@@ -278,8 +278,18 @@ class Output:
         self._reader.join(timeout=5)
         return status
 
+    def lines(self):
+        with self._news:
+            return list(self._lines)
+
     def text(self):
         return "\n".join(self._lines[-40:])
+
+    def is_running(self):
+        return self._process.poll() is None
+
+    def tell(self, signal):
+        self._process.send_signal(signal)
 
     def stop(self):
         stop(self._process)

@@ -15,6 +15,9 @@ LOADTEST = BINARY.with_name(f"{BINARY.name}-loadtest")
 # As their distribution packages them, unpacked by tests/tools/prometheus.sh.
 PROMETHEUS = ROOT / ".deploy" / "root" / "usr" / "bin" / "prometheus"
 PROMTOOL = PROMETHEUS.with_name("promtool")
+# The same, by tests/tools/haproxy.sh, with the libraries that it runs with.
+HAPROXY = ROOT / ".deploy" / "haproxy" / "root" / "usr" / "sbin" / "haproxy"
+HAPROXY_LIBRARIES = ROOT / ".deploy" / "haproxy" / "lib"
 # Programs of the same Python environment.
 BIN = Path(sys.executable).parent
 

@@ -128,6 +128,13 @@ fetch_prometheus() {
     timeout 300 tests/tools/prometheus.sh .deploy >&2 || say "there is none to be had here: its tests are skipped"
 }
 
+# What gateways are replaced behind; without it that is not tested.
+fetch_haproxy() {
+    [ -d .deploy/haproxy ] && return 0
+    say "fetching HAProxy into .deploy; nothing of it is installed"
+    timeout 300 tests/tools/haproxy.sh .deploy/haproxy >&2 || say "there is none to be had here: its tests are skipped"
+}
+
 install_node_sdks() {
     local pins=(tests/sdk/package.json tests/sdk/package-lock.json)
     fresh tests/sdk/node_modules/.installed "${pins[@]}" && return 0
@@ -156,6 +163,7 @@ test)
     install_deploy_tools
     fetch_asterisk
     fetch_prometheus
+    fetch_haproxy
     ;;
 *)
     echo "usage: $0 build|test" >&2
