@@ -26,7 +26,7 @@
 //! | anything but `PING` after `SESSION_END` | counted, no effect |
 //! | binary | error, the call ends |
 //!
-//! Transfers to people are not asked for, and the separate connection that lists virtual agents is not answered.
+//! The separate connection that lists virtual agents is not answered.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
