@@ -795,8 +795,11 @@ impl Conduct {
     async fn take_leave(&mut self) {
         loop {
             let event = std::future::poll_fn(|cx| {
-                let _: Poll<()> = self.legs.caller.poll_flush(cx);
-                self.legs.caller.poll_event(cx)
+                let event = self.legs.caller.poll_event(cx);
+                if event.is_pending() {
+                    let _: Poll<()> = self.legs.caller.poll_flush(cx);
+                }
+                event
             });
             let message = match event.await {
                 LegEvent::Text(text) => self.dialect.decode(Incoming::Text(&text), &mut self.audio),

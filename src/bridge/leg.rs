@@ -246,6 +246,7 @@ impl Leg {
     /// written, since reading will tell of it.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.line.has_unsent() {
+            self.blocked_since = None;
             return Poll::Ready(());
         }
         if self.line.poll_flush(cx).is_pending() {

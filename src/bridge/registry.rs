@@ -98,8 +98,8 @@ impl Calls {
         }
     }
 
-    /// By how much the threads that run calls were late at most since this was asked last; nothing if they are not
-    /// threads of their own.
+    /// By how much the threads that run calls were late since this was asked last, as [`Workers`] counts it; nothing if
+    /// calls have no threads of their own.
     #[must_use]
     pub fn take_lag(&self) -> Duration {
         let workers = self.0.workers.get();

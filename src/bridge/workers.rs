@@ -21,14 +21,14 @@ const NAP: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Workers {
     workers: Vec<Worker>,
-    /// The longest that one of them overslept since it was asked, in microseconds.
-    lag_us: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
 struct Worker {
     runtime: Handle,
     n_calls: Arc<AtomicU32>,
+    /// The longest that it overslept since it was asked, in microseconds.
+    lag_us: Arc<AtomicU64>,
 }
 
 impl Workers {
@@ -40,10 +40,9 @@ impl Workers {
     /// If the system has no more threads, timers or descriptors.
     pub fn start(stop: &CancellationToken) -> io::Result<Self> {
         let n = thread::available_parallelism().map_or(1, usize::from);
-        let lag_us = Arc::new(AtomicU64::new(0));
-        let start = |n| Worker::start(n, stop.clone(), Arc::clone(&lag_us));
+        let start = |n| Worker::start(n, stop.clone());
         let workers = (0..n).map(start).collect::<io::Result<_>>()?;
-        Ok(Self { workers, lag_us })
+        Ok(Self { workers })
     }
 
     /// Runs a call where the fewest are.
@@ -59,14 +58,21 @@ impl Workers {
         });
     }
 
-    /// By how much the latest thread was late since this was asked last.
+    /// By how much the threads were late since this was asked last: the median, and the better of two, so that a call
+    /// that keeps one thread busy does not turn callers away whom the others can take.
     pub(super) fn take_lag(&self) -> Duration {
-        Duration::from_micros(self.lag_us.swap(0, Ordering::Relaxed))
+        let lag = |worker: &Worker| worker.lag_us.swap(0, Ordering::Relaxed);
+        let mut lags: Vec<u64> = self.workers.iter().map(lag).collect();
+        lags.sort_unstable();
+        let median = lags.get(lags.len().saturating_sub(1) / 2);
+        Duration::from_micros(median.copied().unwrap_or(0))
     }
 }
 
 impl Worker {
-    fn start(n: usize, stop: CancellationToken, lag_us: Arc<AtomicU64>) -> io::Result<Self> {
+    fn start(n: usize, stop: CancellationToken) -> io::Result<Self> {
+        let lag_us = Arc::new(AtomicU64::new(0));
+        let overslept = Arc::clone(&lag_us);
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         thread::Builder::new()
@@ -75,13 +81,14 @@ impl Worker {
                 runtime.block_on(async {
                     tokio::select! {
                         () = stop.cancelled() => {}
-                        () = watch_lag(&lag_us) => {}
+                        () = watch_lag(&overslept) => {}
                     }
                 });
             })?;
         Ok(Self {
             runtime: handle,
             n_calls: Arc::default(),
+            lag_us,
         })
     }
 }

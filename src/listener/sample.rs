@@ -1,4 +1,4 @@
-//! Measures what `shed` decides from: how late this process's tasks wake up in the latest of its threads, memory, file descriptors.
+//! Measures what `shed` decides from: how late this process's tasks wake up, memory, file descriptors.
 
 use std::fs;
 use std::path::{Path, PathBuf};

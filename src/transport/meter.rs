@@ -240,6 +240,11 @@ impl FrameMeter {
         self.due = Some(self.due.map_or(whole, |due| whole.min(due + for_bytes)));
     }
 
+    /// Whether the next byte begins a frame.
+    pub(super) fn is_between_frames(&self) -> bool {
+        self.state == State::Header && self.n_header == 0
+    }
+
     /// Whether the answer to an upgrade is not all there yet.
     pub(super) fn is_in_head(&self) -> bool {
         matches!(self.state, State::Head { .. })

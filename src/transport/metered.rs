@@ -61,6 +61,11 @@ impl Metered {
         self.meter.was_unread(Instant::now().into_std());
     }
 
+    /// Whether the answer to an upgrade was read to its end, and nothing behind it.
+    pub(super) fn is_at_first_frame(&self) -> bool {
+        self.meter.is_between_frames()
+    }
+
     /// The transport, to read on after a fault.
     pub fn transport(&mut self) -> &mut Transport {
         &mut self.transport
