@@ -382,7 +382,7 @@ impl Relay {
             Some(answer) => {
                 self.ledger.metrics.bad_input("wrong_shape");
                 // A caller that is gone says so when it is read.
-                let _ = self.legs.caller.send_text(&answer);
+                let _ = self.legs.caller.send_text(answer);
             }
             None => self.bad_input("malformed_event", 1007),
         }

@@ -131,12 +131,12 @@ mod tests {
         let stop = CancellationToken::new();
         let workers = Workers::start(&stop).unwrap();
         let n_threads = workers.workers.len();
-        let (say, mut said) = mpsc::unbounded_channel();
+        let (say, mut said) = mpsc::channel(3 * n_threads);
         let (end, ended) = watch::channel(false);
         for _ in 0..3 * n_threads {
             let (say, mut ended) = (say.clone(), ended.clone());
             workers.spawn(async move {
-                say.send(thread::current().name().map(str::to_owned))
+                say.try_send(thread::current().name().map(str::to_owned))
                     .unwrap();
                 let _ = ended.wait_for(|ended| *ended).await;
             });
