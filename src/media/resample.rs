@@ -132,9 +132,6 @@ const FIR_KAISER_BETA: f64 = 6.0;
 const FIR_TAP_BITS: u32 = 15;
 /// Samples multiplied at a time.
 const LANES: usize = 8;
-/// How many times that a phase may be long. Those of 8, 12, 16, 24, 32 and 48 kHz are among them; others are filled with
-/// zeros.
-const SIZES: [usize; 6] = [6, 9, 12, 18, 24, 36];
 /// Largest number of taps a phase: 48 kHz down to 8 kHz.
 const FIR_MAX_TAPS: usize = FIR_SPAN * 6;
 
@@ -143,7 +140,7 @@ struct Filter {
     /// Output samples for every `down` input samples; also the number of phases.
     up: usize,
     down: usize,
-    /// Taps of one phase, one of [`SIZES`] times [`LANES`].
+    /// Taps of one phase, a multiple of [`LANES`].
     n_taps: usize,
     /// Phase after phase, each with the tap of the oldest sample first.
     taps: Vec<i16x8>,
@@ -168,10 +165,7 @@ impl Filter {
     fn design(up: usize, down: usize) -> Self {
         let density = up.max(down);
         let length = FIR_SPAN * density;
-        let needed = length.div_ceil(up);
-        let sizes = SIZES.map(|size| size * LANES);
-        let n_taps = sizes.into_iter().find(|size| *size >= needed);
-        let n_taps = n_taps.unwrap_or(FIR_MAX_TAPS);
+        let n_taps = length.div_ceil(up).next_multiple_of(LANES);
         // The first tap is zero, which makes the delay a whole number of samples of the lower rate.
         let centre = (length / 2) as f64;
         let bandwidth = FIR_CUTOFF / density as f64;
@@ -275,48 +269,37 @@ impl FirState {
 
     /// Appends what is due while the window moves over `samples` one by one, from the first `n_taps` to the last.
     fn convolve(&mut self, samples: &[i16], out: &mut Vec<i16>) {
-        // One for each of `SIZES`: of known length, a sum is a row of instructions and nothing else.
-        match self.filter.n_taps / LANES {
-            6 => self.convolve_by::<6>(samples, out),
-            9 => self.convolve_by::<9>(samples, out),
-            12 => self.convolve_by::<12>(samples, out),
-            18 => self.convolve_by::<18>(samples, out),
-            24 => self.convolve_by::<24>(samples, out),
-            _ => self.convolve_by::<36>(samples, out),
-        }
-    }
-
-    fn convolve_by<const N: usize>(&mut self, samples: &[i16], out: &mut Vec<i16>) {
-        let Filter { up, down, .. } = *self.filter;
-        let (phases, _) = self.filter.taps.as_chunks::<N>();
-        let n_windows = (samples.len() + 1).saturating_sub(N * LANES);
-        let (step, wrap) = (down / up, down % up);
-        let (mut skip, mut phase) = (self.skip, self.phase);
-        while skip < n_windows {
+        let Filter {
+            up,
+            down,
+            n_taps,
+            ref taps,
+        } = *self.filter;
+        let n_windows = (samples.len() + 1).saturating_sub(n_taps);
+        let n_vectors = n_taps / LANES;
+        while self.skip < n_windows {
             // Four at a time, because four sums of lanes cost hardly more than one.
             let mut sums = [i32x4::ZERO; 4];
             let mut n_due = 0;
             for sum in &mut sums {
-                let window = samples
-                    .get(skip..)
-                    .and_then(|it| it.as_chunks().0.first_chunk());
-                let Some(window) = window else {
+                if self.skip >= n_windows {
                     break;
-                };
-                *sum = sum_of_products::<N>(window, &phases[phase]);
+                }
+                let (window, _) = samples[self.skip..][..n_taps].as_chunks();
+                *sum = sum_of_products(window, &taps[self.phase * n_vectors..][..n_vectors]);
                 n_due += 1;
-                phase += wrap;
-                skip += step;
-                if phase >= up {
-                    phase -= up;
-                    skip += 1;
+                self.phase += down % up;
+                self.skip += down / up;
+                if self.phase >= up {
+                    self.phase -= up;
+                    self.skip += 1;
                 }
             }
             // Whole, and cut afterwards: a copy of a length that the compiler does not know is a call.
             out.extend(rounded(sums));
             out.truncate(out.len() - (sums.len() - n_due));
         }
-        (self.skip, self.phase) = (skip - n_windows, phase);
+        self.skip -= n_windows;
     }
 }
 
@@ -324,14 +307,18 @@ impl FirState {
 ///
 /// Each half of the filter keeps within 32 bits for every input, which a test shows for all filters; both together
 /// would not, hence the halving.
-fn sum_of_products<const N: usize>(window: &[[i16; LANES]; N], taps: &[i16x8; N]) -> i32x4 {
-    let mut halves = [i32x4::ZERO; 2];
-    // A plain sum over single samples is not what the compiler turns into `pmaddwd` alone.
-    for (n, (samples, taps)) in window.iter().zip(taps).enumerate() {
-        halves[usize::from(n >= N.div_ceil(2))] += i16x8::new(*samples).dot(*taps);
-    }
-    let [old, new] = halves;
-    (old >> 1) + (new >> 1)
+fn sum_of_products(window: &[[i16; LANES]], taps: &[i16x8]) -> i32x4 {
+    let middle = taps.len().div_ceil(2);
+    let (old, new) = window.split_at(middle);
+    let (old_taps, new_taps) = taps.split_at(middle);
+    let sum = |window: &[[i16; LANES]], taps: &[i16x8]| {
+        let products = window.iter().zip(taps);
+        // The plain sum over single samples is not what the compiler turns into `pmaddwd` alone.
+        products.fold(i32x4::ZERO, |sum, (samples, taps)| {
+            sum + i16x8::new(*samples).dot(*taps)
+        })
+    };
+    (sum(old, old_taps) >> 1) + (sum(new, new_taps) >> 1)
 }
 
 /// Four output samples, clamped, from the parts of half their sums.
@@ -529,12 +516,13 @@ mod tests {
                 };
                 for sign in [1, -1] {
                     let window = worst(sign);
-                    let middle = taps.len().div_ceil(2);
-                    let old = true_sum(&window[..middle], &taps[..middle]);
-                    let new = true_sum(&window[middle..], &taps[middle..]);
-                    for half in [old, new, (old + new) / 2] {
-                        assert!(i32::try_from(half + half.signum() * (1 << FIR_TAP_BITS)).is_ok());
-                    }
+                    let half = true_sum(&window, taps) / 2;
+                    assert!(i32::try_from(half + half.signum() * (1 << FIR_TAP_BITS)).is_ok());
+                    let sum = sum_of_products(&window, taps).to_array();
+                    let sum = sum.into_iter().fold(0_i32, i32::wrapping_add);
+                    assert!((i64::from(sum) - half).abs() <= 8, "{sum} {half}");
+                    let clamped = rounded([sum_of_products(&window, taps); 4]);
+                    assert_eq!(clamped, [if sign > 0 { i16::MAX } else { i16::MIN }; 4]);
                 }
             }
             let square: Vec<i16> = (0..from.hz() / 10)

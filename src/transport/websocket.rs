@@ -947,7 +947,7 @@ mod tests {
             .unwrap();
         assert!(matches!(socket.next().await, Received::Binary(_)));
         assert_eq!(socket.next().await, Received::SignOfLife);
-        assert_eq!(socket.inbox.capacity(), 0);
+        assert!(socket.inbox.capacity() <= KEPT);
         socket.flush().await.unwrap();
         let pong = peer.next().await.unwrap().unwrap();
         assert_eq!(pong, Message::Pong(Bytes::from_static(b"there?")));
@@ -1003,7 +1003,7 @@ mod tests {
                 .unwrap();
             let answer = format!(
                 "{begin}HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                 Sec-WebSocket-Accept: s3pPLBMiTxaQ9kYGzzhZRbK+xOo={end}"
+                 Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo={end}"
             );
             theirs.write_all(answer.as_bytes()).await.unwrap();
             theirs
@@ -1017,7 +1017,7 @@ mod tests {
                     assert!(is_good, "{begin:?} {end:?}");
                     assert_eq!(socket.next().await, Received::Text("hi".into()));
                 }
-                Err(_) => assert!(!is_good, "{begin:?} {end:?}"),
+                Err(error) => assert!(!is_good, "{begin:?} {end:?}: {error}"),
             }
         };
         check("", "\r\n\r\n", true).await;
