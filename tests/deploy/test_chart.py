@@ -121,8 +121,8 @@ def contains(got, wanted):
     "values, said",
     [
         ({"terminationGracePeriodSeconds": 1834}, "terminationGracePeriodSeconds is 1834"),
-        ({"gateway": {"drainSeconds": 3600}}, "need 3630"),
-        ({"gateway": {"preStopSeconds": 16}}, "need 1831"),
+        ({"gateway": {"drainSeconds": 3600}}, "need 3635"),
+        ({"gateway": {"preStopSeconds": 16}}, "need 1836"),
         ({"redis": {"url": "redis://a", "bundled": {"enabled": True}}}, "only one of redis.url"),
         ({"redis": {"urlKey": "missing"}}, "secret.values has not"),
         ({"secret": {"values": {"a": "b"}, "signingKey": "c"}}, "secret.values has not"),
