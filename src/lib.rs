@@ -5,7 +5,8 @@ pub mod listener;
 
 pub mod ingress;
 
-pub mod media;
+#[doc(inline)]
+pub use trunkline_media as media;
 
 pub mod call;
 
@@ -33,6 +34,7 @@ pub mod admin;
 
 pub mod config;
 
-pub mod simulator;
+#[doc(inline)]
+pub use trunkline_simulator as simulator;
 
 pub mod cli;

@@ -99,7 +99,7 @@ impl fmt::Debug for Clip {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::tone::level_dbfs;
+    use crate::tone::level_dbfs;
 
     fn wav(channels: u16, sample_rate: u32, bits_per_sample: u16, n_samples: usize) -> Vec<u8> {
         let spec = hound::WavSpec {

@@ -188,7 +188,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::media::{Codec, SampleRate};
+    use crate::{Codec, SampleRate};
 
     const OPUS: AudioFormat = AudioFormat {
         codec: Codec::Opus,

@@ -411,8 +411,8 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::media::Clip;
-    use crate::media::tone::{Tone, fit_sine, level_dbfs};
+    use crate::Clip;
+    use crate::tone::{Tone, fit_sine, level_dbfs};
 
     const RATE: SampleRate = SampleRate::HZ_16000;
 

@@ -337,7 +337,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::media::tone::{Tone, fit_sine, level_dbfs, tone_level_dbfs};
+    use crate::tone::{Tone, fit_sine, level_dbfs, tone_level_dbfs};
 
     const RATE: SampleRate = SampleRate::HZ_24000;
     const FRAME: usize = 480;

@@ -392,7 +392,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::media::tone::{Tone, level_dbfs, tone_level_dbfs};
+    use crate::tone::{Tone, level_dbfs, tone_level_dbfs};
 
     const MODEL: SampleRate = SampleRate::HZ_24000;
     const OPUS: OpusSettings = OpusSettings {

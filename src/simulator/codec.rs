@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::synth::Sound;
-use crate::media::{AudioFormat, Codec, Resampler, SampleRate};
+use trunkline_media::{AudioFormat, Codec, Resampler, SampleRate};
 
 /// The three formats of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

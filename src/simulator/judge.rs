@@ -124,7 +124,7 @@ fn energy(samples: &[i16]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulator::speech;
+    use crate::speech;
 
     #[test]
     fn levels() {

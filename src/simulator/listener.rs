@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use crate::media::SampleRate;
+use trunkline_media::SampleRate;
 
 /// A listener to all sessions. Its methods run within a session's task, one after the other for each session: they
 /// must not block. `session` is the number of the connection, from 0, as in the

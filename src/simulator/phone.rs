@@ -28,7 +28,7 @@ use super::phone_dialect::{ApiKey, Dialect, FarEnd, Setting, shape_of};
 use super::phone_script::{Act, Script};
 use super::phone_tap::Tap;
 use super::phone_timeline::{CallReport, Refusal, in_ms};
-use crate::media::{AudioFormat, Codec};
+use trunkline_media::{AudioFormat, Codec};
 
 /// What may wait for a peer that does not read; half a minute of PCM16 at 24 kHz in base64.
 pub const MAX_UNSENT_BYTES: usize = 2 << 20;

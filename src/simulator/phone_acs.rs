@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::phone_codec::{decode_base64, encode};
 use super::phone_dialect::{FarEnd, Heard, excerpt};
-use crate::media::{AudioFormat, Codec, SampleRate};
+use trunkline_media::{AudioFormat, Codec, SampleRate};
 
 /// Azure's frame.
 const FRAME_MS: u64 = 20;

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::phone_codec::CallCodec;
 use super::phone_dialect::{FarEnd, Heard, Setting, excerpt};
-use crate::media::{AudioFormat, Codec, SampleRate};
+use trunkline_media::{AudioFormat, Codec, SampleRate};
 
 /// Longest command that is read (telephony reference 9.3).
 const MAX_COMMAND_BYTES: usize = 128;

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::phone_codec::{CallCodec, CodecError};
 use super::phone_dialect::{FarEnd, Heard, excerpt};
-use crate::media::AudioFormat;
+use trunkline_media::AudioFormat;
 
 #[derive(Debug)]
 pub(crate) struct AudioWire {
@@ -163,7 +163,7 @@ mod tests {
             json!({"type":"start","format":{"codec":"ulaw","rate":8000},"parameters":{}})
         );
         let opus = AudioFormat {
-            codec: crate::media::Codec::Opus,
+            codec: trunkline_media::Codec::Opus,
             ..AudioFormat::ULAW_8K
         };
         assert!(AudioWire::new(opus, BTreeMap::new()).is_err());

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::phone_codec::{CallCodec, CodecError};
 use super::phone_dialect::{FarEnd, Heard};
 use super::phone_protobuf::{fields, put_bytes, put_number};
-use crate::media::{AudioFormat, Codec};
+use trunkline_media::{AudioFormat, Codec};
 
 #[derive(Debug)]
 pub(crate) struct AudioProtobufWire {

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use super::phone_codec::{decode, encode};
 use super::phone_dialect::{FarEnd, Heard, Setting};
-use crate::media::{AudioFormat, Codec, SampleRate};
+use trunkline_media::{AudioFormat, Codec, SampleRate};
 
 #[derive(Debug)]
 pub(crate) struct AudioSocketWire {

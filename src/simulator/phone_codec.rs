@@ -9,7 +9,7 @@ use std::f64::consts::PI;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::media::{Codec, G722Decoder, G722Encoder};
+use trunkline_media::{Codec, G722Decoder, G722Encoder};
 
 /// Audio bytes that are no whole number of samples, or a codec that the phone does not speak.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -142,8 +142,8 @@ fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<(), String>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulator::phone_dialect::Dialect;
-    use crate::simulator::{Act, SoftPhone};
+    use crate::phone_dialect::Dialect;
+    use crate::{Act, SoftPhone};
     use futures_util::StreamExt as _;
     use rcgen::{CertifiedKey, generate_simple_self_signed};
     use rustls::ServerConfig;

@@ -29,7 +29,7 @@ use super::phone_telnyx::TelnyxWire;
 use super::phone_twilio::TwilioWire;
 use super::phone_vonage::VonageWire;
 use super::phone_webex::WebexWire;
-use crate::media::AudioFormat;
+use trunkline_media::AudioFormat;
 
 /// What a call of the phone is to be like, as far as its wire format cares.
 #[derive(Clone, Debug)]

@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::phone_codec::{decode_base64, encode};
 use super::phone_dialect::{ApiKey, FarEnd, Heard, Setting, excerpt};
-use crate::media::{AudioFormat, Codec, SampleRate};
+use trunkline_media::{AudioFormat, Codec, SampleRate};
 
 /// Frames of one message, 100 ms.
 const N_FRAMES: usize = 5;
@@ -229,7 +229,7 @@ impl FarEnd for ExotelWire {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulator::config::Shape;
+    use crate::config::Shape;
 
     fn wire() -> ExotelWire {
         let mut wire = ExotelWire::new(Setting {

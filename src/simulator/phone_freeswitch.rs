@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::phone_codec::{decode, encode};
 use super::phone_dialect::{FarEnd, Heard, Setting};
-use crate::media::{AudioFormat, Codec, SampleRate};
+use trunkline_media::{AudioFormat, Codec, SampleRate};
 
 #[derive(Debug)]
 pub(crate) struct FreeSwitchWire {

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::phone_codec::{decode, encode};
 use super::phone_dialect::{ApiKey, FarEnd, Heard, Setting, excerpt};
-use crate::media::{AudioFormat, Codec};
+use trunkline_media::{AudioFormat, Codec};
 
 /// Samples of one message.
 const N_SAMPLES: usize = 800;

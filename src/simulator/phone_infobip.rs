@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::phone_dialect::{FarEnd, Heard};
 use super::phone_vonage::VonageWire;
-use crate::media::AudioFormat;
+use trunkline_media::AudioFormat;
 
 /// The longest time without audio.
 const MAX_GAP: Duration = Duration::from_secs(5);

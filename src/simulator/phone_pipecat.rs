@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::phone_codec::{decode, encode};
 use super::phone_dialect::{FarEnd, Heard, excerpt};
 use super::phone_protobuf::{fields, put_bytes, put_number};
-use crate::media::{AudioFormat, Codec, SampleRate};
+use trunkline_media::{AudioFormat, Codec, SampleRate};
 
 /// Of the `client-ready`.
 const READY_ID: &str = "ready-1";

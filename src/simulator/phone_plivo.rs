@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::phone_codec::{decode_base64, encode};
 use super::phone_dialect::{FarEnd, Heard, excerpt};
-use crate::media::{AudioFormat, Codec, SampleRate};
+use trunkline_media::{AudioFormat, Codec, SampleRate};
 
 #[derive(Debug)]
 pub(crate) struct PlivoWire {

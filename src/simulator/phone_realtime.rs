@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::config::Shape;
 use super::phone_codec::{decode_base64, encode};
 use super::phone_dialect::{ApiKey, FarEnd, Heard, RateLimit, TokenTotals, excerpt};
-use crate::media::{AudioFormat, Codec};
+use trunkline_media::{AudioFormat, Codec};
 
 #[derive(Debug)]
 pub(crate) struct RealtimeWire {

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::phone_codec::CallCodec;
 use super::phone_dialect::{FarEnd, Heard, Setting, excerpt};
-use crate::media::{AudioFormat, Codec, SampleRate};
+use trunkline_media::{AudioFormat, Codec, SampleRate};
 
 /// Telnyx's frame, 20 ms.
 const FRAME_MS: u64 = 20;

@@ -22,7 +22,7 @@ use super::phone_timeline::{CallReport, CloseReport, MarkReport, Side};
 use super::phone_twilio::TwilioWire;
 use super::wav::Clip;
 use super::{Act, Shape, SoftPhone, speech};
-use crate::media::{AudioFormat, Codec, SampleRate};
+use trunkline_media::{AudioFormat, Codec, SampleRate};
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::phone_codec::{decode_base64, encode};
 use super::phone_dialect::{FarEnd, Heard, excerpt};
-use crate::media::{AudioFormat, Codec};
+use trunkline_media::{AudioFormat, Codec};
 
 /// Time between two pings. Webex says "periodically".
 const PING_EVERY: Duration = Duration::from_secs(8);

@@ -11,7 +11,7 @@ use super::conversation::{Body, Item, Part, Role, assistant_audio_tokens, text_t
 use super::options::ResponseOptions;
 use super::synth::{Sound, Synthesiser};
 use super::words;
-use crate::media::SampleRate;
+use trunkline_media::SampleRate;
 
 /// What one response will say if nothing stops it.
 #[derive(Debug)]

@@ -70,7 +70,7 @@ fn sample(name: &'static str, text: &'static str, wav: &[u8]) -> Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulator::judge::{frames_voiced, level_dbfs};
+    use crate::judge::{frames_voiced, level_dbfs};
 
     #[test]
     fn each_sample_is_one_turn_of_speech() {

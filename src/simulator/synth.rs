@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::codec::{Audio, WireFormat};
-use crate::media::SampleRate;
+use trunkline_media::SampleRate;
 
 /// What it sounds like.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -16,7 +16,7 @@ use super::quirks::{BadInput, OddBytes};
 use super::schema::{TurnDetection, TurnMode};
 use super::session::{Session, SessionKind};
 use super::vad::{TICKS_PER_MS, VadEvent, VadSettings};
-use crate::media::SampleRate;
+use trunkline_media::SampleRate;
 
 /// At most 15 MiB of audio in one append.
 const MAX_APPEND_BYTES: usize = 15 << 20;

@@ -2,7 +2,7 @@
 //!
 //! Hears loudness, not speech: whatever is louder than the threshold for two frames is taken for a voice.
 
-use crate::media::SampleRate;
+use trunkline_media::SampleRate;
 
 /// Buffer time is counted in samples at 24 kHz, of which an 8 kHz sample is worth three.
 pub(super) const TICKS_PER_MS: u64 = 24;

@@ -214,7 +214,7 @@ impl Pattern {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulator::codec::WireFormat;
+    use crate::codec::WireFormat;
 
     fn check(samples: &[i16], rate: u32, expected: &[&str]) {
         assert_eq!(recognise(samples, rate), expected);
