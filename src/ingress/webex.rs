@@ -90,7 +90,7 @@ impl Speak for Webex {
     const PATH: &'static str = "/webex/va";
 
     /// Sources: telephony reference 12.1 (keys, clear by `START_OF_INPUT`, `SESSION_END`). A chunk has 100 bytes to 64 KiB
-    /// and is to be as large as possible (Cisco's guide, step 3): 200 ms. The lead is this project's: Webex would take
+    /// and is to be as large as possible (Cisco's guide, step 3): 200 ms; 16.1 (silence). The lead is this project's: Webex would take
     /// a whole reply.
     const CAPABILITIES: Capabilities = Capabilities {
         clear: Clear::Command,
@@ -98,6 +98,7 @@ impl Speak for Webex {
         says_end: true,
         peer_closes: Some(Duration::from_secs(2)),
         chunk_frames: 10,
+        rests: true,
         lead: Lead::between_ms(1_000, 2_000),
         credential: CredentialIn::Query,
         max_message_bytes: MAX_MESSAGE_BYTES,
