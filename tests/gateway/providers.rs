@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::sleep;
+use trunkline::auth::hash_key;
 use trunkline::call::EndReason;
 
 use crate::harness::{CONFIG, World};
@@ -135,4 +136,63 @@ async fn a_caller_who_may_rest_is_kept_as_long_as_the_connection() {
     // And nobody answers them any more.
     sleep(Duration::from_secs(120)).await;
     assert_eq!(world.ended(1).await.end_reason, EndReason::CallerGone);
+}
+
+const LISTING: &str = "/webex/va/ga/v1/listVirtualAgents";
+
+/// What is said to this question.
+async fn listed(world: &World, question: &str) -> Heard {
+    let mut wire = Wire::open(world, LISTING).await;
+    wire.text(question).await;
+    let heard = wire.next().await;
+    // Webex closes once it has the answer; whoever does not is closed on.
+    if matches!(heard, Heard::Text(_)) {
+        let close = wire.next().await;
+        assert!(
+            matches!(
+                close,
+                Heard::Close {
+                    code: 1000 | 1005,
+                    ..
+                }
+            ),
+            "{close:?}"
+        );
+    }
+    heard
+}
+
+/// Cisco's schema `VoiceVirtualAgent_WsListVASchema.json`: bare objects on a connection of their own.
+#[tokio::test(start_paused = true)]
+async fn webex_finds_the_agent_of_an_address() {
+    let world = World::new("");
+    let question = r#"{"customer_org_id":"o-1","is_default_virtual_agent_enabled":false}"#;
+    let agents = json!({"virtual_agents": [{"id": "ga", "name": "ga"}]});
+    assert_eq!(
+        listed(&world, question).await,
+        Heard::Text(agents.to_string())
+    );
+    let refused = |reason: &str| Heard::Close {
+        code: 1008,
+        reason: reason.to_owned(),
+    };
+    assert_eq!(listed(&world, "{}").await, refused("missing_field"));
+    let silent = Wire::open(&world, LISTING).await.next().await;
+    assert_eq!(silent, refused("no_question"));
+    let other = Wire::try_open(&world, &LISTING.replace("/ga/", "/nobody/")).await;
+    assert!(other.unwrap_err().starts_with("HTTP/1.1 404 "));
+    // It is no call: neither session nor permit.
+    assert_eq!(world.simulator.sessions().len(), 0);
+    assert_eq!(world.gateway.calls().ended().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn webex_shows_who_it_is_before_it_finds_anybody() {
+    let hash = hash_key("tk_test");
+    let keys = format!("mode = 'keys'\n[[auth.keys]]\ntenant = 'acme'\nsha256 = '{hash}'\n");
+    let config = CONFIG.replace("mode = \"none\"", &keys) + "\n[tenants.acme]\n";
+    let world = World::with_config(&config, "");
+    let refused = Wire::try_open(&world, LISTING).await.unwrap_err();
+    assert!(refused.starts_with("HTTP/1.1 401 "), "{refused}");
+    Wire::open(&world, &format!("{LISTING}?api-key=tk_test")).await;
 }
