@@ -1,6 +1,7 @@
 //! The token that operators show, kept as a hash and compared in constant time.
 
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -12,9 +13,9 @@ use crate::secret::{SecretError, Source};
 
 use super::AdminConfig;
 
-/// What `/metrics` asks for.
+/// What `/metrics` asks for. Clones are the same token, also when it is replaced.
 #[derive(Clone)]
-pub struct AdminToken([u8; 32]);
+pub struct AdminToken(Arc<RwLock<[u8; 32]>>);
 
 impl fmt::Debug for AdminToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,7 +37,20 @@ impl AdminToken {
             file: config.token_file.as_deref(),
         };
         let token = source.read()?;
-        Ok(token.map(|token| Self(hash(token.expose_secret().as_bytes()))))
+        Ok(token.map(|token| {
+            let hash = hash(token.expose_secret().as_bytes());
+            Self(Arc::new(RwLock::new(hash)))
+        }))
+    }
+
+    /// From now on `other` is asked for.
+    pub fn replace(&self, other: &Self) {
+        let other = other.hash();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = other;
+    }
+
+    fn hash(&self) -> [u8; 32] {
+        *self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a request shows it: exactly one `Authorization: Bearer`.
@@ -48,7 +62,7 @@ impl AdminToken {
         let Some((scheme, token)) = value.as_bytes().split_at_checked(7) else {
             return false;
         };
-        scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(hash(token).ct_eq(&self.0))
+        scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(hash(token).ct_eq(&self.hash()))
     }
 }
 

@@ -229,7 +229,10 @@ pub struct Authenticator {
     signer: Option<TicketSigner>,
     ephemeral: Arc<EphemeralKeys>,
     sealer: Option<KeySealer>,
+    /// Where other replicas learn of ephemeral keys.
+    store: Option<Arc<dyn KeyStore>>,
     shared: Option<SharedKeys>,
+    tenants: BTreeSet<String>,
     used: Arc<dyn OneTimeIds>,
     providers: Vec<ProviderScheme>,
     clock: Clock,
@@ -261,7 +264,9 @@ impl Authenticator {
             signer,
             ephemeral: Arc::new(EphemeralKeys::new(config.ephemeral_keys)),
             sealer: config.key_sealer()?,
+            store: None,
             shared: None,
+            tenants: tenants.clone(),
             used: Arc::new(InProcess::default()),
             providers,
             clock: Clock::start(),
@@ -277,7 +282,32 @@ impl Authenticator {
     /// nothing changes.
     pub fn share_ephemeral_keys(&mut self, store: Arc<dyn KeyStore>) {
         let sealer = self.sealer.clone();
-        self.shared = sealer.map(|sealer| SharedKeys::new(sealer, store));
+        self.shared = sealer.map(|sealer| SharedKeys::new(sealer, Arc::clone(&store)));
+        self.store = Some(store);
+    }
+
+    /// Remembers what `old` did, whose place this takes while the process runs: tickets and nonces that were used,
+    /// ephemeral keys of tenants that are still there, issuers' signing keys, the time.
+    pub fn take_over(&mut self, old: &Self) {
+        self.clock = old.clock;
+        self.used = Arc::clone(&old.used);
+        if let Some(store) = &old.store {
+            self.share_ephemeral_keys(Arc::clone(store));
+        }
+        let is_tenant = |name: &str| {
+            let is_open = self.is_off() && name == TENANT_WITHOUT_AUTH;
+            is_open || self.tenants.contains(name)
+        };
+        self.ephemeral = Arc::new(self.ephemeral.after(&old.ephemeral, is_tenant));
+        for issuer in self.all_issuers() {
+            old.all_issuers().for_each(|old| issuer.take_keys(old));
+        }
+    }
+
+    /// Those of tokens, and those of providers.
+    fn all_issuers(&self) -> impl Iterator<Item = &Arc<Issuer>> {
+        let providers = self.providers.iter().filter_map(ProviderScheme::issuer);
+        self.issuers.iter().chain(providers)
     }
 
     /// Whether other replicas know the ephemeral keys that are made here.
@@ -294,9 +324,7 @@ impl Authenticator {
         metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let own = self.issuers.iter();
-        let providers = self.providers.iter().filter_map(ProviderScheme::issuer);
-        let issuers: Vec<_> = own.chain(providers).cloned().collect();
+        let issuers: Vec<_> = self.all_issuers().cloned().collect();
         issuers.iter().for_each(|issuer| issuer.start());
         async move {
             let fetching = issuers

@@ -82,7 +82,8 @@ pub struct EphemeralKey {
 /// All ephemeral keys that the process made.
 pub(super) struct EphemeralKeys {
     config: EphemeralConfig,
-    keys: Mutex<HashMap<Hash, Known>>,
+    /// Shared with those that were there before the configuration changed.
+    keys: Arc<Mutex<HashMap<Hash, Known>>>,
 }
 
 #[derive(Clone)]
@@ -99,7 +100,19 @@ impl EphemeralKeys {
     pub(super) fn new(config: EphemeralConfig) -> Self {
         Self {
             config,
-            keys: Mutex::default(),
+            keys: Arc::default(),
+        }
+    }
+
+    /// The keys of these tenants that `old` has, and no others, with this configuration's limits.
+    pub(super) fn after(&self, old: &Self, is_tenant: impl Fn(&str) -> bool) -> Self {
+        let keys = Arc::clone(&old.keys);
+        let mut known = keys.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, known| is_tenant(&known.tenant));
+        drop(known);
+        Self {
+            config: self.config,
+            keys,
         }
     }
 

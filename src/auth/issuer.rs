@@ -164,6 +164,13 @@ impl Issuer {
         self.refresh().start(now_std());
     }
 
+    /// Begins with the keys that `old` has, if they are the same issuer's.
+    pub(super) fn take_keys(&self, old: &Self) {
+        if self.source == old.source {
+            self.keys.send_replace(old.keys.borrow().clone());
+        }
+    }
+
     /// Fetches the keys now and whenever they are due or wanted, until `stop`. An outage leaves the keys as they were.
     pub(super) async fn keep_fresh(
         &self,
@@ -229,7 +236,7 @@ fn now_std() -> std::time::Instant {
 }
 
 /// Where an issuer's keys are.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Source {
     /// As the issuer names itself.
     issuer: String,

@@ -104,6 +104,8 @@ fn yes() -> bool {
 pub struct Agent {
     /// Its name.
     pub name: String,
+    /// Under what its sessions stand by: its name, and what tells it from agents of that name with other settings.
+    pub standby_line: String,
     pub(super) config: AgentConfig,
     pub(super) turns: TurnPolicy,
     pub(super) apology: Clip,
@@ -179,6 +181,7 @@ impl Agent {
         add_built_in(tools, press_keys::tool(), may_press_keys, "may_press_keys")?;
         Ok(Self {
             name: name.to_owned(),
+            standby_line: format!("{name}/{:016x}", fastrand::u64(..)),
             apology: apology(&config)?,
             config,
             turns,

@@ -91,7 +91,7 @@ impl ConductedCall {
         let deployment = place.deployment().name();
         let ledger = Ledger::new(metrics, lease, call_id, dialect.name(), deployment, session);
         let now = Instant::now();
-        let sessions = Sessions::new(sessions, agent.name.clone());
+        let sessions = Sessions::new(sessions, agent.standby_line.clone());
         let mut task = Box::new(Conduct {
             core: Call::new(agent.policy(dialect.capabilities()), now.into_std()),
             legs: Legs::free(caller, leg.socket),

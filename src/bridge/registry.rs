@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,8 +26,9 @@ pub struct Calls(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    permits: Arc<Semaphore>,
-    limit: u32,
+    /// Calls that hold a permit; written by each permit, when it is given and when it is dropped.
+    active: watch::Sender<u32>,
+    limit: AtomicU32,
     tasks: TaskTracker,
     /// Where calls run; without any, in the runtime that spawns them.
     workers: OnceLock<Workers>,
@@ -46,8 +47,12 @@ pub(super) type ToldToEnd = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The right to run one call; dropped with it.
 #[derive(Debug)]
-pub struct CallPermit {
-    _permit: OwnedSemaphorePermit,
+pub struct CallPermit(Arc<Inner>);
+
+impl Drop for CallPermit {
+    fn drop(&mut self) {
+        self.0.active.send_modify(|active| *active -= 1);
+    }
 }
 
 impl Calls {
@@ -55,8 +60,8 @@ impl Calls {
     #[must_use]
     pub fn new(limit: u32) -> Self {
         Self(Arc::new(Inner {
-            permits: Arc::new(Semaphore::new(limit as usize)),
-            limit,
+            active: watch::Sender::new(0),
+            limit: AtomicU32::new(limit),
             tasks: TaskTracker::new(),
             workers: OnceLock::new(),
             over: CancellationToken::new(),
@@ -69,20 +74,34 @@ impl Calls {
     /// Admits one call, if there is room.
     #[must_use]
     pub fn admit(&self) -> Option<CallPermit> {
-        let permit = Arc::clone(&self.0.permits).try_acquire_owned().ok()?;
-        Some(CallPermit { _permit: permit })
+        let limit = self.limit();
+        let admitted = self.0.active.send_if_modified(|active| {
+            let may = *active < limit;
+            *active += u32::from(may);
+            may
+        });
+        admitted.then(|| CallPermit(Arc::clone(&self.0)))
+    }
+
+    /// Admits at most so many calls at a time from now on. Those beyond it that are there go on.
+    pub fn set_limit(&self, limit: u32) {
+        self.0.limit.store(limit, Ordering::Relaxed);
+    }
+
+    fn limit(&self) -> u32 {
+        self.0.limit.load(Ordering::Relaxed)
     }
 
     /// How many calls hold a permit.
     #[must_use]
     pub fn active(&self) -> usize {
-        self.0.limit as usize - self.0.permits.available_permits()
+        *self.0.active.borrow() as usize
     }
 
     /// Whether one more would be refused.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.0.permits.available_permits() == 0
+        *self.0.active.borrow() >= self.limit()
     }
 
     /// From now on calls run there. The first word counts.
@@ -133,7 +152,9 @@ impl Calls {
 
     async fn all_ended(&self) {
         // A call that is still being connected has a permit and no task yet.
-        let _all = self.0.permits.acquire_many(self.0.limit).await;
+        let mut active = self.0.active.subscribe();
+        // The sender lives as long as `self`.
+        let _ = active.wait_for(|active| *active == 0).await;
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
@@ -199,6 +220,22 @@ mod tests {
         for pair in ended.windows(2) {
             assert!(pair[1] - pair[0] < SPREAD / 50, "{pair:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_lower_limit_ends_no_call() {
+        let calls = Calls::new(2);
+        let (first, second) = (calls.admit().unwrap(), calls.admit().unwrap());
+        assert!(calls.is_full() && calls.admit().is_none());
+        calls.set_limit(1);
+        assert_eq!(calls.active(), 2);
+        drop(first);
+        assert!(calls.is_full() && calls.admit().is_none());
+        calls.set_limit(3);
+        let third = calls.admit();
+        assert_eq!((calls.active(), calls.is_full()), (2, false));
+        drop((second, third));
+        assert_eq!(calls.active(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -47,7 +47,7 @@ pub(super) enum Came {
 pub(super) struct Sessions {
     source: SessionSource,
     /// Whose sessions they are.
-    agent: String,
+    standby_line: String,
     /// Dropped with the call: nobody would want what it yields.
     opening: Option<Opening>,
     /// Opened, and not used yet.
@@ -61,10 +61,10 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(source: SessionSource, agent: String) -> Self {
+    pub(super) fn new(source: SessionSource, standby_line: String) -> Self {
         Self {
             source,
-            agent,
+            standby_line,
             opening: None,
             next: None,
             avoid: Vec::new(),
@@ -98,7 +98,7 @@ impl Sessions {
         let source = self.source.clone();
         let request = SessionRequest {
             avoid: self.avoid.clone(),
-            agent: Some(self.agent.clone()),
+            standby_line: Some(self.standby_line.clone()),
             ..SessionRequest::default()
         };
         self.opening = Some(Box::pin(async move { source.open(&request).await }));

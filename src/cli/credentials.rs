@@ -106,16 +106,15 @@ fn key_table(arguments: &KeyArguments, key: &str, expires: Option<SystemTime>) -
 
 /// Prints a new ticket and where to go with it.
 pub(super) fn ticket(arguments: &TicketArguments) -> ExitCode {
-    with_config(
-        &arguments.config,
-        |config, _text, routes| match make_ticket(arguments, &config, &routes) {
+    with_config(&arguments.config, |loaded| {
+        match make_ticket(arguments, &loaded.config, &loaded.routes) {
             Ok(lines) => {
                 println!("{lines}");
                 ExitCode::SUCCESS
             }
             Err(problem) => failed("cannot make a ticket", &problem),
-        },
-    )
+        }
+    })
 }
 
 fn make_ticket(

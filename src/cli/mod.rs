@@ -25,8 +25,7 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{Config, LogConfig, LogFormat, Mistake};
-use crate::listener::Routes;
+use crate::config::{Loaded, LogConfig, LogFormat, Mistake};
 
 /// A realtime voice gateway: phones and SDK clients on one side, Realtime deployments on the other.
 #[derive(Debug, Parser)]
@@ -64,13 +63,12 @@ enum Command {
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
-        Command::Serve { config } => with_config(&config, |config, _text, routes| {
-            serve::serve(config, routes)
-        }),
+        Command::Serve { config: path } => with_config(&path, |loaded| serve::serve(&path, loaded)),
         Command::Demo(arguments) => in_runtime(demo::demo(arguments)),
         Command::Simulate(arguments) => in_runtime(simulate::simulate(arguments)),
-        Command::Check { file } => with_config(&file, |config, text, _routes| {
-            for warning in config.warnings(text, &file) {
+        Command::Check { file } => with_config(&file, |loaded| {
+            let config = &loaded.config;
+            for warning in config.warnings(loaded.text(), &file) {
                 eprintln!("{}: warning: {warning}", file.display());
             }
             println!(
@@ -87,15 +85,9 @@ pub fn run() -> ExitCode {
 }
 
 /// Loads, checks and hands over a configuration; mistakes are printed one a line.
-fn with_config(path: &Path, run: impl FnOnce(Config, &str, Routes) -> ExitCode) -> ExitCode {
-    let built = Config::load(path)
-        .map_err(|mistake| vec![mistake])
-        .and_then(|(config, text)| {
-            let routes = config.build(&text)?;
-            Ok((config, text, routes))
-        });
-    match built {
-        Ok((config, text, routes)) => run(config, &text, routes),
+fn with_config(path: &Path, run: impl FnOnce(Loaded) -> ExitCode) -> ExitCode {
+    match Loaded::load(path) {
+        Ok(loaded) => run(loaded),
         Err(mistakes) => {
             print_mistakes(path, &mistakes);
             ExitCode::FAILURE

@@ -1,22 +1,24 @@
 //! The life of a serving process: a gateway with its listeners, until it is told to go.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, AdminToken};
 use crate::bridge::{ToolRunner, Workers};
-use crate::config::Config;
+use crate::config::{Config, Loaded, Reloader};
 use crate::listener::{Gateway, Routes, StoredIds, StoredKeys};
 use crate::outbound::Outbound;
 use crate::quota::{Quota, open_store};
 use crate::telemetry::Metrics;
-use crate::upstream::{Dialer, keep_credentials};
+use crate::upstream::Dialer;
 
 use super::bind;
 
@@ -31,7 +33,10 @@ pub(super) struct Process {
     /// Where callers come in by AudioSocket, if anywhere.
     pub(super) audiosocket: Option<SocketAddr>,
     pub(super) admin: SocketAddr,
-    grace: Duration,
+    /// What operators have to show.
+    token: Option<AdminToken>,
+    /// What is in force now.
+    config: watch::Receiver<Arc<Config>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -50,7 +55,6 @@ impl Process {
         let dialer = Dialer::new(Arc::clone(&metrics));
         let outbound = Outbound::new();
         let tools = ToolRunner::new(outbound.clone());
-        let deployments: Vec<_> = routes.deployments.values().cloned().collect();
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let redis = config.quota.redis.as_ref();
@@ -62,30 +66,25 @@ impl Process {
             let keys = StoredKeys::new(Arc::clone(&store));
             routes.auth.share_ephemeral_keys(Arc::new(keys));
         }
-        let keys = &routes.auth;
-        tasks.spawn(keys.keep_keys_fresh(outbound, Arc::clone(&metrics), stop.clone()));
-        tasks.spawn(keep_credentials(
-            deployments,
-            Arc::clone(&metrics),
-            stop.clone(),
-        ));
         let quota = Quota::new(routes.quota.clone(), store, Arc::clone(&metrics));
         tasks.spawn(quota.clone().keep(stop.clone()));
         let listener = config.listener.clone();
         let gateway = Gateway::with_quota(listener, routes, quota, dialer, tools, metrics);
+        tasks.spawn(gateway.keep_credentials(outbound, stop.clone()));
         let process = Self {
             gateway,
             callers,
             audiosocket: audiosocket_at,
             admin,
-            grace: config.drain.grace,
+            token,
+            config: watch::Sender::new(Arc::new(config.clone())).subscribe(),
             tasks,
             stop,
         };
         let workers = Workers::start(&process.stop);
         let workers = workers.map_err(|error| format!("cannot start threads: {error}"))?;
         process.gateway.calls().run_on(workers);
-        process.spawn(caller_listener, admin_listener, token);
+        process.spawn(caller_listener, admin_listener);
         if let Some(audiosocket) = audiosocket {
             let gateway = Arc::clone(&process.gateway);
             let serving = gateway.serve_audiosocket(audiosocket, process.stop.clone());
@@ -94,14 +93,36 @@ impl Process {
         Ok(process)
     }
 
-    fn spawn(&self, callers: TcpListener, operators: TcpListener, token: Option<AdminToken>) {
+    /// From now on takes what is changed in the file that this process was started by: on SIGHUP, and by itself.
+    pub(super) fn reload_from(&mut self, path: &Path, loaded: &Loaded, mut hangups: Signal) {
+        let (gateway, token) = (Arc::clone(&self.gateway), self.token.clone());
+        let mut reloader = Reloader::new(path, loaded, gateway, token);
+        self.config = reloader.config();
+        let stop = self.stop.clone();
+        let work = async move {
+            loop {
+                tokio::select! {
+                    Some(()) = hangups.recv() => drop(reloader.reload().await),
+                    () = reloader.is_due() => drop(reloader.look().await),
+                }
+            }
+        };
+        self.tasks
+            .spawn(async move { stop.run_until_cancelled(work).await });
+    }
+
+    fn grace(&self) -> Duration {
+        self.config.borrow().drain.grace
+    }
+
+    fn spawn(&self, callers: TcpListener, operators: TcpListener) {
         let gateway = Arc::clone(&self.gateway);
         self.tasks.spawn(gateway.serve(callers, self.stop.clone()));
         let gateway = Arc::clone(&self.gateway);
         self.tasks.spawn(gateway.watch_load(self.stop.clone()));
         let gateway = Arc::clone(&self.gateway);
         self.tasks.spawn(gateway.keep_standby(self.stop.clone()));
-        let gateway = Arc::clone(&self.gateway);
+        let (gateway, token) = (Arc::clone(&self.gateway), self.token.clone());
         self.tasks
             .spawn(admin::serve(gateway, operators, token, self.stop.clone()));
     }
@@ -115,7 +136,7 @@ impl Process {
             _ = interrupt.recv() => {}
         }
         tokio::select! {
-            () = self.gateway.drain(self.grace) => {}
+            () = self.gateway.drain(self.grace()) => {}
             _ = terminate.recv() => self.gateway.drain(Duration::ZERO).await,
             _ = interrupt.recv() => self.gateway.drain(Duration::ZERO).await,
         }

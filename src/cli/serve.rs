@@ -1,24 +1,33 @@
 //! `trunkline serve`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use crate::config::Config;
-use crate::listener::Routes;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Loaded;
 
 use super::process::Process;
 use super::{failed, in_runtime, start_log};
 
-pub(super) fn serve(config: Config, routes: Routes) -> ExitCode {
+pub(super) fn serve(path: &Path, loaded: Loaded) -> ExitCode {
+    let config = &loaded.config;
     let _log = start_log(&config.log);
     if !config.process.dumpable {
         forbid_dumps();
     }
     in_runtime(async move {
-        let process = match Process::start(&config, routes) {
+        // Before the first caller: whoever reloads early must not end the process.
+        let hangups = match signal(SignalKind::hangup()) {
+            Ok(hangups) => hangups,
+            Err(error) => return failed("cannot wait for signals", &error),
+        };
+        let mut process = match Process::start(&loaded.config, loaded.routes.clone()) {
             Ok(process) => process,
             Err(error) => return failed("cannot serve", &error),
         };
-        let scheme = if config.listener.tls.is_some() {
+        process.reload_from(path, &loaded, hangups);
+        let scheme = if loaded.config.listener.tls.is_some() {
             "https"
         } else {
             "http"

@@ -2,6 +2,8 @@
 
 mod locate;
 mod quota;
+mod reading;
+mod reload;
 mod warnings;
 
 use std::collections::BTreeMap;
@@ -23,6 +25,9 @@ use crate::listener::{
 use crate::quota::{Price, QuotaConfig, TenantQuota};
 use crate::realtime::{SessionPolicy, SessionPolicyConfig, Shape};
 use crate::upstream::{Deployment, DeploymentConfig, Identities, MemberConfig, Pool, PoolConfig};
+
+pub use reading::Loaded;
+pub use reload::{Outcome, ReloadConfig, Reloader};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -63,6 +68,9 @@ pub struct Config {
     /// What tokens cost, by model.
     #[serde(default)]
     pub prices: BTreeMap<String, Price>,
+    /// When the file is read again.
+    #[serde(default)]
+    pub reload: ReloadConfig,
     /// How the process goes away.
     #[serde(default)]
     pub drain: DrainConfig,
@@ -117,7 +125,7 @@ impl Default for DrainConfig {
 }
 
 /// The `[log]` table.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// Filter directives, as in `info` or `trunkline=debug`. The environment variable `TRUNKLINE_LOG` overrides it.
@@ -203,11 +211,16 @@ impl Config {
     ///
     /// All mistakes that were found.
     pub fn build(&self, text: &str) -> Result<Routes, Vec<Mistake>> {
+        self.build_with(text, Identities::default())
+    }
+
+    /// The same with identities whose tokens may be there already.
+    fn build_with(&self, text: &str, mut identities: Identities) -> Result<Routes, Vec<Mistake>> {
         let mut mistakes = Mistakes {
             text,
             found: Vec::new(),
         };
-        let deployments = self.build_deployments(&mut mistakes);
+        let deployments = self.build_deployments(&mut identities, &mut mistakes);
         let pools = self.build_pools(&deployments, &mut mistakes);
         let agents = self.build_agents(&mut mistakes);
         let auth = self.build_auth(&mut mistakes);
@@ -217,6 +230,9 @@ impl Config {
         self.check_models(&mut mistakes);
         self.check_listeners(&mut mistakes);
         self.check_quota(&mut mistakes);
+        if let Some(problem) = self.reload.mistake() {
+            mistakes.add(&["reload", "watch"], problem.to_owned());
+        }
         if let Some(agent) = &self.twilio.agent
             && !self.agents.contains_key(agent)
         {
@@ -225,6 +241,7 @@ impl Config {
         match auth {
             Some(auth) if mistakes.found.is_empty() => Ok(Routes {
                 deployments,
+                identities,
                 pools,
                 models: self.models.clone(),
                 agents,
@@ -254,14 +271,17 @@ impl Config {
         }
     }
 
-    fn build_deployments(&self, mistakes: &mut Mistakes<'_>) -> BTreeMap<String, Arc<Deployment>> {
+    fn build_deployments(
+        &self,
+        identities: &mut Identities,
+        mistakes: &mut Mistakes<'_>,
+    ) -> BTreeMap<String, Arc<Deployment>> {
         if self.deployments.is_empty() {
             mistakes.add(&["deployments"], "there is none".to_owned());
         }
         let mut built = BTreeMap::new();
-        let mut identities = Identities::default();
         for (name, config) in &self.deployments {
-            match Deployment::with_identities(name, config.clone(), &mut identities) {
+            match Deployment::with_identities(name, config.clone(), identities) {
                 Ok(deployment) => {
                     built.insert(name.clone(), Arc::new(deployment));
                 }
@@ -758,6 +778,11 @@ deployment = "east"
     #[test]
     fn a_good_file_has_no_mistakes() {
         check(GOOD, &[]);
+        check(&format!("{GOOD}[reload]\nwatch = '0s'\n"), &[]);
+        check(
+            &format!("{GOOD}[reload]\nwatch = '50ms'\n"),
+            &["line 12: reload.watch: looking more often than every 100ms"],
+        );
     }
 
     #[test]

@@ -32,16 +32,8 @@ pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 impl Gateway {
     /// Accepts callers until `shutdown`, and picks up changed certificates meanwhile.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
-        let limit = self.connection_limit;
-        if limit < self.config.max_calls as usize {
-            tracing::warn!(
-                max_calls = self.config.max_calls,
-                max_connections = limit,
-                "fewer connections than calls are allowed"
-            );
-        }
         let reload = async {
-            if let Some(tls) = &self.routes.tls {
+            if let Some(tls) = &self.tls {
                 tls.watch(&self.metrics, shutdown.clone()).await;
             }
         };
@@ -56,7 +48,7 @@ impl Gateway {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    if tune(&stream, self.config.limits.unacknowledged).is_ok() {
+                    if tune(&stream, self.desk().config.limits.unacknowledged).is_ok() {
                         self.serve_connection(Transport::Tcp(stream), peer.ip());
                     }
                 }
@@ -97,7 +89,7 @@ impl Gateway {
     pub(super) fn take_in(&self, from: IpAddr) -> Result<Arc<Connection>, &'static str> {
         // An answered call is no longer among the connections.
         let n_open = self.connections.len() + self.calls.active();
-        if n_open >= self.connection_limit {
+        if n_open >= self.desk().connection_limit {
             if !self.door.evict() {
                 return Err("too_many_connections");
             }
@@ -110,7 +102,7 @@ impl Gateway {
     /// so few bytes at once; if it does not, or speaks TLS, the caller sees the connection closed.
     fn turn_away(&self, mut transport: Transport, reason: &'static str) {
         self.metrics.refused("other", reason);
-        if self.routes.tls.is_some() {
+        if self.tls.is_some() {
             return;
         }
         let answer = format!(
@@ -136,7 +128,7 @@ impl Gateway {
         transport: Transport,
         connection: &Arc<Connection>,
     ) -> Result<(), &'static str> {
-        let transport = match &self.routes.tls {
+        let transport = match &self.tls {
             Some(tls) => self.handshake(tls, transport, connection).await?,
             None => transport,
         };
@@ -154,7 +146,7 @@ impl Gateway {
             NoHandshake::TooManyFromSource => "too_many_handshakes_from_source",
         })?;
         let shaken = timeout(
-            self.config.limits.tls_handshake,
+            self.desk().config.limits.tls_handshake,
             tls.acceptor().accept(transport),
         );
         let stream = shaken.await.map_err(|_| "tls_timeout")?.map_err(|error| {
@@ -173,17 +165,19 @@ impl Gateway {
         transport: Transport,
         connection: &Arc<Connection>,
     ) -> Result<(), &'static str> {
-        let limits = &self.config.limits;
+        let desk = self.desk();
+        let limits = &desk.config.limits;
         let known_by =
             (Instant::now() + limits.unauthenticated).min(connection.accepted + limits.upgrade);
         let service = service_fn(|request| {
             let gateway = Arc::clone(self);
             let connection = Arc::clone(connection);
-            async move { Ok::<_, Infallible>(gateway.answer(request, &connection).await) }
+            // Each request is answered by the configuration of its time, on a kept connection too.
+            async move { Ok::<_, Infallible>(gateway.desk().answer(request, &connection).await) }
         });
         let http = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.config.head_timeout)
+            .header_read_timeout(desk.config.head_timeout)
             .max_headers(limits.headers)
             .max_buf_size(limits.head_bytes)
             .serve_connection(TokioIo::new(transport), service)

@@ -32,9 +32,10 @@ use crate::transport::{
 use crate::upstream::Authorities;
 
 use super::answer::{Answer, json, name};
+use super::desk::Desk;
 use super::door::Peer;
+use super::new_call_id;
 use super::phone::{MAX_UNSENT, STYLE};
-use super::{Gateway, new_call_id};
 
 /// A few names and the call's parameters.
 const MAX_BODY: usize = 16 * 1024;
@@ -117,6 +118,11 @@ impl AsteriskServers {
         let server = Server::new(config)?;
         self.by_name.insert(name.to_owned(), Arc::new(server));
         Ok(())
+    }
+
+    /// Reaches them where those of `old` were reached, if that was in memory.
+    pub(super) fn take_over(&mut self, old: &Self) {
+        self.in_memory.clone_from(&old.in_memory);
     }
 
     /// Reaches all of them through memory instead of the network.
@@ -284,7 +290,7 @@ struct Channel {
     dialect: Dialect,
 }
 
-impl Gateway {
+impl Desk {
     /// Takes a call that waits in Asterisk.
     pub(super) async fn dial_asterisk(
         self: &Arc<Self>,
@@ -328,7 +334,7 @@ impl Gateway {
             why.refusal()
         })?;
         let span = tracing::info_span!("call", call_id);
-        self.calls().spawn(call.run(caller).instrument(span));
+        self.calls.spawn(call.run(caller).instrument(span));
         Ok(())
     }
 

@@ -23,6 +23,7 @@ use crate::media::{FRAME, SampleRate};
 use crate::transport::{Packet, Packets, Transport, tune};
 
 use super::accept::ACCEPT_PAUSE;
+use super::desk::Desk;
 use super::door::{Connection, Peer, Unheard};
 use super::phone::MAX_UNSENT;
 use super::{Gateway, new_call_id};
@@ -68,7 +69,7 @@ impl Gateway {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    if tune(&stream, self.config.limits.unacknowledged).is_ok() {
+                    if tune(&stream, self.desk().config.limits.unacknowledged).is_ok() {
                         self.serve_audiosocket_connection(Transport::Tcp(stream), peer.ip());
                     }
                 }
@@ -106,9 +107,10 @@ impl Gateway {
         transport: Transport,
         connection: &Arc<Connection>,
     ) -> Result<(), &'static str> {
-        let limits = &self.config.limits;
+        let desk = self.desk();
+        let limits = &desk.config.limits;
         let max_message = AudioSocket::CAPABILITIES.max_message_bytes;
-        let frames = self.config.callers.phone.frames(max_message);
+        let frames = desk.config.callers.phone.frames(max_message);
         let mut packets = Packets::new(transport, frames, MAX_UNSENT);
         let known_by =
             (Instant::now() + limits.unauthenticated).min(connection.accepted + limits.upgrade);
@@ -118,13 +120,13 @@ impl Gateway {
         };
         let peer = connection.request(&HeaderMap::new());
         let call_id = new_call_id();
-        let silence = self.config.audiosocket.call();
+        let silence = desk.config.audiosocket.call();
         let silence = silence.and_then(|call| call.silence()).unwrap_or_default();
         let mut clock = interval_at(Instant::now() + FRAME, FRAME);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // A session may take a second to open, and Asterisk waits for each packet.
         let prepared = {
-            let mut prepared = pin!(self.audiosocket_call(&call_id, &first, &peer));
+            let mut prepared = pin!(desk.audiosocket_call(&call_id, &first, &peer));
             loop {
                 tokio::select! {
                     biased;
@@ -155,7 +157,9 @@ impl Gateway {
         }
         Ok(())
     }
+}
 
+impl Desk {
     /// The call that begins with this packet.
     async fn audiosocket_call(
         self: &Arc<Self>,

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -26,11 +26,30 @@ const MAX_TENANTS: usize = 64 * 1024;
 /// Knows all connections that are no call yet.
 #[derive(Debug)]
 pub(super) struct Door {
+    rules: RwLock<Arc<Rules>>,
+    state: Mutex<State>,
+}
+
+/// What the configuration says of it.
+#[derive(Debug)]
+struct Rules {
     limits: LimitsConfig,
     proxies: TrustedProxies,
     call_rate: Option<Rate>,
     tenant_rate: Option<Rate>,
-    state: Mutex<State>,
+}
+
+impl Rules {
+    fn new(config: &ListenerConfig) -> Arc<Self> {
+        let limits = config.limits.clone();
+        let second = Duration::from_secs(1);
+        Arc::new(Self {
+            proxies: TrustedProxies::new(&config.trusted_proxies),
+            call_rate: Rate::new(limits.calls_per_second, second),
+            tenant_rate: Rate::new(limits.calls_per_second_per_tenant, second),
+            limits,
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -54,27 +73,33 @@ pub(super) enum TooFast {
 
 impl Door {
     pub(super) fn new(config: &ListenerConfig) -> Arc<Self> {
-        let limits = config.limits.clone();
-        let second = Duration::from_secs(1);
         Arc::new(Self {
-            proxies: TrustedProxies::new(&config.trusted_proxies),
-            call_rate: Rate::new(limits.calls_per_second, second),
-            tenant_rate: Rate::new(limits.calls_per_second_per_tenant, second),
+            rules: RwLock::new(Rules::new(config)),
             state: Mutex::new(State {
-                sources: Sources::new(&limits),
+                sources: Sources::new(&config.limits),
                 idle: BTreeMap::new(),
                 n_opened: 0,
                 calls: Bucket::full(now()),
                 tenants: HashMap::new(),
             }),
-            limits,
         })
+    }
+
+    /// Goes by these limits and proxies from now on. What was counted stays.
+    pub(super) fn set_rules(&self, config: &ListenerConfig) {
+        let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        *rules = Rules::new(config);
+        self.state().sources.set_limits(&config.limits);
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes in a connection; `None` if its source has too many.
     pub(super) fn open(self: &Arc<Self>, address: IpAddr) -> Option<Arc<Connection>> {
         // A proxy's connections are counted for whom it speaks, once there is a request.
-        let source = (!self.proxies.include(address)).then(|| Source::from(address));
+        let source = (!self.rules().proxies.include(address)).then(|| Source::from(address));
         let mut state = self.state();
         if source.is_some_and(|source| !state.sources.open(source, now())) {
             return None;
@@ -110,14 +135,14 @@ impl Door {
 
     /// Counts a new call of this tenant, if the rates allow it. What one refuses does not use up the other.
     pub(super) fn count_call(&self, tenant: Option<&str>) -> Result<(), TooFast> {
-        let now = now();
+        let (rules, now) = (self.rules(), now());
         let mut state = self.state();
-        if let Some(rate) = self.call_rate
+        if let Some(rate) = rules.call_rate
             && state.calls.wait(rate, now).is_some()
         {
             return Err(TooFast::All);
         }
-        if let (Some(rate), Some(tenant)) = (self.tenant_rate, tenant) {
+        if let (Some(rate), Some(tenant)) = (rules.tenant_rate, tenant) {
             if state.tenants.len() >= MAX_TENANTS {
                 state.tenants.retain(|_, bucket| !bucket.is_full(now));
             }
@@ -125,7 +150,7 @@ impl Door {
             let bucket = bucket.or_insert_with(|| Bucket::full(now));
             bucket.take(rate, now).map_err(|_| TooFast::Tenant)?;
         }
-        if let Some(rate) = self.call_rate {
+        if let Some(rate) = rules.call_rate {
             // There was one to take a few lines above.
             let _ = state.calls.take(rate, now);
         }
@@ -190,7 +215,7 @@ impl Connection {
 
     /// Whether the connection must end with the answer to this request.
     pub(super) fn is_last_answer(&self) -> bool {
-        let is_used_up = self.n_requests() >= self.door.limits.requests_per_connection;
+        let is_used_up = self.n_requests() >= self.door.rules().limits.requests_per_connection;
         let is_overdue = self.is_overdue.load(Ordering::Relaxed);
         is_used_up || (is_overdue && !self.is_known.load(Ordering::Relaxed))
     }
@@ -198,7 +223,8 @@ impl Connection {
     /// A request came in.
     pub(super) fn request(self: &Arc<Self>, headers: &HeaderMap) -> Peer {
         // Who claims to be a proxy and does not tell for whom is a source like any other.
-        let caller = self.door.proxies.caller(self.address, headers);
+        let rules = self.door.rules();
+        let caller = rules.proxies.caller(self.address, headers);
         let caller = caller.unwrap_or(self.address);
         self.door.state().idle.remove(&self.id);
         self.n_open.fetch_add(1, Ordering::Relaxed);
@@ -212,7 +238,7 @@ impl Connection {
             connection: Arc::clone(self),
             source: Source::from(caller),
             counted: Mutex::new(None),
-            decide_by: begin + self.door.limits.upgrade,
+            decide_by: begin + rules.limits.upgrade,
         }
     }
 

@@ -7,8 +7,8 @@ use secrecy::ExposeSecret;
 use crate::auth::{EphemeralSession, MintError};
 use crate::ingress::{FrontDoor, MintRequest, MintRoute, Refusal};
 
-use super::Gateway;
 use super::answer::{Answer, json, name};
+use super::desk::Desk;
 use super::door::Peer;
 use super::sdk::preset;
 
@@ -18,7 +18,7 @@ const ROUTE: &str = "ephemeral_keys";
 /// Instructions and tools of a session, as JSON.
 const MAX_BODY: usize = 64 * 1024;
 
-impl Gateway {
+impl Desk {
     /// Makes an ephemeral key.
     pub(super) async fn mint(
         &self,

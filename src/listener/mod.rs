@@ -9,6 +9,7 @@ mod asterisk;
 mod audiosocket;
 mod callers;
 mod config;
+mod desk;
 mod door;
 mod echo;
 mod limits;
@@ -20,6 +21,7 @@ mod post;
 mod proxies;
 mod quota;
 mod rate;
+mod reload;
 mod routes;
 mod sample;
 mod sdk;
@@ -31,27 +33,22 @@ mod tickets;
 mod tls;
 mod webex;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, StatusCode};
-use hyper::body::Incoming as Body;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Denied, Identity, Purpose, Shown, UseError};
-use crate::bridge::{CallPermit, Calls, REALTIME, SessionSource, ToolRunner};
-use crate::ingress::upgrade::{self, Upgrade};
-use crate::ingress::{Dialect, ErrorStyle, FrontDoor, MintRoute, Refusal, Webex};
+use crate::bridge::{Calls, ToolRunner};
+use crate::ingress::{FrontDoor, Refusal};
 use crate::quota::{InProcess, Quota};
 use crate::telemetry::Metrics;
-use crate::upstream::{DialError, Dialer, Pool, StandbyLine, keep_standby};
+use crate::upstream::{DialError, Dialer};
 
-use answer::{Answer, last, name, refuse, refuse_upgrade, text};
-use door::{Connection, Door, Peer, TooFast, Unheard};
+use desk::{Capacity, Desk};
+use door::Door;
 use load::QuotaLoad;
-use shed::Shedder;
 
 pub(crate) use answer::secure;
 pub use asterisk::{AsteriskConfig, AsteriskServerConfig, AsteriskServerError, AsteriskServers};
@@ -62,6 +59,7 @@ pub use config::{ListenerConfig, TwilioConfig, is_origin, is_public_url, usual_c
 pub use echo::echo_connection;
 pub use limits::LimitsConfig;
 pub use one_time::StoredIds;
+pub use reload::Unchanged;
 pub use routes::Routes;
 pub use shared_keys::StoredKeys;
 pub use shed::{Overload, ShedConfig, Signals};
@@ -73,18 +71,16 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 /// Everything that answers callers.
 #[derive(Debug)]
 pub struct Gateway {
-    config: ListenerConfig,
-    routes: Routes,
-    front_door: FrontDoor,
+    /// By what callers are answered at the moment; replaced as a whole when the configuration changes.
+    desk: watch::Sender<Arc<Desk>>,
+    /// Never another: connections must know what to begin with.
+    tls: Option<Arc<Tls>>,
     dialer: Arc<Dialer>,
-    tools: ToolRunner,
     metrics: Arc<Metrics>,
     calls: Calls,
     quota: Quota,
     door: Arc<Door>,
-    connection_limit: usize,
-    shedder: Mutex<Shedder>,
-    draining: AtomicBool,
+    capacity: Arc<Capacity>,
     connections: TaskTracker,
     /// Cancelled when connections are to end that are no call.
     closing: CancellationToken,
@@ -118,75 +114,47 @@ impl Gateway {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let dialer = dialer.with_load(Arc::new(QuotaLoad(quota.clone())));
-        Arc::new(Self {
-            quota,
-            calls: Calls::new(config.max_calls),
+        let desk = Desk {
             front_door: FrontDoor {
                 lenient_api_version: config.lenient_api_version,
             },
-            door: Door::new(&config),
-            connection_limit: config.connection_limit(),
-            shedder: Mutex::new(Shedder::new(config.shed)),
-            config,
-            routes,
+            connection_limit: connections(&config),
             dialer: Arc::new(dialer),
             tools,
             metrics,
-            draining: AtomicBool::new(false),
+            calls: Calls::new(config.max_calls),
+            quota,
+            door: Door::new(&config),
+            capacity: Arc::new(Capacity::new(config.shed)),
             connections: TaskTracker::new(),
             closing: CancellationToken::new(),
+            config,
+            routes,
+        };
+        Arc::new(Self {
+            tls: desk.routes.tls.clone(),
+            dialer: Arc::clone(&desk.dialer),
+            metrics: Arc::clone(&desk.metrics),
+            calls: desk.calls.clone(),
+            quota: desk.quota.clone(),
+            door: Arc::clone(&desk.door),
+            capacity: Arc::clone(&desk.capacity),
+            connections: desk.connections.clone(),
+            closing: desk.closing.clone(),
+            desk: watch::Sender::new(Arc::new(desk)),
             standing_down: CancellationToken::new(),
         })
+    }
+
+    /// Who answers now. To be asked once for each request, so that none is answered by two configurations.
+    fn desk(&self) -> Arc<Desk> {
+        Arc::clone(&self.desk.borrow())
     }
 
     /// The live calls.
     #[must_use]
     pub fn calls(&self) -> &Calls {
         &self.calls
-    }
-
-    /// Sessions of that pool, for one call of that caller.
-    fn sessions(&self, pool: Arc<Pool>, identity: &Identity, caller: String) -> SessionSource {
-        SessionSource {
-            dialer: Arc::clone(&self.dialer),
-            pool,
-            tenant: identity.tenant.clone(),
-            caller,
-        }
-    }
-
-    /// Keeps sessions ready at the pools that are configured for it, until the gateway drains or is told to stop.
-    pub async fn keep_standby(self: Arc<Self>, stop: CancellationToken) {
-        let pools: Vec<_> = self.routes.pools.values().cloned().collect();
-        let lines = self.routes.agents.values().filter_map(|agent| {
-            let pool = Arc::clone(self.routes.pools.get(agent.pool())?);
-            let name = agent.name.clone();
-            let agent = Arc::clone(agent);
-            Some(StandbyLine {
-                pool,
-                agent: name,
-                configure: Arc::new(move |deployment, formats| {
-                    agent.configuration(deployment, formats)
-                }),
-            })
-        });
-        let until = self.standing_down.child_token();
-        let keep = keep_standby(
-            Arc::clone(&self.dialer),
-            pools,
-            lines.collect(),
-            until.clone(),
-        );
-        let stop = async {
-            stop.cancelled().await;
-            until.cancel();
-            std::future::pending::<()>().await;
-        };
-        // The keeper closes its sessions before it returns.
-        tokio::select! {
-            () = keep => {}
-            () = stop => {}
-        }
     }
 
     /// What calls may use; somebody must run its [`Quota::keep`].
@@ -204,12 +172,12 @@ impl Gateway {
     /// Whether new calls are refused because the process is going away.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.capacity.is_draining()
     }
 
     /// Refuses new calls, lets the live ones finish for at most `grace`, ends what is left.
     pub async fn drain(&self, grace: Duration) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.capacity.drain();
         self.standing_down.cancel();
         self.metrics.draining();
         tracing::info!(
@@ -232,17 +200,12 @@ impl Gateway {
     }
 
     /// Notes what the process has left, by which new calls are let in.
-    ///
-    /// # Panics
-    ///
-    /// Never: the lock is held for a comparison only.
     pub fn observe_load(&self, signals: Signals) {
         let door = self.metrics.door();
         door.load(signals.loop_lag, signals.memory, signals.descriptors);
         let now = tokio::time::Instant::now().into_std();
-        let mut shedder = self.shedder.lock().expect("no panic while held");
-        let before = shedder.overload();
-        shedder.observe(signals, now);
+        let before = self.capacity.shedder().overload();
+        let shedder = self.capacity.observe(signals, now);
         for overload in Overload::ALL {
             door.shedding(overload.name(), shedder.is_on(overload));
         }
@@ -258,256 +221,19 @@ impl Gateway {
             _ => {}
         }
     }
-
-    /// Answers one request.
-    async fn answer(
-        self: &Arc<Self>,
-        request: Request<Body>,
-        connection: &Arc<Connection>,
-    ) -> Answer {
-        let peer = connection.request(request.headers());
-        let mut answer = match self.check_request(&request, &peer) {
-            Ok(()) => self.route(request, &peer).await,
-            Err((refusal, style)) => self.refused("other", &refusal, style),
-        };
-        if answer.status() == StatusCode::UNAUTHORIZED {
-            peer.failed();
-        }
-        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            secure(answer.headers_mut(), self.routes.tls.is_some());
-            let may_keep_alive = self.shedder().may_keep_alive();
-            if connection.is_last_answer() || !may_keep_alive {
-                last(&mut answer);
-            }
-        }
-        answer
-    }
-
-    /// Whether a request is looked at at all, whatever it asks for.
-    fn check_request(
-        &self,
-        request: &Request<Body>,
-        peer: &Peer,
-    ) -> Result<(), (Refusal, ErrorStyle)> {
-        let path = request.uri().path();
-        let target = request.uri().path_and_query();
-        if target.is_some_and(|target| target.as_str().len() > self.config.limits.target_bytes) {
-            let refusal = Refusal::new(414, "target_too_long", "Path and query are too long.");
-            return Err((refusal, ErrorStyle::OpenAi));
-        }
-        if path == "/livez" {
-            return Ok(());
-        }
-        let refusal = match peer.check() {
-            Ok(()) => return Ok(()),
-            Err(Unheard::Blocked(wait)) => Refusal {
-                code: "too_many_failures",
-                message: "Too many credentials were refused. Try again later.".into(),
-                ..Refusal::too_many_requests(wait)
-            },
-            Err(Unheard::TooManyFromSource) => Refusal {
-                code: "too_many_from_source",
-                message: "Too many connections on which nobody is known yet.".into(),
-                ..Refusal::too_many_requests(jittered())
-            },
-        };
-        Err((refusal, FrontDoor::style_of(path)))
-    }
-
-    async fn route(self: &Arc<Self>, request: Request<Body>, peer: &Peer) -> Answer {
-        let path = normalise(request.uri().path());
-        let segments: Vec<&str> = path.split('/').skip(1).collect();
-        match (request.method(), segments.as_slice()) {
-            (&Method::POST, ["twilio", "voice"]) => self.twilio_voice(request, None, peer).await,
-            (&Method::POST, ["twilio", "voice", agent]) => {
-                let agent = (*agent).to_owned();
-                self.twilio_voice(request, Some(agent), peer).await
-            }
-            _ if let Some((dialect, agent, ticket)) = Dialect::at(&path) => {
-                self.call(request, Way::Phone(dialect, agent, ticket), peer)
-                    .await
-            }
-            _ if Webex::listed_agent(&path).is_some() => self.webex_agents(request, peer).await,
-            (&Method::POST, ["asterisk", "dial"]) => self.dial_asterisk(request, peer).await,
-            (&Method::POST, ["v1", "tickets"]) => self.ticket(request, peer).await,
-            (&Method::GET, ["livez"]) => text(200, "ok\n"),
-            (&Method::POST, _) if let Some(route) = MintRoute::of(&path) => {
-                self.mint(route, request, peer).await
-            }
-            _ if path.ends_with("/realtime") || path.contains("/realtime/") => {
-                self.call(request, Way::Sdk(&path), peer).await
-            }
-            _ => self.refused("other", &Refusal::not_found(), ErrorStyle::OpenAi),
-        }
-    }
-
-    /// Answers somebody who wants to call.
-    async fn call(self: &Arc<Self>, request: Request<Body>, way: Way<'_>, peer: &Peer) -> Answer {
-        let call_id = new_call_id();
-        let request_id = FrontDoor::request_id(request.uri().query(), request.headers());
-        let answer = match (self.overload(), way) {
-            (Some(refusal), Way::Phone(dialect, ..)) => {
-                self.refused(dialect, &refusal, ErrorStyle::OpenAi)
-            }
-            (Some(refusal), Way::Sdk(path)) => {
-                self.refused(REALTIME, &refusal, FrontDoor::style_of(path))
-            }
-            (None, Way::Phone(dialect, agent, ticket)) => {
-                // A path may end in a slash.
-                let ticket = ticket.filter(|ticket| !ticket.is_empty());
-                self.phone(&call_id, dialect, agent, ticket, request, peer)
-                    .await
-            }
-            (None, Way::Sdk(path)) => self.sdk(&call_id, path, request, peer).await,
-        };
-        name(answer, &call_id, request_id.as_deref())
-    }
-
-    /// Why nobody is let in at the moment whoever it is: the process has too little left.
-    fn overload(&self) -> Option<Refusal> {
-        let overload = self.shedder().overload()?;
-        Some(Refusal {
-            code: overload.name(),
-            ..Refusal::unavailable(jittered())
-        })
-    }
-
-    fn shedder(&self) -> Shedder {
-        *self.shedder.lock().expect("no panic while held")
-    }
-
-    /// Lets one more call in, if there is room and time.
-    fn admit(&self, identity: &Identity) -> Result<CallPermit, Refusal> {
-        if self.is_draining() {
-            return Err(Refusal::unavailable(Duration::from_secs(1)));
-        }
-        let tenant = (!self.routes.auth.is_off()).then_some(identity.tenant.as_str());
-        self.door.count_call(tenant).map_err(|too_fast| {
-            let code = match too_fast {
-                TooFast::All => "call_rate_exceeded",
-                TooFast::Tenant => "tenant_call_rate_exceeded",
-            };
-            Refusal {
-                code,
-                ..Refusal::unavailable(jittered())
-            }
-        })?;
-        self.calls
-            .admit()
-            .ok_or_else(|| Refusal::unavailable(Duration::from_secs(5)))
-    }
-
-    /// Whether a page of this origin may call; callers that are no browser send none. A key does not help: a page
-    /// that holds one could be anybody's, and where nobody needs a key, any page in a browser beside the gateway
-    /// would be let in. Nobody's page calls in the name of a provider.
-    fn check_origin(&self, route: &str, upgrade: &Upgrade) -> Result<(), Refusal> {
-        let by_provider =
-            Dialect::by_name(route).is_some_and(|dialect| dialect.capabilities().by_provider);
-        match &upgrade.origin {
-            Some(origin) if by_provider || !self.config.allowed_origins.contains(origin) => {
-                Err(Refusal::origin_refused())
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// Checks what every WebSocket's request must be, whatever is spoken there.
-    ///
-    /// # Errors
-    ///
-    /// The answer to give instead, counted.
-    fn check_upgrade(
-        &self,
-        route: &'static str,
-        request: &Request<Body>,
-        style: ErrorStyle,
-    ) -> Result<Upgrade, Box<Answer>> {
-        let checked = upgrade::check(
-            request.method(),
-            request.version(),
-            request.uri(),
-            request.headers(),
-        );
-        let upgrade = checked.map_err(|error| {
-            self.metrics.refused(route, error.name());
-            Box::new(refuse_upgrade(error, style))
-        })?;
-        match self.check_origin(route, &upgrade) {
-            Ok(()) => Ok(upgrade),
-            Err(refusal) => Err(Box::new(self.refused(route, &refusal, style))),
-        }
-    }
-
-    /// Who a caller is.
-    ///
-    /// # Errors
-    ///
-    /// The same refusal whatever is wrong with the credential; what it was is counted.
-    async fn identify(
-        &self,
-        route: &'static str,
-        shown: Shown<'_>,
-        purpose: Purpose<'_>,
-        peer: &Peer,
-    ) -> Result<Identity, Refusal> {
-        let shown = Shown {
-            certificate: peer.certificate(),
-            ..shown
-        };
-        let identified = self.routes.auth.identify(shown, purpose);
-        let Ok(identified) = tokio::time::timeout_at(peer.decide_by, identified).await else {
-            self.metrics.denied(route, "timeout");
-            let message = "It took too long to find out who calls. Try again later.";
-            return Err(Refusal {
-                retry_after: Some(jittered()),
-                ..Refusal::new(503, "authentication_timeout", message)
-            });
-        };
-        let identity = identified.map_err(|denied| {
-            self.metrics.denied(route, denied.name());
-            match denied {
-                // Not the caller's fault, and nothing that it gets to know by this.
-                Denied::KeysUnavailable => Refusal {
-                    code: "signing_keys_unavailable",
-                    ..Refusal::unavailable(jittered())
-                },
-                Denied::StoreUnavailable => Refusal::unavailable(jittered()),
-                _ => Refusal::unauthorized(),
-            }
-        })?;
-        peer.known();
-        Ok(identity)
-    }
-
-    /// Uses up the ticket that a caller showed, if it did: the last thing before a session is opened for it.
-    ///
-    /// # Errors
-    ///
-    /// If it was used before, or nobody can say.
-    async fn use_up(&self, route: &'static str, identity: &Identity) -> Result<(), Refusal> {
-        match self.routes.auth.use_up(identity).await {
-            Ok(()) => Ok(()),
-            Err(UseError::Replayed) => {
-                self.metrics.denied(route, Denied::Replayed.name());
-                Err(Refusal::unauthorized())
-            }
-            Err(UseError::Unknown) => Err(Refusal::unavailable(Duration::from_secs(5))),
-        }
-    }
-
-    fn refused(&self, route: &'static str, refusal: &Refusal, style: ErrorStyle) -> Answer {
-        self.metrics.refused(route, refusal.code);
-        refuse(refusal, style)
-    }
 }
 
-/// Which way a caller comes in.
-#[derive(Clone, Copy)]
-enum Way<'a> {
-    /// By that dialect, to that agent, with that ticket in the path.
-    Phone(&'static str, &'a str, Option<&'a str>),
-    /// By that path of the Realtime API.
-    Sdk(&'a str),
+/// Connections at a time.
+fn connections(config: &ListenerConfig) -> usize {
+    let limit = config.connection_limit();
+    if limit < config.max_calls as usize {
+        tracing::warn!(
+            max_calls = config.max_calls,
+            max_connections = limit,
+            "fewer connections than calls are allowed"
+        );
+    }
+    limit
 }
 
 /// An id for logs and callers; not a secret.
@@ -542,15 +268,4 @@ fn dial_refusal(error: &DialError) -> Refusal {
         retry_after,
         ..Refusal::new(status, code, message)
     }
-}
-
-/// Repeated slashes count as one: some clients join paths carelessly (protocol reference 1.1).
-fn normalise(path: &str) -> String {
-    let mut normal = String::with_capacity(path.len());
-    for c in path.chars() {
-        if c != '/' || !normal.ends_with('/') {
-            normal.push(c);
-        }
-    }
-    normal
 }

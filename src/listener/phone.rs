@@ -18,10 +18,11 @@ use crate::ingress::{
 use crate::upstream::SessionRequest;
 
 use super::answer::{Answer, switch, xml};
+use super::desk::Desk;
 use super::door::Peer;
 use super::mint::mint_refusal;
 use super::socket::SocketLimits;
-use super::{Gateway, dial_refusal, socket};
+use super::{dial_refusal, socket};
 
 /// The dialect whose numbers call a webhook first.
 const TWILIO: &str = "twilio";
@@ -36,7 +37,7 @@ const MAX_FORM: usize = 64 * 1024;
 /// the largest audio.
 pub(super) const MAX_UNSENT: usize = 48_000 + 16 * 1024;
 
-impl Gateway {
+impl Desk {
     /// Answers a phone's WebSocket. `ticket` is what the path has behind the agent.
     pub(super) async fn phone(
         self: &Arc<Self>,
@@ -88,7 +89,7 @@ impl Gateway {
             max_unsent: MAX_UNSENT,
         };
         let span = tracing::info_span!("call", call_id);
-        self.calls().spawn(
+        self.calls.spawn(
             async move {
                 if let Some(caller) = socket::open(on_upgrade, sizes).await {
                     call.run(caller).await;
@@ -138,7 +139,7 @@ impl Gateway {
         let caller = caller.unwrap_or_else(|| peer.source());
         let sessions = self.sessions(Arc::clone(&pool), identity, caller);
         let request = SessionRequest {
-            agent: Some(agent.name.clone()),
+            standby_line: Some(agent.standby_line.clone()),
             ..SessionRequest::default()
         };
         let session = sessions.open(&request).await;
@@ -147,7 +148,7 @@ impl Gateway {
             dial_refusal(&error)
         })?;
         Ok(ConductedCall {
-            metrics: self.metrics().call(name, session.place.deployment().name()),
+            metrics: self.metrics.call(name, session.place.deployment().name()),
             call_id: call_id.to_owned(),
             dialect,
             session,
@@ -155,7 +156,7 @@ impl Gateway {
             agent,
             tools: self.tools.clone(),
             lease,
-            calls: self.calls().clone(),
+            calls: self.calls.clone(),
             permit,
         })
     }
@@ -205,21 +206,21 @@ impl Gateway {
         let purpose = Purpose::Webhook { dialect: TWILIO };
         let identity = self.identify(TWILIO, shown, purpose, peer).await?;
         let tenant = identity.tenant.as_str();
-        let (_, pool) = self.routes.for_agent(tenant, &agent)?;
-        if self.is_draining() || self.calls().is_full() || self.overload().is_some() {
-            self.metrics().refused(TWILIO, "busy");
+        let (answers, pool) = self.routes.for_agent(tenant, &agent)?;
+        if self.is_draining() || self.calls.is_full() || self.overload().is_some() {
+            self.metrics.refused(TWILIO, "busy");
             return Ok(twiml_reject(RejectReason::Busy));
         }
         let number = webhook.from.as_deref();
         let lease = match self.announce(tenant, &agent, number, &pool).await {
             Ok(lease) => lease,
             Err(busy) => {
-                self.metrics().refused(TWILIO, busy.code);
+                self.metrics.refused(TWILIO, busy.code);
                 return Ok(self.busy_twiml());
             }
         };
         let stream = self.stream_url(&head.headers, tenant, &agent)?;
-        pool.expect_call(&agent);
+        pool.expect_call(&answers.standby_line);
         self.keep_place(tenant, &agent, &stream, lease);
         let from = webhook.from.as_deref().unwrap_or_default();
         let to = webhook.to.as_deref().unwrap_or_default();
@@ -246,7 +247,7 @@ impl Gateway {
         if self.routes.auth.has_tickets() {
             let ticket = self.routes.auth.make_ticket(tenant, TWILIO, agent, None);
             let ticket = ticket.map_err(mint_refusal)?;
-            self.metrics().minted(tenant, "ticket");
+            self.metrics.minted(tenant, "ticket");
             url.push('/');
             url.push_str(ticket.value.expose_secret());
         }

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use crate::auth::{Identity, Purpose, Shown};
 use crate::ingress::{Credential, Refusal};
 
-use super::Gateway;
+use super::desk::Desk;
 use super::door::Peer;
 
-impl Gateway {
+impl Desk {
     /// Who asks for a credential by `request`, at what address, and its body, up to `max` bytes.
     ///
     /// # Errors

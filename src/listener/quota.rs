@@ -6,7 +6,8 @@ use crate::ingress::{Refusal, RejectReason, twiml_reject, twiml_say};
 use crate::quota::{Busy, CallKind, CallLease, Caller};
 use crate::upstream::Pool;
 
-use super::{Gateway, jittered};
+use super::desk::Desk;
+use super::jittered;
 
 /// A call that was announced and does not come within this gives its place back. Tickets live as long by default.
 const ANNOUNCED: std::time::Duration = std::time::Duration::from_secs(60);
@@ -14,7 +15,7 @@ const ANNOUNCED: std::time::Duration = std::time::Duration::from_secs(60);
 /// The right of one call to be there.
 pub(super) type Admission = (CallPermit, CallLease);
 
-impl Gateway {
+impl Desk {
     /// Lets one more call of `kind` in, to be served by `pool`.
     pub(super) async fn admit_to(
         &self,

@@ -8,7 +8,7 @@ use crate::bridge::{Agent, REALTIME, TenantPolicy};
 use crate::ingress::{Dialect, Refusal};
 use crate::quota::QuotaPlan;
 use crate::realtime::Shape;
-use crate::upstream::{Deployment, Pool};
+use crate::upstream::{Deployment, Identities, Pool};
 
 use super::asterisk::AsteriskServers;
 use super::config::TwilioConfig;
@@ -19,6 +19,8 @@ use super::tls::Tls;
 pub struct Routes {
     /// By name.
     pub deployments: BTreeMap<String, Arc<Deployment>>,
+    /// Whose tokens deployments are shown.
+    pub identities: Identities,
     /// What serves calls, by name: those of the configuration, and each deployment as a pool of its own.
     pub pools: BTreeMap<String, Arc<Pool>>,
     /// What SDK callers may call a pool besides its name.

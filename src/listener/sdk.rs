@@ -13,10 +13,11 @@ use crate::quota::CallKind;
 use crate::realtime::{SessionPreset, Shape};
 
 use super::answer::{Answer, switch};
+use super::desk::Desk;
 use super::door::Peer;
 use super::quota::Admission;
 use super::socket::SocketLimits;
-use super::{Gateway, RealtimeLimits, dial_refusal, socket};
+use super::{RealtimeLimits, dial_refusal, socket};
 
 /// One event of a deployment, whatever its size, and then some; while it waits, the deployment is not read.
 const MAX_UNSENT: usize = 40 * 1024 * 1024;
@@ -29,7 +30,7 @@ pub(super) fn socket_limits(limits: &RealtimeLimits) -> SocketLimits {
     }
 }
 
-impl Gateway {
+impl Desk {
     /// Answers an SDK client's WebSocket.
     pub(super) async fn sdk(
         self: &Arc<Self>,
@@ -57,12 +58,12 @@ impl Gateway {
         };
         let on_upgrade = hyper::upgrade::on(&mut request);
         let limits = self.config.callers.realtime;
-        let metrics = self.metrics().call(REALTIME, session.deployment());
-        let calls = self.calls().clone();
+        let metrics = self.metrics.call(REALTIME, session.deployment());
+        let calls = self.calls.clone();
         let span = tracing::info_span!("call", call_id);
         let answer = switch(&upgrade.accept, asked.subprotocol);
         let call_id = call_id.to_owned();
-        self.calls().spawn(
+        self.calls.spawn(
             async move {
                 let Some(caller) = socket::open(on_upgrade, socket_limits(&limits)).await else {
                     return;

@@ -122,6 +122,11 @@ impl Shedder {
         }
     }
 
+    /// Judges by these thresholds from the next measurement on.
+    pub(super) fn set_config(&mut self, config: ShedConfig) {
+        self.config = config;
+    }
+
     /// Takes a measurement. A signal turns on beyond its threshold and off a fifth (of memory: 5 points) below it.
     pub(super) fn observe(&mut self, signals: Signals, now: Instant) {
         let config = self.config;

@@ -34,6 +34,18 @@ struct SourceLimits {
     sources: usize,
 }
 
+impl SourceLimits {
+    fn new(limits: &LimitsConfig) -> Self {
+        Self {
+            connections: limits.connections_per_source,
+            handshakes: limits.handshakes_per_source,
+            all_handshakes: limits.handshakes,
+            failures: Rate::new(limits.failed_auth_per_minute, Duration::from_secs(60)),
+            sources: limits.sources,
+        }
+    }
+}
+
 /// A source that showed something good is listened to for so long, whatever else it shows: behind one address may be
 /// many callers, and one of them must not shut the others out.
 const TRUST: Duration = Duration::from_secs(600);
@@ -83,18 +95,17 @@ pub(super) enum NoHandshake {
 impl Sources {
     pub(super) fn new(limits: &LimitsConfig) -> Self {
         Self {
-            limits: SourceLimits {
-                connections: limits.connections_per_source,
-                handshakes: limits.handshakes_per_source,
-                all_handshakes: limits.handshakes,
-                failures: Rate::new(limits.failed_auth_per_minute, Duration::from_secs(60)),
-                sources: limits.sources,
-            },
+            limits: SourceLimits::new(limits),
             entries: HashMap::new(),
             quiet: BTreeMap::new(),
             n_touched: 0,
             n_handshakes: 0,
         }
+    }
+
+    /// Goes by these limits from now on. What is open and was counted stays.
+    pub(super) fn set_limits(&mut self, limits: &LimitsConfig) {
+        self.limits = SourceLimits::new(limits);
     }
 
     /// Counts one more connection on which nobody is known yet; false if that is one too many.

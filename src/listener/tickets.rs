@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use crate::ingress::{ErrorStyle, Refusal};
 
-use super::Gateway;
 use super::answer::{Answer, json};
+use super::desk::Desk;
 use super::door::Peer;
 use super::mint::mint_refusal;
 
@@ -37,7 +37,7 @@ fn twilio() -> String {
     "twilio".to_owned()
 }
 
-impl Gateway {
+impl Desk {
     /// Makes a ticket.
     pub(super) async fn ticket(&self, request: Request<Body>, peer: &Peer) -> Answer {
         match self.ticketed(request, peer).await {

@@ -25,7 +25,7 @@ use crate::telemetry::Metrics;
 const RELOAD_EVERY: Duration = Duration::from_secs(3);
 
 /// The `[listener.tls]` table.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
     /// The certificate and those of the authorities between it and the root, PEM.

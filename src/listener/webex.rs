@@ -13,10 +13,10 @@ use crate::ingress::{Credential, Refusal, Speak as _, Webex, list_virtual_agents
 use crate::transport::{Received, WebSocket};
 
 use super::answer::{Answer, switch};
+use super::desk::{Desk, normalise};
 use super::door::Peer;
 use super::phone::{STYLE, target};
 use super::socket::{self, SocketLimits};
-use super::{Gateway, normalise};
 
 /// Longest question, in bytes.
 const MAX_QUESTION: usize = 4 * 1024;
@@ -24,7 +24,7 @@ const MAX_QUESTION: usize = 4 * 1024;
 /// How long the question, and then the good-bye, are waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-impl Gateway {
+impl Desk {
     /// Answers Webex's question for the virtual agents at an address: the agent that it names. No call, and no session.
     pub(super) async fn webex_agents(
         self: &Arc<Self>,

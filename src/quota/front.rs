@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -30,7 +30,8 @@ const UNKNOWN_RETRY: Duration = Duration::from_secs(5);
 pub struct Quota(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
-    pub(super) plan: QuotaPlan,
+    /// Replaced as a whole, under the lock of the state.
+    plan: RwLock<Arc<QuotaPlan>>,
     pub(super) store: Arc<dyn Store>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) state: Mutex<State>,
@@ -229,7 +230,7 @@ impl Quota {
             minute: Minute::default(),
         };
         Self(Arc::new(Inner {
-            plan,
+            plan: RwLock::new(Arc::new(plan)),
             store,
             metrics,
             state: Mutex::new(state),
@@ -243,6 +244,37 @@ impl Quota {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What it goes by at the moment.
+    pub(super) fn plan(&self) -> Arc<QuotaPlan> {
+        let plan = self.0.plan.read();
+        Arc::clone(&plan.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Goes by another plan from now on. Calls that are in keep their tenants' limits. A deployment with another grant or
+    /// model begins an account, on which its live calls still are; of calls that are expected to be otherwise now,
+    /// nothing is known any more.
+    pub fn replace(&self, plan: QuotaPlan) {
+        let mut state = self.state();
+        let old = self.plan();
+        state.accounts.retain(|name, account| {
+            let Some(grant) = plan.deployments.get(&**name) else {
+                self.0.metrics.usage().forget_deployment(name);
+                return false;
+            };
+            if old.deployments.get(&**name) != Some(grant) {
+                *account.lock() = Account::new(&grant.0.unwrap_or_default(), now());
+            }
+            true
+        });
+        for (name, kind) in &mut state.kinds {
+            let expected = plan.expected(name);
+            if expected != old.expected(name) {
+                *kind = Kind::new(expected);
+            }
+        }
+        *self.0.plan.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(plan);
+    }
+
     /// The account of that deployment.
     #[must_use]
     pub fn account(&self, deployment: &str) -> AccountHandle {
@@ -250,7 +282,8 @@ impl Quota {
         if let Some(account) = state.accounts.get(deployment) {
             return account.clone();
         }
-        let config = self.0.plan.deployments.get(deployment);
+        let plan = self.plan();
+        let config = plan.deployments.get(deployment);
         let config = config.and_then(|(config, _)| *config).unwrap_or_default();
         let name: Arc<str> = deployment.into();
         let account = AccountHandle::new(Arc::clone(&name), Account::new(&config, now()));
@@ -299,7 +332,7 @@ impl Quota {
     }
 
     async fn decide(&self, who: Caller<'_>, pool: PoolCapacity) -> Result<CallLease, Busy> {
-        let plan = &self.0.plan;
+        let plan = self.plan();
         let tenant: Arc<str> = who.tenant.into();
         let limits = plan.tenants.get(who.tenant).cloned().unwrap_or_default();
         if limits.blocked || self.state().blocked.contains(&tenant) {
@@ -310,7 +343,7 @@ impl Quota {
             });
         }
         let kind = kind_name(who.kind);
-        let (forecast, mean_minutes) = self.newcomer(who.kind, &kind);
+        let (forecast, mean_minutes) = self.newcomer(&kind);
         let names = Names::new(who.tenant, who.number);
         let mut checks = limits.checks(&names);
         if plan.config.admission != Admission::Off {
@@ -339,23 +372,15 @@ impl Quota {
     }
 
     /// What a new call of that kind is like, and for how long such calls go on.
-    fn newcomer(&self, who: CallKind<'_>, kind: &Arc<str>) -> (CallForecast, f64) {
+    fn newcomer(&self, kind: &Arc<str>) -> (CallForecast, f64) {
+        let plan = self.plan();
         let mut state = self.state();
         let known = state.kinds.entry(Arc::clone(kind));
-        let kind = known.or_insert_with(|| Kind::new(self.expected(who)));
+        let kind = known.or_insert_with(|| Kind::new(plan.expected(kind)));
         (
             CallForecast::new(kind.profile(), now()),
             kind.mean_minutes(),
         )
-    }
-
-    fn expected(&self, kind: CallKind<'_>) -> &Expect {
-        let plan = &self.0.plan;
-        let own = match kind {
-            CallKind::Agent(name) => plan.agents.get(name),
-            CallKind::Model(name) => plan.config.models.get(name),
-        };
-        own.unwrap_or(&plan.config.expect)
     }
 
     /// Whether any deployment of the pool could serve a call's first response now.
@@ -379,8 +404,8 @@ impl Quota {
 
     /// What must hold in the pool for all replicas.
     fn check_pool(&self, held: &Held, mean_minutes: f64) -> Vec<Check> {
-        let config = &self.0.plan.config;
-        let pool = &held.pool;
+        let (plan, pool) = (self.plan(), &held.pool);
+        let config = &plan.config;
         let tokens = match config.admission {
             Admission::Off => return Vec::new(),
             Admission::Reactive => Check {
@@ -414,7 +439,7 @@ impl Quota {
 
     /// Counts a request of a call, other than that its first session is opened.
     pub(super) fn requested(&self, held: &Held) {
-        if self.0.plan.config.admission == Admission::Off {
+        if self.plan().config.admission == Admission::Off {
             return;
         }
         let spend = held.pool.requests().map(|(name, most)| Spend::Bucket {
@@ -426,7 +451,8 @@ impl Quota {
     }
 
     async fn ask_store(&self, held: &Held, lease: LeaseId, checks: Vec<Check>) -> Result<(), Busy> {
-        let config = &self.0.plan.config;
+        let plan = self.plan();
+        let config = &plan.config;
         let ask = Ask {
             lease,
             life: config.lease_life,
@@ -501,7 +527,7 @@ impl Quota {
 
     /// Counts what a response used.
     pub(super) fn meter(&self, held: &Held, deployment: &str, usage: &Usage, minute: u64) {
-        let plan = &self.0.plan;
+        let plan = self.plan();
         let metrics = self.0.metrics.usage();
         let labels = (&*held.tenant, deployment);
         count_tokens(usage, |direction, modality, cached, n| {
@@ -542,7 +568,7 @@ impl Quota {
             kind.ended(&of_call.forecast);
         }
         drop(of_call);
-        let demand = match self.0.plan.config.admission {
+        let demand = match self.plan().config.admission {
             Admission::Forecast => Some(group(held, 1.0, now)),
             Admission::Off | Admission::Reactive => None,
         };
@@ -617,10 +643,25 @@ pub(super) fn group(held: &Held, mean_minutes: f64, now: Instant) -> GroupDemand
     }
 }
 
+impl QuotaPlan {
+    /// What calls of the kind of that name are like.
+    fn expected(&self, kind: &str) -> &Expect {
+        let own = match kind.split_once(':') {
+            Some((AGENT, name)) => self.agents.get(name),
+            Some((MODEL, name)) => self.config.models.get(name),
+            _ => None,
+        };
+        own.unwrap_or(&self.config.expect)
+    }
+}
+
+const AGENT: &str = "agent";
+const MODEL: &str = "model";
+
 fn kind_name(kind: CallKind<'_>) -> Arc<str> {
     Arc::from(match kind {
-        CallKind::Agent(name) => format!("agent:{name}"),
-        CallKind::Model(name) => format!("model:{name}"),
+        CallKind::Agent(name) => format!("{AGENT}:{name}"),
+        CallKind::Model(name) => format!("{MODEL}:{name}"),
     })
 }
 
@@ -674,7 +715,7 @@ fn count_tokens(usage: &Usage, mut count: impl FnMut(Direction, Modality, bool, 
 impl fmt::Debug for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Quota")
-            .field("admission", &self.0.plan.config.admission)
+            .field("admission", &self.plan().config.admission)
             .field("store", &self.0.store)
             .finish_non_exhaustive()
     }

@@ -27,7 +27,6 @@ impl Quota {
         let mut tick = interval(FLUSH);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let began = tokio::time::Instant::now().into_std();
-        let heartbeat = self.0.plan.config.heartbeat;
         let (mut renewed, mut minute) = (began, began);
         loop {
             let is_last = tokio::select! {
@@ -39,7 +38,7 @@ impl Quota {
             let is_due = |since: Instant, every| now.saturating_duration_since(since) >= every;
             self.drop_unclaimed(now);
             self.tell_released().await;
-            let beats = is_last || is_due(renewed, heartbeat);
+            let beats = is_last || is_due(renewed, self.plan().config.heartbeat);
             if beats {
                 renewed = now;
                 self.meter_time(now);
@@ -102,7 +101,8 @@ impl Quota {
 
     /// What the store is to know of every live call.
     fn renewals(&self, now: Instant) -> Vec<LeaseRenewal> {
-        let config = &self.0.plan.config;
+        let plan = self.plan();
+        let config = &plan.config;
         let state = self.state();
         for account in state.accounts() {
             let metrics = self.0.metrics.usage();

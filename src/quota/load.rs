@@ -38,14 +38,14 @@ impl Quota {
         };
         let outlook = Outlook::new(self, &account, n_sessions.saturating_add(1), now());
         account.can_take(outlook.first_response)?;
-        if outlook.share <= self.0.plan.config.headroom {
+        if outlook.share <= self.plan().config.headroom {
             return Ok(());
         }
         Err(outlook.next_end)
     }
 
     fn granted(&self, deployment: &str) -> Option<AccountHandle> {
-        let plan = &self.0.plan;
+        let plan = self.plan();
         let (grant, _) = plan.deployments.get(deployment)?;
         let is_counted = grant.is_some() && plan.config.admission != Admission::Off;
         is_counted.then(|| self.account(deployment))
@@ -64,7 +64,7 @@ struct Outlook {
 
 impl Outlook {
     fn new(quota: &Quota, account: &AccountHandle, n_sessions: u32, now: Instant) -> Self {
-        let kind = Kind::new(&quota.0.plan.config.expect);
+        let kind = Kind::new(&quota.plan().config.expect);
         let newcomer = CallForecast::new(kind.profile(), now);
         let mean_minutes = kind.mean_minutes();
         let locked = account.lock();

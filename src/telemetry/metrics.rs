@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use super::door::DoorMetrics;
+use super::reload::ReloadMetrics;
 use super::routing::RoutingMetrics;
 use super::store::StoreMetrics;
 use super::usage::UsageMetrics;
@@ -203,6 +204,7 @@ pub struct Metrics {
     panics: IntCounter,
     draining: IntGauge,
     door: DoorMetrics,
+    reload: ReloadMetrics,
     routing: RoutingMetrics,
     usage: UsageMetrics,
     store: StoreMetrics,
@@ -507,6 +509,7 @@ impl Metrics {
                 )),
             ),
             door: DoorMetrics::new(r),
+            reload: ReloadMetrics::new(r),
             routing: RoutingMetrics::new(r),
             usage: UsageMetrics::new(r),
             store: StoreMetrics::new(r),
@@ -536,6 +539,12 @@ impl Metrics {
     #[must_use]
     pub fn store(&self) -> &StoreMetrics {
         &self.store
+    }
+
+    /// What became of changed configurations.
+    #[must_use]
+    pub fn reload(&self) -> &ReloadMetrics {
+        &self.reload
     }
 
     /// What is counted at the door.

@@ -5,12 +5,14 @@
 
 mod door;
 mod metrics;
+mod reload;
 mod routing;
 mod store;
 mod usage;
 
 pub use door::DoorMetrics;
 pub use metrics::{CallMetrics, Direction, FrameDrop, Metrics, Modality, SetupPhase};
+pub use reload::ReloadMetrics;
 pub use routing::RoutingMetrics;
 pub use store::StoreMetrics;
 pub use usage::UsageMetrics;

@@ -99,6 +99,14 @@ impl RoutingMetrics {
         }
     }
 
+    /// There is no deployment of that name any more, or another one: what it was seen in says nothing now.
+    pub fn forget_condition(&self, deployment: &str, all: &[&'static str]) {
+        for name in all {
+            // There may be no such series.
+            let _ = self.conditions.remove_label_values(&[deployment, name]);
+        }
+    }
+
     /// A deployment was left out of a pool.
     pub fn ejected(&self, pool: &str, deployment: &str) {
         self.ejections.with_label_values(&[pool, deployment]).inc();

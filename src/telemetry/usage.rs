@@ -144,4 +144,10 @@ impl UsageMetrics {
             .with_label_values(&[deployment])
             .set(share);
     }
+
+    /// There is no such deployment any more.
+    pub fn forget_deployment(&self, deployment: &str) {
+        // There may be no such series.
+        let _ = self.deployment_used.remove_label_values(&[deployment]);
+    }
 }

@@ -32,10 +32,23 @@ use super::token_keeper::{FetchError, FetchedToken, TokenKeeper, TokenSource};
 const METADATA_SERVICE: &str = "http://169.254.169.254";
 
 /// Identities by what they are, so that deployments of the same one share a token.
-#[derive(Debug, Default)]
-pub struct Identities(Vec<(Identity, Arc<TokenKeeper>)>);
+#[derive(Clone, Debug, Default)]
+pub struct Identities {
+    known: Vec<(Identity, Arc<TokenKeeper>)>,
+    /// Those of the configuration before, whose tokens need not be fetched again.
+    before: Vec<(Identity, Arc<TokenKeeper>)>,
+}
 
 impl Identities {
+    /// For the next configuration: whoever is in this one too keeps its token.
+    #[must_use]
+    pub fn next(&self) -> Self {
+        Self {
+            known: Vec::new(),
+            before: self.known.clone(),
+        }
+    }
+
     /// The keeper of that identity's token. `name` is the metric label if it is the first to ask.
     pub(super) fn keeper(
         &mut self,
@@ -45,10 +58,16 @@ impl Identities {
         let identity = Identity::new(config, |name| {
             std::env::var(name).ok().filter(|value| !value.is_empty())
         })?;
-        if let Some((_, keeper)) = self.0.iter().find(|(known, _)| *known == identity) {
+        // Those that are known too: their files may have gone since.
+        identity.check_files()?;
+        let is_it = |(known, _): &&(Identity, _)| *known == identity;
+        if let Some((_, keeper)) = self.known.iter().find(is_it) {
             return Ok(Arc::clone(keeper));
         }
-        identity.check_files()?;
+        if let Some(before) = self.before.iter().find(is_it) {
+            self.known.push(before.clone());
+            return Ok(Arc::clone(&before.1));
+        }
         let keeper = Arc::new(TokenKeeper::new(
             name,
             Box::new(EntraSource {
@@ -58,7 +77,7 @@ impl Identities {
             config.timeout,
             Box::new(SystemTime::now),
         ));
-        self.0.push((identity, Arc::clone(&keeper)));
+        self.known.push((identity, Arc::clone(&keeper)));
         Ok(keeper)
     }
 }

@@ -36,4 +36,4 @@ pub use pool::{
     StandbyConfig, Sticky, Trouble,
 };
 pub use resolve::Resolve;
-pub use standby::{Configure, StandbyLine, keep_standby};
+pub use standby::{Configure, Standby, StandbyLine};

@@ -64,7 +64,13 @@ impl Dialer {
         let shown = leg.shown;
         Ok(Session {
             leg,
-            place: Place::new(held, shown, pool, request.agent.clone(), &self.metrics),
+            place: Place::new(
+                held,
+                shown,
+                pool,
+                request.standby_line.clone(),
+                &self.metrics,
+            ),
             configured: None,
         })
     }

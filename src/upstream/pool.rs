@@ -212,16 +212,22 @@ impl Pool {
         self.0.config.timeout
     }
 
+    /// The same pool of other deployments, which have the names of its own, in their order. Nothing stands by there.
+    #[must_use]
+    pub fn of(&self, members: Vec<Arc<Deployment>>) -> Self {
+        Self::with_config(self.name(), self.config().clone(), members)
+    }
+
     /// Its deployments.
     #[must_use]
     pub fn members(&self) -> &[Arc<Deployment>] {
         &self.0.members
     }
 
-    /// A call to that agent is about to come.
-    pub fn expect_call(&self, agent: &str) {
+    /// A call is about to come for which a session of that line may stand by.
+    pub fn expect_call(&self, standby_line: &str) {
         if let Some(stock) = &self.0.stock {
-            stock.expect(agent);
+            stock.expect(standby_line);
         }
     }
 
@@ -266,8 +272,8 @@ pub struct SessionRequest {
     pub transcription: bool,
     /// Deployments that have just failed this call: asked again only if no other is left.
     pub avoid: Vec<String>,
-    /// The agent whose session it is to be, for which one may stand by.
-    pub agent: Option<String>,
+    /// The line of sessions that stand by of which it may be, as [`StandbyLine`](super::StandbyLine) names it.
+    pub standby_line: Option<String>,
     /// Whose call it is, for pools that keep a tenant's calls together.
     pub tenant: Option<String>,
     /// Who calls, for pools that keep a caller's calls together.
@@ -307,7 +313,7 @@ pub struct SessionFormats {
 pub struct Place {
     held: Held,
     pool: Pool,
-    agent: Option<String>,
+    standby_line: Option<String>,
     metrics: Arc<Metrics>,
     /// The version of the credential that the session was opened with.
     shown: u64,
@@ -321,14 +327,14 @@ impl Place {
         held: Held,
         shown: u64,
         pool: &Pool,
-        agent: Option<String>,
+        standby_line: Option<String>,
         metrics: &Arc<Metrics>,
     ) -> Self {
         metrics.routing().session(held.0.name(), 1);
         Self {
             held,
             pool: pool.clone(),
-            agent,
+            standby_line,
             metrics: Arc::clone(metrics),
             shown,
             is_told: AtomicBool::new(false),
@@ -381,8 +387,8 @@ impl Place {
 
     /// The call's audio has these formats: sessions that stand by for others of its kind will have them too.
     pub fn asks_for(&self, formats: SessionFormats) {
-        if let (Some(agent), Some(stock)) = (&self.agent, self.pool.stock()) {
-            stock.learn(agent, self.deployment().audio(), formats);
+        if let (Some(line), Some(stock)) = (&self.standby_line, self.pool.stock()) {
+            stock.learn(line, self.deployment().audio(), formats);
         }
     }
 }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -52,8 +51,10 @@ pub type Configure = Arc<dyn Fn(&Deployment, SessionFormats) -> String + Send + 
 pub struct StandbyLine {
     /// Where they are opened.
     pub pool: Arc<Pool>,
-    /// The agent that they are configured for.
+    /// The agent that they are configured for, as metrics name it.
     pub agent: String,
+    /// Tells them from others, those of an agent of the same name with other settings included.
+    pub line: String,
     /// How.
     pub configure: Configure,
 }
@@ -67,36 +68,79 @@ impl fmt::Debug for StandbyLine {
     }
 }
 
-/// Keeps sessions ready at all pools that are configured for it, until it is told to stop; then closes them.
-///
-/// `lines` are the agents, `pools` all pools, for those that keep sessions for SDK callers.
-pub async fn keep_standby(
+/// Keeps sessions ready at the pools that are configured for it, a task for each.
+#[derive(Debug)]
+pub struct Standby {
     dialer: Arc<Dialer>,
-    pools: impl IntoIterator<Item = Arc<Pool>>,
-    lines: Vec<StandbyLine>,
-    stop: CancellationToken,
-) {
-    let keepers = pools.into_iter().filter_map(|pool| {
-        let stock = pool.stock()?;
-        let of_pool = |line: &&StandbyLine| line.pool.name() == pool.name();
-        let lines: Vec<StandbyLine> = lines.iter().filter(of_pool).cloned().collect();
-        for line in &lines {
-            stock.add_line(&line.agent);
-        }
-        if stock.config.sdk {
-            stock.add_line(SDK);
-        }
-        Some(Keeper {
-            dialer: Arc::clone(&dialer),
-            pool: Arc::clone(&pool),
-            lines,
+    /// The pools that are kept now, and what ends that.
+    kept: Vec<(Arc<Pool>, CancellationToken)>,
+    tasks: TaskTracker,
+}
+
+impl Standby {
+    /// Keeps nothing yet.
+    #[must_use]
+    pub fn new(dialer: Arc<Dialer>) -> Self {
+        Self {
+            dialer,
+            kept: Vec::new(),
             tasks: TaskTracker::new(),
-            stop: stop.clone(),
-            next_at: now(),
-        })
-    });
-    let keepers: Vec<Keeper> = keepers.collect();
-    join_all(keepers.into_iter().map(Keeper::run)).await;
+        }
+    }
+
+    /// From now on keeps sessions of these lines, and for SDK callers where a pool is configured for that. What stands
+    /// by at a pool that is the same, for a line that is the same, stays; all else is closed.
+    pub fn keep(&mut self, pools: impl IntoIterator<Item = Arc<Pool>>, lines: &[StandbyLine]) {
+        let pools = pools.into_iter().filter(|pool| pool.stock().is_some());
+        let pools: Vec<_> = pools.collect();
+        self.kept.retain(|(kept, stop)| {
+            let stays = pools.iter().any(|pool| Arc::ptr_eq(pool, kept));
+            if !stays {
+                stop.cancel();
+            }
+            stays
+        });
+        for pool in pools {
+            let Some(stock) = pool.stock() else {
+                continue;
+            };
+            let of_pool = lines.iter().filter(|line| line.pool.name() == pool.name());
+            for gone in stock.set_lines(of_pool) {
+                retire_all(&self.dialer, &pool, &gone);
+            }
+            if self.kept.iter().any(|(kept, _)| Arc::ptr_eq(kept, &pool)) {
+                continue;
+            }
+            let stop = CancellationToken::new();
+            let keeper = Keeper {
+                dialer: Arc::clone(&self.dialer),
+                pool: Arc::clone(&pool),
+                tasks: TaskTracker::new(),
+                stop: stop.clone(),
+                next_at: now(),
+            };
+            self.tasks.spawn(keeper.run());
+            self.kept.push((pool, stop));
+        }
+    }
+
+    /// Closes all sessions, and returns when they are.
+    pub async fn close(self) {
+        for (_, stop) in &self.kept {
+            stop.cancel();
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Counts what stood by there for nothing.
+fn retire_all(dialer: &Dialer, pool: &Pool, gone: &Line) {
+    let metrics = dialer.metrics.routing();
+    metrics.waiting(pool.name(), &gone.label, 0);
+    for _ in gone.waiting.iter().filter(|it| !it.is_gone()) {
+        metrics.standby_retired(pool.name(), "reconfigured");
+    }
 }
 
 impl Dialer {
@@ -110,7 +154,7 @@ impl Dialer {
         if request.transcription {
             return None;
         }
-        let agent = request.agent.as_deref().unwrap_or(SDK);
+        let agent = request.standby_line.as_deref().unwrap_or(SDK);
         {
             let mut lines = stock.lines();
             lines.get_mut(agent)?.demand.arrived(now());
@@ -145,7 +189,7 @@ impl Dialer {
                     waiting.held,
                     leg.shown,
                     pool,
-                    request.agent.clone(),
+                    request.standby_line.clone(),
                     &self.metrics,
                 ),
                 configured: waiting.formats,
@@ -204,7 +248,6 @@ fn pick(
 struct Keeper {
     dialer: Arc<Dialer>,
     pool: Arc<Pool>,
-    lines: Vec<StandbyLine>,
     tasks: TaskTracker,
     stop: CancellationToken,
     /// When the next session may be opened.
@@ -228,21 +271,20 @@ impl Keeper {
             }
         };
         stop.run_until_cancelled(work).await;
-        stock.clear();
+        for line in stock.clear() {
+            self.show(&line.label, 0);
+        }
         self.tasks.close();
         self.tasks.wait().await;
-        for line in &self.lines {
-            self.show(&line.agent, 0);
-        }
     }
 
     /// Retires what is stale and opens what is wanted; when to look again at the latest.
     fn round(&mut self, stock: &Stock) -> Instant {
         let now = now();
         let mut lines = stock.lines();
-        for (agent, line) in lines.iter_mut() {
+        for line in lines.values_mut() {
             self.retire(line);
-            self.show(agent, line.waiting.len());
+            self.show(&line.label, line.waiting.len());
         }
         let mut wake_at = now + LOOK;
         loop {
@@ -262,14 +304,15 @@ impl Keeper {
             }
             let gap = Duration::from_secs(1) / stock.config.per_second.max(1);
             self.next_at = self.next_at.max(now) + gap;
-            if let Some(line) = lines.get_mut(&agent) {
+            let line = lines.get_mut(&agent);
+            let configure = line.and_then(|line| {
                 line.n_opening += 1;
-            }
-            let configure = self.lines.iter().find(|line| line.agent == agent);
+                line.configure.clone()
+            });
             let fill = Fill {
                 dialer: Arc::clone(&self.dialer),
                 pool: Arc::clone(&self.pool),
-                configure: configure.map(|line| Arc::clone(&line.configure)),
+                configure,
                 agent,
                 stop: self.stop.clone(),
                 tasks: self.tasks.clone(),
@@ -299,10 +342,9 @@ impl Keeper {
         });
     }
 
-    fn show(&self, agent: &str, n: usize) {
-        let agent = if agent == SDK { "(sdk)" } else { agent };
+    fn show(&self, label: &str, n: usize) {
         let metrics = self.dialer.metrics.routing();
-        metrics.waiting(self.pool.name(), agent, n);
+        metrics.waiting(self.pool.name(), label, n);
     }
 }
 

@@ -154,6 +154,12 @@ impl Deployment {
         inner.health.session_went_well();
     }
 
+    /// Whatever was seen of a deployment of that name says nothing of it.
+    pub fn forget_condition(&self, metrics: &Metrics) {
+        let all = Condition::ALL.map(Condition::name);
+        metrics.routing().forget_condition(self.name(), &all);
+    }
+
     fn show(&self, metrics: &Metrics) {
         let condition = self.state.lock().health.condition(now());
         metrics.routing().condition(

@@ -3,6 +3,7 @@
 //! Holds the hand-over ends only; each session itself is with a task of [`standby`](super::standby) that reads it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,14 @@ use crate::routing::{Demand, DialTimes};
 use super::deployment::{Deployment, ModelAudio};
 use super::dial::ModelLeg;
 use super::pool::{SessionFormats, StandbyConfig};
+use super::standby::{Configure, StandbyLine};
 use super::state::{Held, StandsBy, now};
 
-/// The name of the line for SDK callers, whose sessions are not configured.
+/// The line for SDK callers, whose sessions are not configured.
 pub(super) const SDK: &str = "";
+
+/// The metric label of that line.
+const SDK_LABEL: &str = "(sdk)";
 
 /// A session for an SDK caller is no older, so that most of its cap is left.
 pub(super) const SDK_AGE: Duration = Duration::from_secs(60);
@@ -35,8 +40,11 @@ pub(super) struct Stock {
 }
 
 /// The sessions for one agent.
-#[derive(Debug)]
 pub(super) struct Line {
+    /// Whose, as metrics name it.
+    pub(super) label: String,
+    /// How they are configured, if they are.
+    pub(super) configure: Option<Configure>,
     pub(super) demand: Demand,
     pub(super) waiting: Vec<Waiting>,
     /// Sessions being opened.
@@ -89,30 +97,44 @@ impl Stock {
         self.lines.lock().expect("no panic while held")
     }
 
-    /// Sessions stand by for that agent from now on.
-    pub(super) fn add_line(&self, agent: &str) {
-        self.lines().entry(agent.to_owned()).or_default();
+    /// Sessions stand by for these from now on, and for SDK callers if that is wanted; those that stand by already stay.
+    /// Returns the lines that are no more.
+    pub(super) fn set_lines<'a>(&self, wanted: impl Iterator<Item = &'a StandbyLine>) -> Vec<Line> {
+        let sdk = self.config.sdk.then(|| (SDK, Line::new(SDK_LABEL, None)));
+        let wanted = wanted.map(|it| {
+            let line = Line::new(&it.agent, Some(Arc::clone(&it.configure)));
+            (it.line.as_str(), line)
+        });
+        let mut lines = self.lines();
+        let mut old = std::mem::take(&mut *lines);
+        for (name, new) in wanted.chain(sdk) {
+            let line = old.remove(name).unwrap_or(new);
+            lines.insert(name.to_owned(), line);
+        }
+        drop(lines);
+        self.changed.notify_one();
+        old.into_values().collect()
     }
 
-    /// No session stands by any more.
-    pub(super) fn clear(&self) {
-        self.lines().clear();
+    /// No session stands by any more. Returns the lines that did.
+    pub(super) fn clear(&self) -> Vec<Line> {
+        std::mem::take(&mut *self.lines()).into_values().collect()
     }
 
-    pub(super) fn expect(&self, agent: &str) {
-        if let Some(line) = self.lines().get_mut(agent) {
+    pub(super) fn expect(&self, line: &str) {
+        if let Some(line) = self.lines().get_mut(line) {
             line.demand.expect(now());
             self.changed.notify_one();
         }
     }
 
-    pub(super) fn learn(&self, agent: &str, audio: ModelAudio, formats: SessionFormats) {
+    pub(super) fn learn(&self, line: &str, audio: ModelAudio, formats: SessionFormats) {
         if audio != ModelAudio::Passthrough {
             return;
         }
         let mut lines = self.lines();
         for (known, count) in lines
-            .get_mut(agent)
+            .get_mut(line)
             .into_iter()
             .flat_map(|it| &mut it.formats)
         {
@@ -142,9 +164,20 @@ const fn both(format: WireFormat) -> SessionFormats {
     }
 }
 
-impl Default for Line {
-    fn default() -> Self {
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line")
+            .field("label", &self.label)
+            .field("waiting", &self.waiting.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Line {
+    fn new(label: &str, configure: Option<Configure>) -> Self {
         Self {
+            label: label.to_owned(),
+            configure,
             demand: Demand::default(),
             waiting: Vec::new(),
             n_opening: 0,
@@ -167,13 +200,16 @@ mod tests {
 
     #[test]
     fn formats_are_learnt_from_calls() {
-        let stock = Stock::new(StandbyConfig::default());
-        stock.add_line("a");
+        let stock = Stock::new(StandbyConfig {
+            sdk: true,
+            ..StandbyConfig::default()
+        });
+        assert!(stock.set_lines(std::iter::empty()).is_empty());
         let check = |audio, expected| {
-            assert_eq!(stock.lines()["a"].formats(audio), both(expected));
+            assert_eq!(stock.lines()[SDK].formats(audio), both(expected));
         };
         let learn = |n, audio, format| {
-            (0..n).for_each(|_| stock.learn("a", audio, both(format)));
+            (0..n).for_each(|_| stock.learn(SDK, audio, both(format)));
         };
         check(ModelAudio::Pcm16, WireFormat::Pcm24k);
         check(ModelAudio::Passthrough, WireFormat::Ulaw);

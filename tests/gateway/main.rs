@@ -38,6 +38,7 @@ mod refusals;
 mod relay;
 mod relay_failover;
 mod relay_trouble;
+mod reload;
 mod rfc6455;
 mod routing;
 mod speech;
