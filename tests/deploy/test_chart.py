@@ -256,6 +256,17 @@ def test_a_changed_configuration_rolls_the_pods():
     assert checksum({}) != checksum({"gateway": {"maxCalls": 301}})
 
 
+def test_a_changed_configuration_may_be_left_to_the_pods_that_run():
+    def template(values):
+        return find(render({"configChange": "reload"} | values), "Deployment")["spec"]["template"]
+
+    assert "checksum/config" not in template({})["metadata"]["annotations"]
+    assert template({}) == template({"gateway": {"maxCalls": 301}})
+    # A file that is mounted by itself is never replaced.
+    mounts = template({})["spec"]["containers"][0]["volumeMounts"]
+    assert not any("subPath" in mount for mount in mounts)
+
+
 def test_prometheus_shows_the_token_and_names_the_job():
     manifests = render(merged(FEATURES["secret"], FEATURES["pod-monitor"]))
     endpoint = find(manifests, "PodMonitor")["spec"]["podMetricsEndpoints"][0]
