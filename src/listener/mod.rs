@@ -117,6 +117,7 @@ impl Gateway {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let dialer = dialer.with_load(Arc::new(QuotaLoad(quota.clone())));
+        metrics.door().calls_limit(config.max_calls);
         Arc::new(Self {
             quota,
             calls: Calls::new(config.max_calls),
@@ -377,7 +378,7 @@ impl Gateway {
     /// Lets one more call in, if there is room and time.
     fn admit(&self, identity: &Identity) -> Result<CallPermit, Refusal> {
         if self.is_draining() {
-            return Err(Refusal::unavailable(Duration::from_secs(1)));
+            return Err(Refusal::draining());
         }
         let tenant = (!self.routes.auth.is_off()).then_some(identity.tenant.as_str());
         self.door.count_call(tenant).map_err(|too_fast| {
@@ -390,9 +391,7 @@ impl Gateway {
                 ..Refusal::unavailable(jittered())
             }
         })?;
-        self.calls
-            .admit()
-            .ok_or_else(|| Refusal::unavailable(Duration::from_secs(5)))
+        self.calls.admit().ok_or_else(Refusal::calls_full)
     }
 
     /// Whether a page of this origin may call; callers that are no browser send none. A key does not help: a page
@@ -469,7 +468,7 @@ impl Gateway {
                     code: "signing_keys_unavailable",
                     ..Refusal::unavailable(jittered())
                 },
-                Denied::StoreUnavailable => Refusal::unavailable(jittered()),
+                Denied::StoreUnavailable => Refusal::store_unavailable(jittered()),
                 _ => Refusal::unauthorized(),
             }
         })?;
@@ -489,7 +488,7 @@ impl Gateway {
                 self.metrics.denied(route, Denied::Replayed.name());
                 Err(Refusal::unauthorized())
             }
-            Err(UseError::Unknown) => Err(Refusal::unavailable(Duration::from_secs(5))),
+            Err(UseError::Unknown) => Err(Refusal::store_unavailable(Duration::from_secs(5))),
         }
     }
 
