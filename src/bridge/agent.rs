@@ -216,6 +216,10 @@ impl Agent {
     }
 
     pub(super) fn policy(&self, capabilities: &Capabilities) -> CallPolicy {
+        let mut timeouts = self.config.timeouts;
+        if capabilities.rests {
+            timeouts.caller_media = Duration::ZERO;
+        }
         CallPolicy {
             lead: capabilities.lead.bound(self.config.playout.lead),
             chunk_frames: capabilities.chunk_frames,
@@ -228,7 +232,7 @@ impl Agent {
             turns: self.turns,
             gap: self.config.gap,
             carry: self.carry(),
-            timeouts: self.config.timeouts,
+            timeouts,
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::upstream::{Decoder, Place, Session, SessionContext, SessionFormats, e
 
 use super::agent::Agent;
 use super::idle::Idle;
-use super::leg::{LegEvent, Line, SendError};
+use super::leg::{Leg, LegEvent, Line, SendError};
 use super::legs::{End, Heard, Legs, Progress, loss_of};
 use super::media_path::MediaPath;
 use super::notice;
@@ -374,6 +374,7 @@ impl Conduct {
             CallerEvent::Stopped => {
                 self.input(Input::End(EndReason::CallerHangup), Current::Other, now);
             }
+            CallerEvent::Probe => self.ended = Some(EndReason::Probe.into()),
             CallerEvent::Nothing => {}
         }
     }
@@ -470,15 +471,7 @@ impl Conduct {
 
     /// Sends the message that was written.
     fn send_caller(&mut self, kind: Outgoing) {
-        let sent = match kind {
-            Outgoing::Nothing => Ok(()),
-            Outgoing::Binary => self.legs.caller.send_binary(&self.wire),
-            Outgoing::Text => match str::from_utf8(&self.wire) {
-                Ok(text) => self.legs.caller.send_text(text),
-                Err(_) => Ok(()),
-            },
-        };
-        if sent == Err(SendError::Full) {
+        if send(&mut self.legs.caller, kind, &self.wire) == Err(SendError::Full) {
             // A clear or a mark that does not arrive would make what the model knows untrue.
             self.ended
                 .get_or_insert_with(|| EndReason::CallerTooSlow.into());
@@ -612,6 +605,7 @@ impl Conduct {
             }
             Output::Clear => {
                 self.tell_caller(CallerCommand::Clear);
+                self.answer_caller();
                 self.legs.to_caller.get_or_insert(now);
                 self.clearing = true;
                 self.reply_closed = false;
@@ -791,29 +785,7 @@ impl Conduct {
         }
     }
 
-    /// Writes out what was said last, and answers, until the caller's side has closed.
-    async fn take_leave(&mut self) {
-        loop {
-            let event = std::future::poll_fn(|cx| {
-                let event = self.legs.caller.poll_event(cx);
-                if event.is_pending() {
-                    let _: Poll<()> = self.legs.caller.poll_flush(cx);
-                }
-                event
-            });
-            let message = match event.await {
-                LegEvent::Text(text) => self.dialect.decode(Incoming::Text(&text), &mut self.audio),
-                LegEvent::Binary(_) => continue,
-                LegEvent::Closed(_) | LegEvent::Gone | LegEvent::Broken { .. } => return,
-            };
-            self.answer_caller();
-            if message.is_err() {
-                return;
-            }
-        }
-    }
-
-    async fn finish(mut self, end: &End) -> CallSummary {
+    async fn finish(mut self: Box<Self>, end: &End) -> CallSummary {
         self.running_tools.abort_all();
         self.tell_caller(CallerCommand::End {
             reason: end.reason.name(),
@@ -821,14 +793,75 @@ impl Conduct {
         for (kind, n) in self.dialect.ignored().entries() {
             self.ledger.metrics.ignored(kind, n);
         }
-        if let Some(patience) = self.dialect.capabilities().peer_closes
-            && end.reason.is_caller_there()
-        {
-            // Whoever does not keep to it is closed on.
-            let _ = tokio::time::timeout(patience, self.take_leave()).await;
-        }
-        let summary = self.ledger.end(end.reason, self.began.elapsed());
-        tokio::join!(self.legs.close(end), self.sessions.close());
+        let Self {
+            mut legs,
+            mut dialect,
+            sessions,
+            ledger,
+            began,
+            mut wire,
+            ..
+        } = *self;
+        // However long the caller's side takes to close: what the call used is others' from now on.
+        let summary = ledger.end(end.reason, began.elapsed());
+        let model = legs.model.take();
+        let leave_model = async {
+            if let Some(model) = model {
+                model.close(1000, "").await;
+            }
+        };
+        let leave_caller = async {
+            if let Some(patience) = dialect.capabilities().peer_closes
+                && end.reason.is_caller_there()
+            {
+                // Whoever does not keep to it is closed on.
+                let leave = take_leave(&mut legs.caller, &mut dialect, &mut wire);
+                let _ = tokio::time::timeout(patience, leave).await;
+            }
+            legs.close(end).await;
+        };
+        tokio::join!(leave_caller, leave_model, sessions.close());
         summary
+    }
+}
+
+/// Sends the message that was written.
+fn send(caller: &mut Leg, kind: Outgoing, wire: &[u8]) -> Result<(), SendError> {
+    match kind {
+        Outgoing::Nothing => Ok(()),
+        Outgoing::Binary => caller.send_binary(wire),
+        Outgoing::Text => match str::from_utf8(wire) {
+            Ok(text) => caller.send_text(text),
+            Err(_) => Ok(()),
+        },
+    }
+}
+
+/// Writes out what was said last, and answers, until the caller's side has closed.
+async fn take_leave(caller: &mut Leg, dialect: &mut Dialect, wire: &mut Vec<u8>) {
+    let mut audio = Vec::new();
+    loop {
+        let event = std::future::poll_fn(|cx| {
+            let event = caller.poll_event(cx);
+            if event.is_pending() {
+                let _: Poll<()> = caller.poll_flush(cx);
+            }
+            event
+        });
+        let message = match event.await {
+            LegEvent::Text(text) => dialect.decode(Incoming::Text(&text), &mut audio),
+            LegEvent::Binary(_) => continue,
+            LegEvent::Closed(_) | LegEvent::Gone | LegEvent::Broken { .. } => return,
+        };
+        loop {
+            match dialect.answer(wire) {
+                Outgoing::Nothing => break,
+                kind if send(caller, kind, wire).is_err() => return,
+                _ => {}
+            }
+        }
+        if message.is_err() {
+            return;
+        }
     }
 }

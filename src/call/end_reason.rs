@@ -65,6 +65,8 @@ end_reasons! {
     CallerGone = "caller_gone", Downstream, 1001;
     /// The caller sent what its dialect does not allow.
     CallerProtocol = "caller_protocol", Downstream, 1008;
+    /// The provider tried whether it is answered here; nobody called.
+    Probe = "probe", Downstream, 1000;
     /// The caller connected and never began the call.
     CallerNeverStarted = "caller_never_started", Downstream, 1008;
     /// The caller's audio stopped for too long.

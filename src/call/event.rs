@@ -40,6 +40,8 @@ pub enum CallerEvent {
     Resumed,
     /// The caller's side takes no more audio for now (`false`), or takes it again.
     Flow(bool),
+    /// There is no caller: the provider tries whether it is answered, in place of [`CallerEvent::Started`].
+    Probe,
     /// The caller says that the call is over.
     Stopped,
     /// A message that is well formed and means nothing to a call (greetings, keepalives, marks that are not ours).

@@ -776,8 +776,10 @@ impl Call {
     // Watching.
 
     fn expect_caller_media(&mut self, now: Instant) {
-        self.deadlines
-            .set(Timer::CallerMedia, now + self.policy.timeouts.caller_media);
+        let limit = self.policy.timeouts.caller_media;
+        if !limit.is_zero() {
+            self.deadlines.set(Timer::CallerMedia, now + limit);
+        }
     }
 
     fn expect_model_event(&mut self, now: Instant) {

@@ -1714,6 +1714,9 @@ fn a_caller_without_audio_is_not_kept() {
         "29999 audio 20 =>
          59999 timer => end caller_silent",
     );
+    let mut policy = policy();
+    policy.timeouts.caller_media = Duration::ZERO;
+    check_talking(policy, "86400000 wait");
 }
 
 #[test]

@@ -116,7 +116,7 @@ pub struct CallTimeouts {
     /// From the connection to the dialect's first message.
     #[serde(with = "humantime_serde")]
     pub start: Duration,
-    /// Without any audio from the caller.
+    /// Without any audio from the caller; zero for no limit, as with callers who send none while they are silent.
     #[serde(with = "humantime_serde")]
     pub caller_media: Duration,
     /// Without any event from the deployment while one is due.

@@ -11,7 +11,7 @@
 //! | any other event before `MEDIA_START` | error, the call ends |
 //! | the same `MEDIA_START` again | counted, no effect |
 //! | another `MEDIA_START` | error, the call ends |
-//! | no mark ever comes back, or an `ERROR` about them | no more are sent: the playout clock alone says what was heard |
+//! | no mark ever comes back, but an `ERROR` about them or nothing | no more are sent: the playout clock alone says what was heard |
 //! | any other `ERROR`, an unknown event | counted, no effect |
 //! | a codec or rate that is not spoken, as Opus and 96 kHz | error, the call ends |
 //!
@@ -95,7 +95,7 @@ impl Speak for Asterisk {
 
     const PATH: &'static str = "/asterisk/media";
 
-    /// Sources: telephony reference 9.1 (subprotocol, basic authentication), 9.3 (hang-up, marks), 16.3 (lead).
+    /// Sources: telephony reference 9.1 (subprotocol, basic authentication), 9.3 (hang-up, marks), 16.1 (silence), 16.3 (lead).
     const CAPABILITIES: Capabilities = Capabilities {
         marks: Marks::EchoedWhenPlayed,
         clear: Clear::Command,
@@ -103,6 +103,7 @@ impl Speak for Asterisk {
         says_end: true,
         peer_closes: Some(Duration::from_secs(2)),
         lead: Lead::between_ms(60, 200),
+        rests: true,
         subprotocols: &["media"],
         credential: CredentialIn::Basic,
         max_message_bytes: MAX_MESSAGE_BYTES,
@@ -209,7 +210,8 @@ impl Asterisk {
             },
             "ERROR" => {
                 let text = event.error_text.unwrap_or_default();
-                if text.contains("MARK_MEDIA") {
+                // One that has sent marks back goes on doing so: later ones tell what became of it.
+                if text.contains("MARK_MEDIA") && self.marks != MarksKnown::Yes {
                     self.marks = MarksKnown::No;
                 }
                 Ok(ignore(&mut self.ignored.provider_errors))
@@ -532,6 +534,9 @@ mod tests {
             assert_eq!(dialect.ignored().provider_errors, 1);
             assert_eq!(n_sent(&mut dialect), 0);
         }
+        let error = "ERROR channel_id:1 error_text:MARK_MEDIA correlation id too long";
+        check(&mut newer, error, Ok(CallerEvent::Nothing));
+        assert_eq!(n_sent(&mut newer), 100);
         let (mut other, _) = start(START);
         let error = r#"{"event":"ERROR","error_text":"Unable to parse JSON command"}"#;
         check(&mut other, error, Ok(CallerEvent::Nothing));

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use super::{Capabilities, DialectError, Head, Ignored, Incoming, Lead, Outgoing, Speak, ignore};
 use crate::call::{CallInfo, CallerCommand, CallerEvent, Digit};
-use crate::media::{AudioFormat, Codec, SampleRate};
+use crate::media::{AudioFormat, Codec, FRAME, SampleRate};
 
 /// The largest packet: its length is 16 bits.
 const MAX_MESSAGE_BYTES: usize = 3 + 0xFFFF;
@@ -162,6 +162,19 @@ impl AudioSocket {
     pub fn uuid(packet: &[u8]) -> Option<[u8; 16]> {
         let uuid = packet.strip_prefix(&[UUID, 0, 16])?;
         uuid.try_into().ok()
+    }
+
+    /// A packet of silence, 20 ms of it; `None` while the rate is not known.
+    #[must_use]
+    pub fn silence(&self) -> Option<Vec<u8>> {
+        let kind = self.kind?;
+        let n_samples = rate_of(kind)?.hz() as usize * FRAME.as_millis() as usize / 1_000;
+        let n_bytes = Codec::Pcm16.bytes_of(n_samples)?;
+        let length = u16::try_from(n_bytes).ok()?;
+        let mut packet = vec![kind];
+        packet.extend_from_slice(&length.to_be_bytes());
+        packet.resize(3 + n_bytes, 0);
+        Some(packet)
     }
 
     /// What hangs up on a call that was never taken.

@@ -25,6 +25,8 @@ pub struct Capabilities {
     pub lead: Lead,
     /// The line must never be quiet: where there is no reply, silence is sent frame by frame.
     pub fills_silence: bool,
+    /// Callers send nothing while their line is silent: only the connection tells that they are there.
+    pub rests: bool,
     /// Subprotocols of which the first that is offered is echoed.
     pub subprotocols: &'static [&'static str],
     /// Where a key or ticket of ours stands.
@@ -47,6 +49,7 @@ impl Capabilities {
         chunk_frames: 1,
         lead: Lead::ANY,
         fills_silence: false,
+        rests: false,
         subprotocols: &[],
         credential: CredentialIn::Usual,
         by_provider: true,

@@ -13,11 +13,14 @@
 //! | a sequence number that does not follow | error, the call ends, as it would at Genesys |
 //! | a message for another session | error, the call ends |
 //! | a connection probe (null ids) | opened without media, and no call |
-//! | a message of another type, or after `close` | counted, no effect |
+//! | `error`, a message of another type, or after `close` | counted, no effect |
 //! | no offer of mono mu-law of the caller | error, the call ends |
 //!
-//! Genesys names no marks: `playback_completed` is of the whole queue, so the playout clock says what was heard. What
-//! signs the request is not looked at here.
+//! Genesys names no marks: `playback_started` and `playback_completed` are of the whole queue, so the playout clock says what
+//! was heard. What signs the request is not looked at here.
+//!
+//! A flow decides what becomes of the caller afterwards. It is told why the call ended by the output variable `end_reason`,
+//! with both messages that may have one.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
@@ -30,7 +33,7 @@ use super::{
     Capabilities, Clear, DialectError, Head, Ignored, Incoming, Lead, Outgoing, Speak, ignore,
     pressed,
 };
-use crate::call::{CallInfo, CallerCommand, CallerEvent};
+use crate::call::{CallInfo, CallerCommand, CallerEvent, EndReason};
 use crate::media::AudioFormat;
 
 /// The largest message either side sends, in bytes (telephony reference 8.3).
@@ -54,6 +57,8 @@ pub struct Genesys {
     /// The offer that was taken, as it was made.
     media: String,
     answers: VecDeque<Vec<u8>>,
+    /// Why we left, as a JSON string.
+    end_reason: String,
     ignored: Ignored,
 }
 
@@ -131,7 +136,7 @@ impl Speak for Genesys {
             (CallerCommand::Error { code, .. }, State::Waiting | State::Probe | State::Open) => {
                 self.disconnect("error", code, out)
             }
-            (CallerCommand::End { reason }, State::Waiting | State::Probe | State::Open) => {
+            (CallerCommand::End { reason }, State::Waiting | State::Open) => {
                 self.disconnect("completed", reason, out)
             }
             (CallerCommand::Started { .. }, State::Open) => {
@@ -175,11 +180,18 @@ impl Genesys {
     /// Asks them to close; once.
     fn disconnect(&mut self, reason: &str, info: &str, out: &mut Vec<u8>) -> Outgoing {
         self.state = State::Leaving;
-        let mut quoted = Vec::new();
-        json::write_string(info, &mut quoted);
-        let info = String::from_utf8(quoted).expect("a JSON string of a str is UTF-8");
-        let parameters = format!(r#"{{"reason":"{reason}","info":{info},"outputVariables":{{}}}}"#);
+        self.end_reason = quoted(info);
+        let (info, output) = (&self.end_reason, self.output());
+        let parameters = format!(r#"{{"reason":"{reason}","info":{info},{output}}}"#);
         self.message("disconnect", &parameters, out)
+    }
+
+    /// What the flow is told, once it is known.
+    fn output(&self) -> String {
+        match self.end_reason.as_str() {
+            "" => r#""outputVariables":{}"#.to_owned(),
+            reason => format!(r#""outputVariables":{{"end_reason":{reason}}}"#),
+        }
     }
 
     fn control(&mut self, text: &str) -> Result<CallerEvent, DialectError> {
@@ -203,7 +215,11 @@ impl Genesys {
             ("open", State::Waiting) => self.open(parameters),
             ("open", _) => Err(DialectError::SecondStart),
             ("close", _) => {
-                self.answer_with("closed", r#"{"outputVariables":{}}"#);
+                if self.state == State::Open {
+                    self.end_reason = quoted(EndReason::CallerHangup.name());
+                }
+                let parameters = format!("{{{}}}", self.output());
+                self.answer_with("closed", &parameters);
                 self.state = State::Closed;
                 Ok(CallerEvent::Stopped)
             }
@@ -226,6 +242,7 @@ impl Genesys {
             ("playback_started" | "playback_completed" | "discarded", _) => {
                 Ok(CallerEvent::Nothing)
             }
+            ("error", _) => Ok(ignore(&mut self.ignored.provider_errors)),
             _ => Ok(ignore(&mut self.ignored.unknown_events)),
         }
     }
@@ -235,7 +252,7 @@ impl Genesys {
         if open.conversation_id.as_deref() == Some(NULL_ID) {
             self.state = State::Probe;
             self.answer_with("opened", r#"{"startPaused":false,"media":[]}"#);
-            return Ok(CallerEvent::Nothing);
+            return Ok(CallerEvent::Probe);
         }
         let offer = open.media.into_iter().find(|offer| is_mono_ulaw(offer));
         self.media = offer
@@ -258,6 +275,12 @@ impl Genesys {
             parameters: about,
         })))
     }
+}
+
+fn quoted(text: &str) -> String {
+    let mut quoted = Vec::new();
+    json::write_string(text, &mut quoted);
+    String::from_utf8(quoted).expect("a JSON string of a str is UTF-8")
 }
 
 /// Whether an offer is what the Connector sends: the caller alone, mu-law at 8 kHz.

@@ -136,6 +136,7 @@ fn log_event(event: Result<CallerEvent, super::DialectError>, audio: &[u8], log:
         Ok(CallerEvent::Paused) => writeln!(log, "paused"),
         Ok(CallerEvent::Resumed) => writeln!(log, "resumed"),
         Ok(CallerEvent::Flow(takes_audio)) => writeln!(log, "takes audio: {takes_audio}"),
+        Ok(CallerEvent::Probe) => writeln!(log, "probe"),
         Ok(CallerEvent::Stopped) => writeln!(log, "stopped"),
         Ok(CallerEvent::Nothing) => writeln!(log, "nothing"),
         Err(error) => writeln!(

@@ -17,7 +17,7 @@
 //! | a mark that a clear threw away | said so by the wire; no effect |
 //! | audio of any length | taken as it is: a begun sample waits for its rest |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 
 use serde::Deserialize;
@@ -50,8 +50,8 @@ pub struct Jambonz {
     caller: Interleaved,
     /// Audio that came with the start.
     held: Vec<u8>,
-    /// Marks that were sent and did not come back.
-    n_marks: usize,
+    /// Marks that were sent and did not come back, the oldest first.
+    open_marks: VecDeque<Mark>,
     /// A mark was sent, and no audio after it.
     has_open_mark: bool,
     ignored: Ignored,
@@ -128,9 +128,9 @@ impl Speak for Jambonz {
                 hide_markers(out);
                 Outgoing::Binary
             }
-            CallerCommand::Mark(_) if self.n_marks >= MOST_MARKS => Outgoing::Nothing,
+            CallerCommand::Mark(_) if self.open_marks.len() >= MOST_MARKS => Outgoing::Nothing,
             CallerCommand::Mark(mark) => {
-                self.n_marks += 1;
+                self.open_marks.push_back(mark);
                 self.has_open_mark = true;
                 write!(out, r#"{{"type":"mark","data":{{"name":"{mark}"}}}}"#)
                     .expect("writing to memory cannot fail");
@@ -144,6 +144,7 @@ impl Speak for Jambonz {
             }
             CallerCommand::Clear => {
                 self.has_open_mark = false;
+                self.open_marks.clear();
                 out.extend_from_slice(br#"{"type":"killAudio"}"#);
                 Outgoing::Text
             }
@@ -168,20 +169,23 @@ impl Jambonz {
             let members = members.into_iter().filter_map(json::as_parameter).collect();
             return self.started(members);
         }
-        let message: Message = json::parse(text, "message")?;
+        let message: Message<'_> = json::parse(text, "message")?;
         match (message.event.as_deref(), message.kind.as_deref()) {
             (Some("dtmf"), _) => {
                 let text = message
                     .dtmf
                     .ok_or(DialectError::MissingField { field: "dtmf" })?;
+                let text: Scalar = serde_json::from_str(text.get())
+                    .map_err(|_| DialectError::WrongShape { message: "dtmf" })?;
                 pressed(&text.0)
             }
             (None, Some("mark")) => {
-                let data = message.data.unwrap_or_default();
+                let data = message.data.map_or("{}", |data| data.get());
+                let data: MarkData = json::parse(data, "mark")?;
                 let mark = data.name.as_deref().and_then(Mark::parse);
-                if mark.is_some() {
-                    self.n_marks = self.n_marks.saturating_sub(1);
-                }
+                // One that came back after it tells of those that did not.
+                let at = self.open_marks.iter().position(|open| Some(*open) == mark);
+                self.open_marks.drain(..at.map_or(0, |at| at + 1));
                 Ok(match (mark, data.event.as_deref()) {
                     (Some(mark), Some("playout")) => CallerEvent::MarkReached(mark),
                     // It says which it was: what was thrown away was not heard.
@@ -238,12 +242,14 @@ fn hide_markers(audio: &mut [u8]) {
 }
 
 #[derive(Deserialize)]
-struct Message {
+struct Message<'a> {
     event: Option<String>,
     #[serde(rename = "type")]
     kind: Option<String>,
-    dtmf: Option<Scalar>,
-    data: Option<MarkData>,
+    #[serde(borrow)]
+    dtmf: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
 }
 
 #[derive(Default, Deserialize)]
@@ -306,6 +312,41 @@ mod tests {
         dialect.encode(CallerCommand::Audio(&[1, 0]), &mut out);
         let ended = dialect.encode(CallerCommand::ReplyEnded, &mut out);
         assert_eq!(ended, Outgoing::Nothing);
+    }
+
+    /// The module keeps thirty (telephony reference 10.2): what is lost does not count for ever.
+    #[test]
+    fn lost_marks_are_settled_by_later_ones_and_by_a_clear() {
+        let (mut dialect, mut out) = (started(), Vec::new());
+        let mut send = |dialect: &mut Jambonz, index: usize| {
+            let mark = Mark::parse(&format!("g0-{index}")).unwrap();
+            dialect.encode(CallerCommand::Mark(mark), &mut out)
+        };
+        let sent = (0..MOST_MARKS + 1).map(|index| send(&mut dialect, index));
+        let n_sent = sent.filter(|sent| *sent == Outgoing::Text).count();
+        assert_eq!(n_sent, MOST_MARKS);
+        let last = MOST_MARKS - 1;
+        let name = format!("g0-{last}");
+        let back = format!(r#"{{"type":"mark","data":{{"name":"{name}","event":"playout"}}}}"#);
+        let reached = CallerEvent::MarkReached(Mark::parse(&name).unwrap());
+        check(&mut dialect, &back, Ok(reached));
+        for index in 100..100 + MOST_MARKS {
+            assert_eq!(send(&mut dialect, index), Outgoing::Text);
+        }
+        assert_eq!(send(&mut dialect, 200), Outgoing::Nothing);
+        dialect.encode(CallerCommand::Clear, &mut Vec::new());
+        assert_eq!(send(&mut dialect, 201), Outgoing::Text);
+    }
+
+    /// jambonz sends more than marks to an application.
+    #[test]
+    fn other_messages_may_hold_anything() {
+        let other = r#"{"type":"call:status","data":["a"],"dtmf":{"digit":1}}"#;
+        check(&mut started(), other, Ok(CallerEvent::Nothing));
+        let wrong = Err(DialectError::WrongShape { message: "mark" });
+        check(&mut started(), r#"{"type":"mark","data":7}"#, wrong);
+        let wrong = Err(DialectError::WrongShape { message: "dtmf" });
+        check(&mut started(), r#"{"event":"dtmf","dtmf":{}}"#, wrong);
     }
 
     /// It alone says which of the two became of a mark (telephony reference 10.2).

@@ -93,7 +93,7 @@ pub use twilio_voice::{
 };
 pub use vobiz::Vobiz;
 pub use vonage::Vonage;
-pub use webex::Webex;
+pub use webex::{Webex, list_virtual_agents};
 
 /// One WebSocket message from a caller, whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

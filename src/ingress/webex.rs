@@ -26,7 +26,7 @@
 //! | anything but `PING` after `SESSION_END` | counted, no effect |
 //! | binary | error, the call ends |
 //!
-//! The separate connection that lists virtual agents is not answered.
+//! The virtual agents are asked for on a connection of their own, without an envelope: [`list_virtual_agents`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
@@ -54,6 +54,31 @@ const MAX_TIME_BYTES: usize = 40;
 
 /// The path that Webex appends to the address of a data source.
 pub(super) const APPENDED: &str = "/v1/va";
+
+/// The path that Webex appends where it asks for the virtual agents there.
+const LISTED: &str = "/v1/listVirtualAgents";
+
+/// The answer to Webex's question for the virtual agents at an address, which is the agent of that address (Cisco's schema
+/// `VoiceVirtualAgent_WsListVASchema.json`: bare objects, of which the question's `customer_org_id` is required). Its id
+/// comes back with each call as `virtual_agent_id`.
+///
+/// # Errors
+///
+/// If the question is none.
+pub fn list_virtual_agents(question: &str, agent: &str) -> Result<String, DialectError> {
+    json::check(question.as_bytes())?;
+    let question: ListQuestion = json::parse(question, "ListVARequest")?;
+    question.customer_org_id.ok_or(DialectError::MissingField {
+        field: "customer_org_id",
+    })?;
+    let answer = serde_json::json!({"virtual_agents": [{"id": agent, "name": agent}]});
+    Ok(answer.to_string())
+}
+
+#[derive(Deserialize)]
+struct ListQuestion {
+    customer_org_id: Option<String>,
+}
 
 /// One conversation of Webex Contact Center.
 #[derive(Clone, Debug, Default)]
@@ -90,7 +115,7 @@ impl Speak for Webex {
     const PATH: &'static str = "/webex/va";
 
     /// Sources: telephony reference 12.1 (keys, clear by `START_OF_INPUT`, `SESSION_END`). A chunk has 100 bytes to 64 KiB
-    /// and is to be as large as possible (Cisco's guide, step 3): 200 ms. The lead is this project's: Webex would take
+    /// and is to be as large as possible (Cisco's guide, step 3): 200 ms; 16.1 (silence). The lead is this project's: Webex would take
     /// a whole reply.
     const CAPABILITIES: Capabilities = Capabilities {
         clear: Clear::Command,
@@ -98,6 +123,7 @@ impl Speak for Webex {
         says_end: true,
         peer_closes: Some(Duration::from_secs(2)),
         chunk_frames: 10,
+        rests: true,
         lead: Lead::between_ms(1_000, 2_000),
         credential: CredentialIn::Query,
         max_message_bytes: MAX_MESSAGE_BYTES,
@@ -208,6 +234,14 @@ impl Speak for Webex {
 }
 
 impl Webex {
+    /// The agent whose address is asked for its virtual agents; `None` of any other path.
+    #[must_use]
+    pub fn listed_agent(path: &str) -> Option<&str> {
+        let rest = path.strip_prefix(Self::PATH)?.strip_prefix('/')?;
+        let agent = rest.strip_suffix(LISTED)?;
+        (!agent.is_empty() && !agent.contains('/')).then_some(agent)
+    }
+
     /// Reads audio in its usual form. If it is anything else, or bad, `read_any` decides.
     fn read_usual_audio(&mut self, text: &str, audio: &mut Vec<u8>) -> bool {
         let State::Open(conversation) = &self.state else {

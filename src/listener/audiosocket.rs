@@ -2,21 +2,24 @@
 //!
 //! Nobody can be told why a call is refused: it is hung up.
 
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::auth::{AUDIOSOCKET_UUID, Purpose, Shown, Signed, SignedRequest};
 use crate::bridge::ConductedCall;
 use crate::ingress::{AudioSocket, Dialect, Refusal, Speak as _};
-use crate::media::SampleRate;
+use crate::media::{FRAME, SampleRate};
 use crate::transport::{Packet, Packets, Transport, tune};
 
 use super::accept::ACCEPT_PAUSE;
@@ -115,7 +118,26 @@ impl Gateway {
         };
         let peer = connection.request(&HeaderMap::new());
         let call_id = new_call_id();
-        match self.audiosocket_call(&call_id, &first, &peer).await {
+        let silence = self.config.audiosocket.call();
+        let silence = silence.and_then(|call| call.silence()).unwrap_or_default();
+        let mut clock = interval_at(Instant::now() + FRAME, FRAME);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A session may take a second to open, and Asterisk waits for each packet.
+        let prepared = {
+            let mut prepared = pin!(self.audiosocket_call(&call_id, &first, &peer));
+            loop {
+                tokio::select! {
+                    biased;
+                    prepared = &mut prepared => break prepared,
+                    _ = clock.tick() => {
+                        let _ = packets.send(&silence);
+                        // Whether it could be written shows when the call runs.
+                        let _ = poll_fn(|cx| Poll::Ready(packets.poll_flush(cx))).await;
+                    }
+                }
+            }
+        };
+        match prepared {
             Ok(call) => {
                 let span = tracing::info_span!("call", call_id);
                 self.calls().spawn(call.run(packets).instrument(span));

@@ -29,6 +29,7 @@ mod socket;
 mod sources;
 mod tickets;
 mod tls;
+mod webex;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -42,7 +43,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{Denied, Identity, Purpose, Shown, UseError};
 use crate::bridge::{CallPermit, Calls, REALTIME, SessionSource, ToolRunner};
 use crate::ingress::upgrade::{self, Upgrade};
-use crate::ingress::{Dialect, ErrorStyle, FrontDoor, MintRoute, Refusal};
+use crate::ingress::{Dialect, ErrorStyle, FrontDoor, MintRoute, Refusal, Webex};
 use crate::quota::{InProcess, Quota};
 use crate::telemetry::Metrics;
 use crate::upstream::{DialError, Dialer, Pool, StandbyLine, keep_standby};
@@ -327,6 +328,7 @@ impl Gateway {
                 self.call(request, Way::Phone(dialect, agent, ticket), peer)
                     .await
             }
+            _ if Webex::listed_agent(&path).is_some() => self.webex_agents(request, peer).await,
             (&Method::POST, ["asterisk", "dial"]) => self.dial_asterisk(request, peer).await,
             (&Method::POST, ["v1", "tickets"]) => self.ticket(request, peer).await,
             (&Method::GET, ["livez"]) => text(200, "ok\n"),

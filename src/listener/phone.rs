@@ -260,7 +260,7 @@ impl Gateway {
 }
 
 /// Path and query as they were sent.
-fn target(uri: &Uri) -> &str {
+pub(super) fn target(uri: &Uri) -> &str {
     uri.path_and_query().map_or("", PathAndQuery::as_str)
 }
 

@@ -33,6 +33,16 @@ first_delta = "100ms"
 speed = 4.0
 """
 
+# The same without limits worth speaking of, where quota is not what is looked at.
+GENEROUS_SIMULATOR = (
+    SIMULATOR
+    + """
+[quota]
+requests_per_minute = 1000000
+tokens_per_minute = 1000000000
+"""
+)
+
 SIMULATORS = {
     # Says back what it heard, breaks off one model's answers, and fails to give another's.
     "parrot": SIMULATOR

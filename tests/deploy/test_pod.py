@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from charts import find, render
-from live import DEPLOYMENT_KEY, KEYS, SIMULATOR, Output
+from live import DEPLOYMENT_KEY, GENEROUS_SIMULATOR, KEYS, Output
 from tools import BINARY, LOADTEST, check, run
 
 CALLS = 100
@@ -45,15 +45,6 @@ CONFIG = {
 RUNC = ("--runtime=runc",)
 # Podman's own are more than what some machines allow a container.
 LIMITS = ("--ulimit=nofile=4096:4096", "--ulimit=nproc=1000:1000")
-
-DEPLOYMENT = (
-    SIMULATOR
-    + """
-[quota]
-requests_per_minute = 1000000
-tokens_per_minute = 1000000000
-"""
-)
 
 # Each caller calls once, and is still there when all others are.
 SCENARIO = f"""
@@ -158,7 +149,7 @@ class Pod:
         tried = run("podman", *RUNC, "run", "--rm", "--network=none", "--memory=1g", *LIMITS, self._id, "--version")
         self.folder.mkdir()
         self.folder.chmod(0o777)
-        (self.folder / "simulator.toml").write_text(DEPLOYMENT)
+        (self.folder / "simulator.toml").write_text(GENEROUS_SIMULATOR)
         (self.folder / "scenario.toml").write_text(SCENARIO)
         return tried.stdout if tried.returncode != 0 else None
 

@@ -13,7 +13,7 @@ BINARY = Path(
 )
 LOADTEST = BINARY.with_name(f"{BINARY.name}-loadtest")
 # As their distribution packages them, unpacked by tests/tools/prometheus.sh.
-PROMETHEUS = ROOT / ".deploy" / "root" / "usr" / "bin" / "prometheus"
+PROMETHEUS = ROOT / ".deploy" / "prometheus" / "root" / "usr" / "bin" / "prometheus"
 PROMTOOL = PROMETHEUS.with_name("promtool")
 # The same, by tests/tools/haproxy.sh, with the libraries that it runs with.
 HAPROXY = ROOT / ".deploy" / "haproxy" / "root" / "usr" / "sbin" / "haproxy"

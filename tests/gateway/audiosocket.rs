@@ -1,5 +1,6 @@
 //! Callers by AudioSocket of whom nothing is heard: Asterisk sends no audio of a line that is quiet by its own measure.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -8,9 +9,13 @@ use trunkline::call::EndReason;
 
 use crate::harness::{CONFIG, World};
 
-fn world(rate: &str) -> World {
+fn config(rate: &str) -> String {
     let settings = "[listener.audiosocket]\naddress = '127.0.0.1:0'\nagent = 'ga'";
-    let mut world = World::with_config(&format!("{CONFIG}\n{settings}\n{rate}\n"), "");
+    format!("{CONFIG}\n{settings}\n{rate}\n")
+}
+
+fn world(rate: &str) -> World {
+    let mut world = World::with_config(&config(rate), "");
     world.is_audiosocket = true;
     world
 }
@@ -77,6 +82,24 @@ async fn a_rate_that_is_told_is_spoken_at_once() {
     let mut line = call(&world).await;
     let (is_loud, n) = listen(&mut line, 2).await;
     assert!(!is_loud && (95..=101).contains(&n), "{n}");
+    line.write_all(&[0, 0, 0]).await.expect("room");
+    assert_eq!(world.ended(1).await.end_reason, EndReason::CallerHangup);
+    drop(line);
+    world.assert_quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_sent_while_the_session_opens() {
+    let (mut world, mut dialled) = World::scripted(&config("rate = 8000"), "", &["ga"]);
+    world.is_audiosocket = true;
+    let mut line = call(&world).await;
+    let session = dialled[0].recv().await.expect("a dial");
+    let (is_loud, n) = listen(&mut line, 2).await;
+    assert!(!is_loud && (95..=101).contains(&n), "{n}");
+    let simulator = Arc::clone(&world.simulator);
+    tokio::spawn(async move { simulator.serve_connection(session).await });
+    let (is_loud, n) = listen(&mut line, 2).await;
+    assert!(!is_loud && (95..=102).contains(&n), "{n}");
     line.write_all(&[0, 0, 0]).await.expect("room");
     assert_eq!(world.ended(1).await.end_reason, EndReason::CallerHangup);
     drop(line);

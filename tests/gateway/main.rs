@@ -32,6 +32,7 @@ mod network;
 mod operators;
 mod phone_features;
 mod policy;
+mod providers;
 mod quota;
 mod refusals;
 mod relay;

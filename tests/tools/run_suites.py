@@ -83,7 +83,8 @@ def suites() -> list[Suite]:
             env={"RUSTDOCFLAGS": "-D warnings"},
         ),
         Suite("rust", [CARGO, "test", "--workspace", "--no-fail-fast"], count_cargo),
-        Suite("build", [CARGO, "build", "--workspace"]),
+        # With the tests' targets and so their features: without, half of the dependencies would be built once more.
+        Suite("build", [CARGO, "build", "--workspace", "--all-targets"]),
         Suite("autobahn", [".venv/bin/python", "-m", "pytest", "tests/autobahn"], count_pytest),
         Suite("openai-python", [".venv/bin/python", "-m", "pytest", "tests/sdk"], count_pytest),
         Suite("deploy", [".deploy/venv/bin/python", "-m", "pytest", "tests/deploy"], count_pytest),

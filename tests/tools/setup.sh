@@ -123,15 +123,15 @@ install_deploy_tools() {
 
 # promtool and Prometheus; without them what they check is skipped.
 fetch_prometheus() {
-    [ -d .deploy/root ] && return 0
-    say "fetching Prometheus into .deploy; nothing of it is installed"
-    timeout 300 tests/tools/prometheus.sh .deploy >&2 || say "there is none to be had here: its tests are skipped"
+    [ -d .deploy/prometheus ] && return 0
+    say "fetching Prometheus into .deploy/prometheus; nothing of it is installed"
+    timeout 300 tests/tools/prometheus.sh .deploy/prometheus >&2 || say "there is none to be had here: its tests are skipped"
 }
 
 # What gateways are replaced behind; without it that is not tested.
 fetch_haproxy() {
     [ -d .deploy/haproxy ] && return 0
-    say "fetching HAProxy into .deploy; nothing of it is installed"
+    say "fetching HAProxy into .deploy/haproxy; nothing of it is installed"
     timeout 300 tests/tools/haproxy.sh .deploy/haproxy >&2 || say "there is none to be had here: its tests are skipped"
 }
 

@@ -75,6 +75,9 @@ fn converse(dialect: &str, bytes: &[u8]) {
                 ) => {
                     assert!(started && !stopped, "an event of no call");
                 }
+                Ok(CallerEvent::Probe) => {
+                    assert!(!started && !stopped, "a probe in a call");
+                }
                 Ok(CallerEvent::Stopped) => {
                     assert!(!stopped, "stopped twice");
                     stopped = true;
