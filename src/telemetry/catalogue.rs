@@ -220,6 +220,7 @@ const END_REASON: Label = closed(
         "caller_hangup",
         "caller_gone",
         "caller_protocol",
+        "probe",
         "caller_never_started",
         "caller_silent",
         "caller_too_slow",
