@@ -1,4 +1,4 @@
-//! The commands: `serve`, `demo`, `simulate`, `check`, `key`, `ticket`. The composition root; the only place that
+//! The commands: `serve`, `demo`, `simulate`, `check`, `metrics`, `key`, `ticket`. The composition root; the only place that
 //! prints.
 #![expect(
     clippy::print_stdout,
@@ -8,6 +8,7 @@
 
 mod credentials;
 mod demo;
+mod metrics;
 mod process;
 mod report;
 mod serve;
@@ -52,6 +53,8 @@ enum Command {
         /// The configuration file.
         file: PathBuf,
     },
+    /// Print the table of all metrics, as Markdown.
+    Metrics(metrics::MetricsArguments),
     /// Make an API key for a tenant and print it with the hash that goes into the configuration.
     Key(credentials::KeyArguments),
     /// Make a ticket for one call, for where only a URL can be given, and print it with that URL.
@@ -79,6 +82,7 @@ pub fn run() -> ExitCode {
             );
             ExitCode::SUCCESS
         }),
+        Command::Metrics(arguments) => metrics::metrics(&arguments),
         Command::Key(arguments) => credentials::key(&arguments),
         Command::Ticket(arguments) => credentials::ticket(&arguments),
     }

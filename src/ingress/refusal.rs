@@ -111,6 +111,33 @@ impl Refusal {
         }
     }
 
+    /// 503: the process is going away. Whoever tries again at once finds another one, if there is one.
+    #[must_use]
+    pub fn draining() -> Self {
+        Self {
+            code: "draining",
+            ..Self::unavailable(Duration::from_secs(1))
+        }
+    }
+
+    /// 503: as many calls as the process takes.
+    #[must_use]
+    pub fn calls_full() -> Self {
+        Self {
+            code: "calls_full",
+            ..Self::unavailable(Duration::from_secs(5))
+        }
+    }
+
+    /// 503: what only the shared store knows cannot be known at the moment.
+    #[must_use]
+    pub fn store_unavailable(retry_after: Duration) -> Self {
+        Self {
+            code: "store_unavailable",
+            ..Self::unavailable(retry_after)
+        }
+    }
+
     /// The body, a JSON text.
     #[must_use]
     pub fn body(&self, style: ErrorStyle) -> String {

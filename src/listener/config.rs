@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::auth::TwilioAccountConfig;
 use crate::bridge::REALTIME;
 use crate::ingress::Dialect;
+use crate::telemetry::open_files;
 
 use super::asterisk::AsteriskConfig;
 use super::audiosocket::AudioSocketListenerConfig;
@@ -142,14 +143,6 @@ pub fn usual_connections() -> usize {
         .map_or(USUAL_CONNECTIONS, |files| {
             (files.saturating_sub(SPARE_DESCRIPTORS) / 2).max(1)
         })
-}
-
-/// The soft limit on open files in the text of `/proc/self/limits` (proc(5)).
-pub(super) fn open_files(limits: &str) -> Option<usize> {
-    let line = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Whether this is an origin as browsers write it (RFC 6454 section 6.2): scheme and host in lower case, the port

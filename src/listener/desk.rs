@@ -226,7 +226,7 @@ impl Desk {
     /// Lets one more call in, if there is room and time.
     pub(super) fn admit(&self, identity: &Identity) -> Result<CallPermit, Refusal> {
         if self.is_draining() {
-            return Err(Refusal::unavailable(Duration::from_secs(1)));
+            return Err(Refusal::draining());
         }
         let tenant = (!self.routes.auth.is_off()).then_some(identity.tenant.as_str());
         self.door.count_call(tenant).map_err(|too_fast| {
@@ -239,9 +239,7 @@ impl Desk {
                 ..Refusal::unavailable(jittered())
             }
         })?;
-        self.calls
-            .admit()
-            .ok_or_else(|| Refusal::unavailable(Duration::from_secs(5)))
+        self.calls.admit().ok_or_else(Refusal::calls_full)
     }
 
     /// Whether a page of this origin may call; callers that are no browser send none. A key does not help: a page
@@ -318,7 +316,7 @@ impl Desk {
                     code: "signing_keys_unavailable",
                     ..Refusal::unavailable(jittered())
                 },
-                Denied::StoreUnavailable => Refusal::unavailable(jittered()),
+                Denied::StoreUnavailable => Refusal::store_unavailable(jittered()),
                 _ => Refusal::unauthorized(),
             }
         })?;
@@ -342,7 +340,7 @@ impl Desk {
                 self.metrics.denied(route, Denied::Replayed.name());
                 Err(Refusal::unauthorized())
             }
-            Err(UseError::Unknown) => Err(Refusal::unavailable(Duration::from_secs(5))),
+            Err(UseError::Unknown) => Err(Refusal::store_unavailable(Duration::from_secs(5))),
         }
     }
 

@@ -50,7 +50,7 @@ impl Desk {
         }
         if self.is_draining() && !self.routes.auth.shares_ephemeral_keys() {
             // Another process does not know the keys of this one.
-            return Err(Refusal::unavailable(std::time::Duration::from_secs(1)));
+            return Err(Refusal::draining());
         }
         let session = EphemeralSession {
             shape: asked.shape,
@@ -90,7 +90,7 @@ pub(super) fn mint_refusal(error: MintError) -> Refusal {
         }
         MintError::Life { .. } => Refusal::bad_request("invalid_value", error.to_string()),
         MintError::TooMany => Refusal::too_many_requests(std::time::Duration::from_secs(10)),
-        MintError::NoStore => Refusal::unavailable(std::time::Duration::from_secs(5)),
+        MintError::NoStore => Refusal::store_unavailable(std::time::Duration::from_secs(5)),
         MintError::NoRandomness => Refusal::new(500, "internal_error", "No key could be made."),
     }
 }

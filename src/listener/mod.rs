@@ -114,6 +114,7 @@ impl Gateway {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let dialer = dialer.with_load(Arc::new(QuotaLoad(quota.clone())));
+        metrics.door().calls_limit(config.max_calls);
         let desk = Desk {
             front_door: FrontDoor {
                 lenient_api_version: config.lenient_api_version,

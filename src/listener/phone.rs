@@ -207,8 +207,13 @@ impl Desk {
         let identity = self.identify(TWILIO, shown, purpose, peer).await?;
         let tenant = identity.tenant.as_str();
         let (answers, pool) = self.routes.for_agent(tenant, &agent)?;
-        if self.is_draining() || self.calls.is_full() || self.overload().is_some() {
-            self.metrics.refused(TWILIO, "busy");
+        if self.is_draining() {
+            // A status, not a busy tone: a balancer asks another gateway, or Twilio its fallback URL.
+            return Err(Refusal::draining());
+        }
+        let full = self.calls.is_full().then(Refusal::calls_full);
+        if let Some(refusal) = full.or_else(|| self.overload()) {
+            self.metrics.refused(TWILIO, refusal.code);
             return Ok(twiml_reject(RejectReason::Busy));
         }
         let number = webhook.from.as_deref();

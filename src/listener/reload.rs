@@ -46,6 +46,7 @@ impl Gateway {
         self.door.set_rules(&config);
         self.capacity.set_config(config.shed);
         self.calls.set_limit(config.max_calls);
+        self.metrics.door().calls_limit(config.max_calls);
         self.desk.send_replace(Arc::new(Desk {
             front_door: FrontDoor {
                 lenient_api_version: config.lenient_api_version,

@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::telemetry::open_files;
+
 use super::Gateway;
-use super::config::open_files;
 use super::shed::Signals;
 
 /// How long the measuring task sleeps; what it oversleeps is the lag.

@@ -365,6 +365,7 @@ impl Quota {
         let mut state = self.state();
         state.live.insert(held.id.clone(), Arc::clone(&held));
         drop(state);
+        self.0.metrics.usage().leased(held.pool.name(), 1);
         Ok(CallLease {
             held,
             quota: self.clone(),

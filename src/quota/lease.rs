@@ -306,6 +306,8 @@ impl Drop for CallLease {
         settle_open(&mut self.held.state(), now);
         self.held.move_to(None);
         self.quota.release(&self.held, now);
+        let metrics = self.quota.0.metrics.usage();
+        metrics.leased(self.held.pool.name(), -1);
     }
 }
 

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use prometheus::{Gauge, GaugeVec, IntCounterVec, Registry};
 
-use super::metrics::{counters, opts, register};
+use super::catalogue;
 
 /// The series of the door.
 #[derive(Debug)]
 pub struct DoorMetrics {
+    calls_limit: Gauge,
     ended: IntCounterVec,
     shedding: GaugeVec,
     loop_lag: Gauge,
@@ -19,43 +20,20 @@ pub struct DoorMetrics {
 
 impl DoorMetrics {
     pub(super) fn new(registry: &Registry) -> Self {
-        let gauge = |name, help| register(registry, Gauge::with_opts(opts(name, help)));
         Self {
-            ended: counters(
-                registry,
-                "trunkline_connections_ended_total",
-                "Connections that were ended before they became a call.",
-                &["reason"],
-            ),
-            shedding: register(
-                registry,
-                GaugeVec::new(
-                    opts(
-                        "trunkline_shedding",
-                        "1 while new calls are refused for this reason.",
-                    ),
-                    &["reason"],
-                ),
-            ),
-            loop_lag: gauge(
-                "trunkline_loop_lag_seconds",
-                "How late tasks wake up: 99th percentile over 2 s.",
-            ),
-            memory: gauge(
-                "trunkline_memory_used_ratio",
-                "Share of the control group's memory that is used; 0 without a limit.",
-            ),
-            descriptors: gauge(
-                "trunkline_descriptors_left",
-                "File descriptors that the process may still open.",
-            ),
-            tls_reloads: counters(
-                registry,
-                "trunkline_tls_reloads_total",
-                "Changed certificate files of the listener, by whether they could be taken.",
-                &["outcome"],
-            ),
+            calls_limit: catalogue::CALLS_LIMIT.gauge(registry),
+            ended: catalogue::CONNECTIONS_ENDED.int_counters(registry),
+            shedding: catalogue::SHEDDING.gauges(registry),
+            loop_lag: catalogue::LOOP_LAG.gauge(registry),
+            memory: catalogue::MEMORY_USED.gauge(registry),
+            descriptors: catalogue::DESCRIPTORS_LEFT.gauge(registry),
+            tls_reloads: catalogue::TLS_RELOADS.int_counters(registry),
         }
+    }
+
+    /// The process takes so many calls at a time.
+    pub fn calls_limit(&self, calls: u32) {
+        self.calls_limit.set(calls.into());
     }
 
     /// A connection was ended; `reason` is from a closed set.

@@ -4,57 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use prometheus::core::Collector;
 use prometheus::{
-    Counter, CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
-    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, CounterVec, Encoder, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
+use super::catalogue;
 use super::door::DoorMetrics;
+use super::process::ProcessCollector;
 use super::reload::ReloadMetrics;
 use super::routing::RoutingMetrics;
 use super::store::StoreMetrics;
 use super::usage::UsageMetrics;
-
-/// Buckets from 20 us to 100 ms: work of the gateway itself on one frame.
-const FRAME_BUCKETS: &[f64] = &[
-    0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05,
-    0.1,
-];
-
-/// Buckets from 1 ms to 10 s: what a person or a network takes.
-const LATENCY_BUCKETS: &[f64] = &[
-    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0,
-    1.25, 1.5, 2.0, 3.0, 5.0, 10.0,
-];
-
-/// Error codes of the Realtime API that get a series of their own (protocol reference 3.4), and the gateway's
-/// own names for what it cannot read; any other is counted as `other`, because the text comes from outside.
-const UPSTREAM_ERROR_CODES: &[&str] = &[
-    "beta_api_shape_disabled",
-    "binary_message",
-    "cannot_update_voice",
-    "conversation_already_has_active_response",
-    "input_audio_buffer_commit_empty",
-    "invalid_api_key",
-    "invalid_event",
-    "invalid_tool_call_id",
-    "invalid_value",
-    "malformed_audio",
-    "malformed_event",
-    "message_too_slow",
-    "missing_required_parameter",
-    "rate_limit_exceeded",
-    "response_cancel_not_active",
-    "server_error",
-    "session_expired",
-    "too_large",
-    "too_many_control_frames",
-    "too_many_fragments",
-    "unknown_parameter",
-    "unsupported_content_type",
-    "websocket",
-];
 
 /// A step of setting up a call's model leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,303 +179,61 @@ impl Metrics {
     ///
     /// Never: names and labels are constants, and the registry is new.
     #[must_use]
-    #[expect(clippy::too_many_lines, reason = "a list of names and help texts")]
     pub fn new() -> Arc<Self> {
-        let registry = Registry::new();
-        let r = &registry;
+        let all = Registry::new();
+        let registry = &all;
+        tell_build(&catalogue::BUILD_INFO.int_gauges(registry));
+        registry
+            .register(Box::new(ProcessCollector::new()))
+            .expect("each name is registered once");
         let metrics = Self {
-            calls: counters(
-                r,
-                "trunkline_calls_total",
-                "Calls that ended.",
-                &["dialect", "deployment", "end_reason"],
-            ),
-            active: register(
-                r,
-                IntGaugeVec::new(
-                    opts("trunkline_calls_active", "Calls in progress."),
-                    &["dialect"],
-                ),
-            ),
-            refused: counters(
-                r,
-                "trunkline_calls_refused_total",
-                "Callers that were refused before the upgrade.",
-                &["route", "reason"],
-            ),
-            denied: counters(
-                r,
-                "trunkline_auth_denied_total",
-                "Callers that showed nothing by which they may come in, by what was wrong with it.",
-                &["route", "reason"],
-            ),
-            signing_key_fetches: counters(
-                r,
-                "trunkline_signing_key_fetches_total",
-                "Times that an issuer was asked for the keys of its tokens.",
-                &["issuer", "outcome"],
-            ),
-            signing_keys_fetched: register(
-                r,
-                IntGaugeVec::new(
-                    opts(
-                        "trunkline_signing_keys_fetched_timestamp_seconds",
-                        "When the keys of an issuer last came, in seconds since 1970.",
-                    ),
-                    &["issuer"],
-                ),
-            ),
-            minted: counters(
-                r,
-                "trunkline_credentials_made_total",
-                "Tickets and ephemeral keys that were made.",
-                &["tenant", "kind"],
-            ),
-            bad_input: counters(
-                r,
-                "trunkline_bad_input_total",
-                "Caller messages that the dialect does not allow.",
-                &["dialect", "reason"],
-            ),
-            ignored: counters(
-                r,
-                "trunkline_ignored_messages_total",
-                "Caller messages that were well formed and had no effect, counted when the call ends.",
-                &["dialect", "kind"],
-            ),
-            policy_refused: counters(
-                r,
-                "trunkline_policy_refused_total",
-                "Events of SDK callers, and settings of keys, that their tenant's session policy does not allow.",
-                &["tenant", "rule"],
-            ),
-            setup: histograms(
-                r,
-                "trunkline_call_setup_seconds",
-                "Time to set up the model leg, by phase.",
-                &["deployment", "phase"],
-                LATENCY_BUCKETS,
-            ),
-            turn: histograms(
-                r,
-                "trunkline_turn_latency_seconds",
-                "From the caller's last voiced sample to the first reply audio on the caller's wire.",
-                &["dialect"],
-                LATENCY_BUCKETS,
-            ),
-            turn_model: histograms(
-                r,
-                "trunkline_turn_model_seconds",
-                "The model's share of the turn latency.",
-                &["dialect"],
-                LATENCY_BUCKETS,
-            ),
-            turn_gateway: histograms(
-                r,
-                "trunkline_turn_gateway_seconds",
-                "The gateway's share of the turn latency.",
-                &["dialect"],
-                FRAME_BUCKETS,
-            ),
-            first_audio: histograms(
-                r,
-                "trunkline_first_audio_seconds",
-                "From the answer to the first reply audio on the caller's wire.",
-                &["dialect"],
-                LATENCY_BUCKETS,
-            ),
-            frame: histograms(
-                r,
-                "trunkline_frame_seconds",
-                "From reading a frame to having written what became of it.",
-                &["dialect", "direction"],
-                FRAME_BUCKETS,
-            ),
-            pacer_late: register(
-                r,
-                Histogram::with_opts(
-                    HistogramOpts::new(
-                        "trunkline_pacer_lateness_seconds",
-                        "How long after its deadline a reply frame left.",
-                    )
-                    .buckets(FRAME_BUCKETS.to_vec()),
-                ),
-            ),
-            barge_in: histograms(
-                r,
-                "trunkline_barge_in_clear_seconds",
-                "From reading that the caller speaks to having written the clear.",
-                &["dialect"],
-                FRAME_BUCKETS,
-            ),
-            barge_in_unheard: register(
-                r,
-                CounterVec::new(
-                    opts(
-                        "trunkline_barge_in_unheard_seconds_total",
-                        "Reply audio thrown away because the caller spoke.",
-                    ),
-                    &["dialect"],
-                ),
-            ),
-            audio_seconds: register(
-                r,
-                CounterVec::new(
-                    opts("trunkline_audio_seconds_total", "Audio that passed."),
-                    &["dialect", "direction"],
-                ),
-            ),
-            responses: counters(
-                r,
-                "trunkline_responses_total",
-                "Responses that ended.",
-                &["deployment", "status"],
-            ),
-            dropped: register(
-                r,
-                CounterVec::new(
-                    opts(
-                        "trunkline_audio_dropped_seconds_total",
-                        "Audio that was thrown away.",
-                    ),
-                    &["dialect", "reason"],
-                ),
-            ),
-            underruns: counters(
-                r,
-                "trunkline_underruns_total",
-                "Times that the playout queue ran dry within a reply.",
-                &["dialect"],
-            ),
-            silence: register(
-                r,
-                CounterVec::new(
-                    opts(
-                        "trunkline_silence_filled_seconds_total",
-                        "Silence sent to the model in place of missing caller audio.",
-                    ),
-                    &["dialect"],
-                ),
-            ),
-            upstream_errors: counters(
-                r,
-                "trunkline_upstream_errors_total",
-                "Error events and failed responses of the deployment.",
-                &["deployment", "code"],
-            ),
-            dial_failures: counters(
-                r,
-                "trunkline_dial_failures_total",
-                "Model legs that could not be set up.",
-                &["deployment", "reason"],
-            ),
-            token_refreshes: counters(
-                r,
-                "trunkline_token_refreshes_total",
-                "Tokens that were fetched, or why there is none; identity is the first deployment that uses it.",
-                &["identity", "outcome"],
-            ),
-            token_left: register(
-                r,
-                GaugeVec::new(
-                    opts(
-                        "trunkline_token_expiry_seconds",
-                        "How long the current token may still be used; 0 if there is none.",
-                    ),
-                    &["identity"],
-                ),
-            ),
-            key_file_reloads: counters(
-                r,
-                "trunkline_key_file_reloads_total",
-                "Key files whose content changed: ok, or failed if it is no key.",
-                &["deployment", "outcome"],
-            ),
-            credential_retries: counters(
-                r,
-                "trunkline_credential_retries_total",
-                "Dials that were refused and tried again with a newer key or token.",
-                &["deployment"],
-            ),
-            rate_limit: register(
-                r,
-                GaugeVec::new(
-                    opts(
-                        "trunkline_rate_limit",
-                        "What the deployment last said of its rate limits, per minute.",
-                    ),
-                    &["deployment", "name", "bound"],
-                ),
-            ),
-            benign_races: counters(
-                r,
-                "trunkline_benign_races_total",
-                "Protocol races that were lost without harm.",
-                &["race"],
-            ),
-            retries: counters(
-                r,
-                "trunkline_response_retries_total",
-                "Failed responses that were asked for again.",
-                &["deployment"],
-            ),
-            tools: counters(
-                r,
-                "trunkline_tool_calls_total",
-                "Tools that agents called.",
-                &["outcome"],
-            ),
-            replacements: counters(
-                r,
-                "trunkline_session_replacements_total",
-                "Sessions that failed, or came near their cap, in the middle of a call, and whether another one took over.",
-                &["cause", "outcome"],
-            ),
-            session_gap: histograms(
-                r,
-                "trunkline_session_gap_seconds",
-                "Silence beyond what was left to be played, from the loss of a session until another one was asked for the answer that it owed.",
-                &["dialect"],
-                LATENCY_BUCKETS,
-            ),
-            replayed: register(
-                r,
-                CounterVec::new(
-                    opts(
-                        "trunkline_replayed_audio_seconds_total",
-                        "Caller audio that was sent to another session once more.",
-                    ),
-                    &["dialect"],
-                ),
-            ),
-            history_dropped: register(
-                r,
-                IntCounter::with_opts(opts(
-                    "trunkline_history_dropped_total",
-                    "Turns, function calls and key entries that were too old to be kept for another session.",
-                )),
-            ),
-            panics: register(
-                r,
-                IntCounter::with_opts(opts(
-                    "trunkline_panics_total",
-                    "Calls that ended by a fault of the gateway.",
-                )),
-            ),
-            draining: register(
-                r,
-                IntGauge::with_opts(opts(
-                    "trunkline_draining",
-                    "1 while the process refuses new calls because it is going away.",
-                )),
-            ),
-            door: DoorMetrics::new(r),
-            reload: ReloadMetrics::new(r),
-            routing: RoutingMetrics::new(r),
-            usage: UsageMetrics::new(r),
-            store: StoreMetrics::new(r),
+            calls: catalogue::CALLS.int_counters(registry),
+            active: catalogue::CALLS_ACTIVE.int_gauges(registry),
+            refused: catalogue::CALLS_REFUSED.int_counters(registry),
+            denied: catalogue::AUTH_DENIED.int_counters(registry),
+            signing_key_fetches: catalogue::SIGNING_KEY_FETCHES.int_counters(registry),
+            signing_keys_fetched: catalogue::SIGNING_KEYS_FETCHED.int_gauges(registry),
+            minted: catalogue::CREDENTIALS_MADE.int_counters(registry),
+            bad_input: catalogue::BAD_INPUT_MESSAGES.int_counters(registry),
+            ignored: catalogue::IGNORED_MESSAGES.int_counters(registry),
+            policy_refused: catalogue::POLICY_REFUSED.int_counters(registry),
+            setup: catalogue::CALL_SETUP.histograms(registry),
+            turn: catalogue::TURN_LATENCY.histograms(registry),
+            turn_model: catalogue::TURN_MODEL.histograms(registry),
+            turn_gateway: catalogue::TURN_GATEWAY.histograms(registry),
+            first_audio: catalogue::FIRST_AUDIO.histograms(registry),
+            frame: catalogue::FRAME.histograms(registry),
+            pacer_late: catalogue::PACER_LATENESS.histogram(registry),
+            barge_in: catalogue::BARGE_IN_CLEAR.histograms(registry),
+            barge_in_unheard: catalogue::BARGE_IN_UNHEARD.counters(registry),
+            audio_seconds: catalogue::AUDIO_SECONDS.counters(registry),
+            responses: catalogue::RESPONSES.int_counters(registry),
+            dropped: catalogue::AUDIO_DROPPED.counters(registry),
+            underruns: catalogue::UNDERRUNS.int_counters(registry),
+            silence: catalogue::SILENCE_FILLED.counters(registry),
+            upstream_errors: catalogue::UPSTREAM_ERRORS.int_counters(registry),
+            dial_failures: catalogue::DIAL_FAILURES.int_counters(registry),
+            token_refreshes: catalogue::TOKEN_REFRESHES.int_counters(registry),
+            token_left: catalogue::TOKEN_EXPIRY.gauges(registry),
+            key_file_reloads: catalogue::KEY_FILE_RELOADS.int_counters(registry),
+            credential_retries: catalogue::CREDENTIAL_RETRIES.int_counters(registry),
+            rate_limit: catalogue::RATE_LIMIT.gauges(registry),
+            benign_races: catalogue::BENIGN_RACES.int_counters(registry),
+            retries: catalogue::RESPONSE_RETRIES.int_counters(registry),
+            tools: catalogue::TOOL_CALLS.int_counters(registry),
+            replacements: catalogue::SESSION_REPLACEMENTS.int_counters(registry),
+            session_gap: catalogue::SESSION_GAP.histograms(registry),
+            replayed: catalogue::REPLAYED_AUDIO.counters(registry),
+            history_dropped: catalogue::HISTORY_DROPPED.int_counter(registry),
+            panics: catalogue::PANICS.int_counter(registry),
+            draining: catalogue::DRAINING.int_gauge(registry),
+            door: DoorMetrics::new(registry),
+            reload: ReloadMetrics::new(registry),
+            routing: RoutingMetrics::new(registry),
+            usage: UsageMetrics::new(registry),
+            store: StoreMetrics::new(registry),
             handles: Mutex::default(),
-            registry,
+            registry: all,
         };
         Arc::new(metrics)
     }
@@ -657,6 +376,18 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
+}
+
+fn tell_build(info: &IntGaugeVec) {
+    use std::env::consts::{ARCH, OS};
+    let target = format!("{ARCH}-{OS}");
+    let profile = if cfg!(debug_assertions) {
+        "debug"
+    } else {
+        "release"
+    };
+    let labels = [env!("CARGO_PKG_VERSION"), target.as_str(), profile];
+    info.with_label_values(&labels).set(1);
 }
 
 /// The series of one kind of call, looked up once.
@@ -873,10 +604,14 @@ impl CallMetrics {
 
     /// The deployment reported an error with that code.
     pub fn upstream_error(&self, code: &str) {
-        let known = UPSTREAM_ERROR_CODES.iter().find(|known| **known == code);
+        let code = if catalogue::UPSTREAM_ERROR.allows(code) {
+            code
+        } else {
+            "other"
+        };
         self.all
             .upstream_errors
-            .with_label_values(&[&self.deployment, known.copied().unwrap_or("other")])
+            .with_label_values(&[&self.deployment, code])
             .inc();
     }
 
@@ -902,41 +637,6 @@ impl CallMetrics {
     }
 }
 
-pub(super) fn opts(name: &str, help: &str) -> Opts {
-    Opts::new(name, help)
-}
-
-pub(super) fn counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> IntCounterVec {
-    register(registry, IntCounterVec::new(opts(name, help), labels))
-}
-
-pub(super) fn histograms(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-    buckets: &[f64],
-) -> HistogramVec {
-    let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-    register(registry, HistogramVec::new(opts, labels))
-}
-
-pub(super) fn register<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: prometheus::Result<C>,
-) -> C {
-    let metric = metric.expect("names and labels are constants");
-    registry
-        .register(Box::new(metric.clone()))
-        .expect("each name is registered once");
-    metric
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -955,6 +655,29 @@ mod tests {
             text.contains(r#"trunkline_upstream_errors_total{code="other",deployment="east"} 1"#)
         );
         assert!(!text.contains("nobody knows"));
+    }
+
+    #[test]
+    fn all_of_the_catalogue_is_registered() {
+        let metrics = Metrics::new();
+        for metric in catalogue::CATALOGUE {
+            let labels: Vec<_> = metric.labels.iter().map(|label| label.name).collect();
+            let again = IntGaugeVec::new(metric.opts(), &labels).expect("a good name");
+            let again = metrics.registry.register(Box::new(again));
+            assert!(again.is_err(), "{} is not registered", metric.name);
+        }
+    }
+
+    #[test]
+    fn the_build_is_told() {
+        let text = Metrics::new().render().expect("renders");
+        let version = env!("CARGO_PKG_VERSION");
+        assert!(text.lines().any(|line| {
+            line.starts_with("trunkline_build_info{")
+                && line.contains(&format!("version=\"{version}\""))
+                && line.ends_with(" 1")
+        }));
+        assert_eq!(catalogue::strangers(&text), Vec::<String>::new());
     }
 
     #[test]

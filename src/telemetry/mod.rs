@@ -3,15 +3,19 @@
 //! Labels come from configuration or from closed sets, never from a caller or a deployment, so that
 //! nobody outside can make series.
 
+mod catalogue;
 mod door;
 mod metrics;
+mod process;
 mod reload;
 mod routing;
 mod store;
 mod usage;
 
+pub use catalogue::{CATALOGUE, Kind, Label, Metric, Unit, Values, family, strangers};
 pub use door::DoorMetrics;
 pub use metrics::{CallMetrics, Direction, FrameDrop, Metrics, Modality, SetupPhase};
+pub use process::open_files;
 pub use reload::ReloadMetrics;
 pub use routing::RoutingMetrics;
 pub use store::StoreMetrics;

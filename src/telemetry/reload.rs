@@ -2,7 +2,7 @@
 
 use prometheus::{Gauge, IntCounterVec, Registry};
 
-use super::metrics::{counters, opts, register};
+use super::catalogue;
 
 /// The series of reloads.
 #[derive(Debug)]
@@ -14,22 +14,10 @@ pub struct ReloadMetrics {
 
 impl ReloadMetrics {
     pub(super) fn new(registry: &Registry) -> Self {
-        let gauge = |name, help| register(registry, Gauge::with_opts(opts(name, help)));
         let metrics = Self {
-            reloads: counters(
-                registry,
-                "trunkline_config_reloads_total",
-                "Configurations that were read again, by what became of them.",
-                &["outcome"],
-            ),
-            success: gauge(
-                "trunkline_config_last_reload_success",
-                "1 unless the configuration, when it was last read, could not be used.",
-            ),
-            applied_at: gauge(
-                "trunkline_config_last_reload_seconds",
-                "When the configuration came into force that is, in seconds since 1970.",
-            ),
+            reloads: catalogue::CONFIG_RELOADS.int_counters(registry),
+            success: catalogue::CONFIG_LAST_RELOAD_SUCCESS.gauge(registry),
+            applied_at: catalogue::CONFIG_LAST_RELOAD.gauge(registry),
         };
         for outcome in ["applied", "unchanged", "failed"] {
             metrics.reloads.with_label_values(&[outcome]);

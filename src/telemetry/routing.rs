@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounterVec, IntGaugeVec, Registry};
 
-use super::metrics::{counters, opts, register};
+use super::catalogue;
 
 /// The series of routing.
 #[derive(Debug)]
@@ -22,66 +22,18 @@ pub struct RoutingMetrics {
 
 impl RoutingMetrics {
     pub(super) fn new(registry: &Registry) -> Self {
-        let gauges = |name, help, labels: &[&str]| {
-            register(registry, IntGaugeVec::new(opts(name, help), labels))
-        };
-        let counters = |name, help, labels: &[&str]| counters(registry, name, help, labels);
         Self {
-            sessions: gauges(
-                "trunkline_deployment_sessions",
-                "Sessions that calls use at a deployment.",
-                &["deployment"],
-            ),
-            conditions: gauges(
-                "trunkline_deployment_condition",
-                "1 for the condition that a deployment was last seen in.",
-                &["deployment", "condition"],
-            ),
-            ejections: counters(
-                "trunkline_pool_ejections_total",
-                "Times that a deployment was left out of a pool because it failed more often than the others.",
-                &["pool", "deployment"],
-            ),
-            choices: counters(
-                "trunkline_dial_choices_total",
-                "Sessions that were asked for, by what made the deployment the choice.",
-                &["pool", "deployment", "reason"],
-            ),
-            hedges: counters(
-                "trunkline_hedges_total",
-                "Second dials beside a slow first one, by which of them won.",
-                &["pool", "outcome"],
-            ),
-            retries: counters(
-                "trunkline_dial_retries_total",
-                "Dials after a failed one of the same call.",
-                &["pool", "outcome"],
-            ),
-            budget: counters(
-                "trunkline_retry_budget_exhausted_total",
-                "Repeats and hedges that were not made because there had been too many.",
-                &["pool"],
-            ),
-            dns: counters(
-                "trunkline_dns_fallbacks_total",
-                "Dials to an address known from before, because the name could not be looked up.",
-                &["deployment"],
-            ),
-            waiting: gauges(
-                "trunkline_standby_sessions",
-                "Sessions that stand by for a call.",
-                &["pool", "agent"],
-            ),
-            standby: counters(
-                "trunkline_standby_total",
-                "Calls that asked for a session of a pool with standby, by whether one was there.",
-                &["pool", "outcome"],
-            ),
-            retired: counters(
-                "trunkline_standby_retired_total",
-                "Sessions that stood by and were closed unused.",
-                &["pool", "reason"],
-            ),
+            sessions: catalogue::DEPLOYMENT_SESSIONS.int_gauges(registry),
+            conditions: catalogue::DEPLOYMENT_CONDITION.int_gauges(registry),
+            ejections: catalogue::POOL_EJECTIONS.int_counters(registry),
+            choices: catalogue::DIAL_CHOICES.int_counters(registry),
+            hedges: catalogue::HEDGES.int_counters(registry),
+            retries: catalogue::DIAL_RETRIES.int_counters(registry),
+            budget: catalogue::RETRY_BUDGET_EXHAUSTED.int_counters(registry),
+            dns: catalogue::DNS_FALLBACKS.int_counters(registry),
+            waiting: catalogue::STANDBY_SESSIONS.int_gauges(registry),
+            standby: catalogue::STANDBY.int_counters(registry),
+            retired: catalogue::STANDBY_RETIRED.int_counters(registry),
         }
     }
 

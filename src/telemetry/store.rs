@@ -4,35 +4,7 @@ use std::time::Duration;
 
 use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec, Registry};
 
-use super::metrics::{counters, histograms, opts, register};
-
-/// Buckets from 0.1 ms to 1 s: one round trip to a store nearby, up to where it is given up.
-const ROUND_TRIP_BUCKETS: &[f64] = &[
-    0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0,
-];
-
-/// The first words of errors that get a series of their own; any other is counted as `other`, because the text comes
-/// from outside.
-const ERRORS: &[&str] = &[
-    "AUTH",
-    "BUSY",
-    "CLUSTERDOWN",
-    "ERR",
-    "LOADING",
-    "MASTERDOWN",
-    "MISCONF",
-    "MOVED",
-    "NOAUTH",
-    "NOPERM",
-    "NOREPLICAS",
-    "NOSCRIPT",
-    "OOM",
-    "READONLY",
-    "WRONGPASS",
-    "WRONGTYPE",
-    "timeout",
-    "unreachable",
-];
+use super::catalogue;
 
 /// The series of the shared store.
 #[derive(Debug)]
@@ -47,38 +19,11 @@ pub struct StoreMetrics {
 impl StoreMetrics {
     pub(super) fn new(registry: &Registry) -> Self {
         Self {
-            seconds: histograms(
-                registry,
-                "trunkline_store_seconds",
-                "Time that an answer of the shared store took, errors included, by operation.",
-                &["operation"],
-                ROUND_TRIP_BUCKETS,
-            ),
-            errors: counters(
-                registry,
-                "trunkline_store_errors_total",
-                "Operations that the shared store did not do, by the first word of its answer.",
-                &["kind"],
-            ),
-            fallbacks: counters(
-                registry,
-                "trunkline_store_fallbacks_total",
-                "Operations that were decided in this process because the shared store could not say.",
-                &["operation"],
-            ),
-            lost: counters(
-                registry,
-                "trunkline_store_lost_total",
-                "What was to be told to the shared store when it is back, and was too much to remember.",
-                &["kind"],
-            ),
-            up: register(
-                registry,
-                IntGaugeVec::new(
-                    opts("trunkline_store_up", "1 while the shared store answers."),
-                    &["store"],
-                ),
-            ),
+            seconds: catalogue::STORE_SECONDS.histograms(registry),
+            errors: catalogue::STORE_ERRORS.int_counters(registry),
+            fallbacks: catalogue::STORE_FALLBACKS.int_counters(registry),
+            lost: catalogue::STORE_LOST.int_counters(registry),
+            up: catalogue::STORE_UP.int_gauges(registry),
         }
     }
 
@@ -91,10 +36,12 @@ impl StoreMetrics {
 
     /// The store did not do something.
     pub fn failed(&self, kind: &str) {
-        let known = ERRORS.iter().find(|known| **known == kind);
-        self.errors
-            .with_label_values(&[known.copied().unwrap_or("other")])
-            .inc();
+        let kind = if catalogue::STORE_ERROR.allows(kind) {
+            kind
+        } else {
+            "other"
+        };
+        self.errors.with_label_values(&[kind]).inc();
     }
 
     /// Something was decided here; `operation` is from a closed set.

@@ -1,13 +1,9 @@
 //! What was used, by whom and for how much, and what quota decided.
 
-use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Registry};
+use prometheus::{CounterVec, GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Registry};
 
-use super::metrics::{Direction, Modality, counters, opts, register};
-
-/// Buckets from 1 % to three times as much: how far a forecast was off.
-const ERROR_BUCKETS: &[f64] = &[
-    0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 3.0,
-];
+use super::catalogue;
+use super::metrics::{Direction, Modality};
 
 /// The series of usage and quota. Tenants, deployments and pools are those of the configuration.
 #[derive(Debug)]
@@ -19,65 +15,20 @@ pub struct UsageMetrics {
     forecast_error: HistogramVec,
     pool_expected: GaugeVec,
     deployment_used: GaugeVec,
+    leases: IntGaugeVec,
 }
 
 impl UsageMetrics {
     pub(super) fn new(registry: &Registry) -> Self {
-        let gauges = |name, help, labels: &[&str]| {
-            register(registry, GaugeVec::new(opts(name, help), labels))
-        };
         Self {
-            tokens: counters(
-                registry,
-                "trunkline_usage_tokens_total",
-                "Tokens as billed by the deployment.",
-                &["tenant", "deployment", "direction", "modality", "cached"],
-            ),
-            cost: register(
-                registry,
-                CounterVec::new(
-                    opts(
-                        "trunkline_usage_cost_total",
-                        "What these tokens cost by the prices of the configuration.",
-                    ),
-                    &["tenant", "deployment", "currency"],
-                ),
-            ),
-            refused: counters(
-                registry,
-                "trunkline_quota_refused_total",
-                "Calls that were refused for a quota.",
-                &["tenant", "reason"],
-            ),
-            notices: counters(
-                registry,
-                "trunkline_budget_notices_total",
-                "Live calls that were told that a budget nears its end (warning) or is used up (over).",
-                &["tenant", "budget", "kind"],
-            ),
-            forecast_error: register(
-                registry,
-                HistogramVec::new(
-                    HistogramOpts::new(
-                        "trunkline_forecast_error_ratio",
-                        "What a pool's live calls used in a minute against what was expected at its beginning: the \
-                         difference as a share of what was used.",
-                    )
-                    .buckets(ERROR_BUCKETS.to_vec()),
-                    &["pool"],
-                ),
-            ),
-            pool_expected: gauges(
-                "trunkline_pool_expected_ratio",
-                "The highest demand that a pool's live calls were expected to have when one was last admitted by \
-                 forecast, as a share of what it may carry.",
-                &["pool"],
-            ),
-            deployment_used: gauges(
-                "trunkline_deployment_used_ratio",
-                "How much of a deployment's quota is used; 1 and more while it refuses.",
-                &["deployment"],
-            ),
+            tokens: catalogue::USAGE_TOKENS.int_counters(registry),
+            cost: catalogue::USAGE_COST.counters(registry),
+            refused: catalogue::QUOTA_REFUSED_CALLS.int_counters(registry),
+            notices: catalogue::BUDGET_NOTICES.int_counters(registry),
+            forecast_error: catalogue::FORECAST_ERROR.histograms(registry),
+            pool_expected: catalogue::POOL_EXPECTED.gauges(registry),
+            deployment_used: catalogue::DEPLOYMENT_USED.gauges(registry),
+            leases: catalogue::QUOTA_LEASES.int_gauges(registry),
         }
     }
 
@@ -136,6 +87,11 @@ impl UsageMetrics {
     /// The highest demand that is expected of a pool, as a share of what it may carry.
     pub fn pool_expected(&self, pool: &str, share: f64) {
         self.pool_expected.with_label_values(&[pool]).set(share);
+    }
+
+    /// The process holds one more right to call at a pool, or one less.
+    pub fn leased(&self, pool: &str, change: i64) {
+        self.leases.with_label_values(&[pool]).add(change);
     }
 
     /// So much of a deployment's quota is used.

@@ -131,16 +131,29 @@ def test_calls_go_elsewhere_while_haproxy_has_not_noticed(site):
     assert_callers_ended_their_calls(site.gateways)
 
 
-def test_webhooks_go_elsewhere_once_haproxy_was_told(site):
-    """A gateway that drains answers them with the busy tone, which HAProxy cannot know from a good answer."""
+def test_webhooks_go_elsewhere_while_haproxy_has_not_noticed(site):
+    """A gateway that drains refuses them with 503, as it does calls; HAProxy posts them to another."""
     load = site.load(12)
     gateway = site.running[1]
-    site.command(f"set server gateways/{gateway.place} state drain")
+    site.command(f"disable health gateways/{gateway.place}")
+    # It is the one that HAProxy likes best.
+    for other in site.running.values():
+        site.command(f"set server gateways/{other.place} weight {256 if other is gateway else 1}")
     assert gateway.drain() > 0
-    answers = [site.webhook() for _ in range(12)]
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        webhook(gateway.callers)
+    assert (refused.value.code, refused.value.headers["x-trunkline-error"]) == (503, "draining")
+    before = site.redispatched(gateway.place)
+    answers = [webhook(site.address) for _ in range(12)]
     assert all("<Connect>" in answer for answer in answers), answers
+    assert site.redispatched(gateway.place) >= before + 12
     assert gateway.end() == 0, gateway.process.text()
     assert_nobody_noticed(load.end(), 12)
+
+
+def webhook(address):
+    form = f"CallSid=CA{'0' * 32}&AccountSid=AC{'0' * 32}".encode()
+    return get(urllib.request.Request(f"http://{address}/twilio/voice/desk", data=form))
 
 
 def assert_nobody_noticed(report, calls):
@@ -227,7 +240,8 @@ class Site:
         text = text.replace("SIMULATOR", self.simulator).replace("KEY", DEPLOYMENT_KEY)
         config = self.folder / f"{place}.toml"
         config.write_text(text)
-        gateway = Gateway(place, self.run(place, BINARY, "serve", "--config", config), f"127.0.0.1:{admin}")
+        serving = self.run(place, BINARY, "serve", "--config", config)
+        gateway = Gateway(place, serving, f"127.0.0.1:{callers}", f"127.0.0.1:{admin}")
         self.gateways.append(gateway)
         self.wait_for(place, "UP")
         return gateway
@@ -268,10 +282,6 @@ class Site:
         rows = [dict(zip(header.split(","), row.split(","))) for row in rows if row]
         return {row["svname"]: row for row in rows if row["pxname"] == "gateways"}
 
-    def webhook(self):
-        form = f"CallSid=CA{'0' * 32}&AccountSid=AC{'0' * 32}".encode()
-        return get(urllib.request.Request(f"http://{self.address}/twilio/voice/desk", data=form))
-
     def command(self, text):
         with socket.socket(socket.AF_UNIX) as runtime:
             runtime.settimeout(PATIENCE_SECONDS)
@@ -286,9 +296,10 @@ class Site:
 
 
 class Gateway:
-    def __init__(self, place, process, admin):
+    def __init__(self, place, process, callers, admin):
         self.place = place
         self.process = process
+        self.callers = callers
         self._admin = admin
 
     def drain(self):

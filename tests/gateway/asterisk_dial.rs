@@ -212,7 +212,7 @@ async fn who_is_full_or_leaves_dials_nobody() {
         let (one, other) = tokio::join!(dial(&world, "acme", &body), dial(&world, "acme", &body));
         assert_eq!([one.0, other.0], ["201", "201"]);
         assert_eq!(world.gateway.calls().active(), 2);
-        check_refused(&world, "acme", &body, "503", "server_overloaded").await;
+        check_refused(&world, "acme", &body, "503", "calls_full").await;
     };
     let pbx = async {
         let one = dialled.recv().await.expect("a connection");
@@ -222,7 +222,7 @@ async fn who_is_full_or_leaves_dials_nobody() {
     tokio::join!(two, pbx);
     world.assert_quiet().await;
     world.gateway.drain(Duration::ZERO).await;
-    check_refused(&world, "acme", &body, "503", "server_overloaded").await;
+    check_refused(&world, "acme", &body, "503", "draining").await;
     assert!(dialled.try_recv().is_err());
     assert_eq!(world.simulator.n_upgrades(), 2);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::{Instant, timeout};
+use tokio_util::task::TaskTracker;
 use trunkline::call::EndReason;
 
 use crate::harness::{CONFIG, World};
@@ -97,7 +98,7 @@ async fn silence_is_sent_while_the_session_opens() {
     let (is_loud, n) = listen(&mut line, 2).await;
     assert!(!is_loud && (95..=101).contains(&n), "{n}");
     let simulator = Arc::clone(&world.simulator);
-    tokio::spawn(async move { simulator.serve_connection(session).await });
+    TaskTracker::new().spawn(async move { simulator.serve_connection(session).await });
     let (is_loud, n) = listen(&mut line, 2).await;
     assert!(!is_loud && (95..=102).contains(&n), "{n}");
     line.write_all(&[0, 0, 0]).await.expect("room");

@@ -56,10 +56,18 @@ async fn live_calls_finish_and_new_ones_are_refused() {
             let answer = world.http(&upgrade_request(target, "")).await;
             assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
             assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
-            assert!(answer.contains("x-trunkline-error: server_overloaded"));
+            assert!(answer.contains("x-trunkline-error: draining"));
         }
+        // No busy tone: a balancer, or Twilio by its fallback URL, is to ask another gateway.
         let answer = world.http(&webhook("/twilio/voice/ga")).await;
-        assert!(answer.contains("<Reject reason=\"busy\""), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.contains("x-trunkline-error: draining"), "{answer}");
+        assert!(!answer.contains("<Reject"), "{answer}");
+        for (route, n) in [("realtime", 1.0), ("audio", 1.0), ("twilio", 2.0)] {
+            let refused =
+                format!(r#"trunkline_calls_refused_total{{reason="draining",route="{route}"}}"#);
+            assert_eq!(world.metric(&refused), n, "{route}");
+        }
     };
     let (phone_report, sdk_report, took, ()) = tokio::join!(
         phone_call.call(world.connect()),

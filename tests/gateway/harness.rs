@@ -15,7 +15,7 @@ use trunkline::config::Config;
 use trunkline::listener::Gateway;
 use trunkline::outbound::Outbound;
 use trunkline::simulator::{CallReport, Simulator, SimulatorConfig, SoftPhone};
-use trunkline::telemetry::Metrics;
+use trunkline::telemetry::{Metrics, strangers};
 use trunkline::transport::Transport;
 use trunkline::upstream::Dialer;
 
@@ -290,6 +290,11 @@ impl World {
                 || line.starts_with("trunkline_panics_total ");
             assert!(!is_count || line.ends_with(" 0"), "{line}");
         }
+        assert_eq!(
+            strangers(&text),
+            Vec::<String>::new(),
+            "not in the catalogue"
+        );
         for session in self.simulator.sessions() {
             assert!(session.closed.is_some(), "session {} is open", session.id);
         }

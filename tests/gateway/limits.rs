@@ -450,6 +450,14 @@ async fn new_calls_are_refused_before_live_ones_suffer() {
         }
         check_refused(&world, "realtime", code, 1.0);
         check_refused(&world, "twilio", code, 1.0);
+        // Whose phone rings hears the busy tone.
+        let form = "CallSid=x&AccountSid=y";
+        let webhook = format!(
+            "POST /twilio/voice/ga HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{form}",
+            form.len()
+        );
+        check(&ask(&world, ALICE, &webhook).await.0, 200, "");
+        check_refused(&world, "twilio", code, 2.0);
         let shedding = format!(r#"trunkline_shedding{{reason="{code}"}}"#);
         assert_eq!(world.metric(&shedding), 1.0);
         assert_eq!(world.gateway.calls().active(), 1, "the live call lives");

@@ -563,19 +563,24 @@ async fn voice(world: &World, from: &str) -> String {
 #[tokio::test(start_paused = true)]
 async fn a_ringing_phone_holds_its_place_until_its_stream_comes() {
     let world = World::with_config(&limited("max_calls = 1"), "");
+    let leases = || world.metric(r#"trunkline_quota_leases{pool="ga"}"#);
     let answer = voice(&world, "15550001111").await;
     assert!(answer.contains("<Stream"), "{answer}");
+    assert_eq!(leases(), 1.0, "the place that is kept");
     let busy = voice(&world, "15550003333").await;
     assert!(busy.contains(r#"<Reject reason="busy"/>"#), "{busy}");
     // The stream of the first takes the place that was kept.
     let stream = Wire::open(&world, "/twilio/media/ga").await;
+    assert_eq!(leases(), 1.0, "the same");
     drop(stream);
     sleep(seconds(40.0)).await;
+    assert_eq!(leases(), 0.0, "the call is over");
     assert!(voice(&world, "15550001111").await.contains("<Stream"));
     // Whose stream does not come gives its place back.
     sleep(seconds(62.0)).await;
     assert!(voice(&world, "15550003333").await.contains("<Stream"));
     sleep(seconds(62.0)).await;
+    assert_eq!(leases(), 0.0, "nobody came");
     world.assert_quiet().await;
 }
 

@@ -285,9 +285,10 @@ async fn who_comes_when_all_lines_are_busy() {
     let world = World::with_config(&format!("{CONFIG}\n[listener]\nmax_calls = 2\n"), "");
     let mut first = Wire::open(&world, GA).await;
     let mut second = Wire::open(&world, "/v1/audio/ga").await;
+    assert_eq!(world.metric("trunkline_calls_limit"), 2.0);
     for (target, is_openai) in [(GA, false), (OPENAI, true), ("/twilio/media/ga", true)] {
         let answer = upgrade(&world, target, "").await;
-        answer.check(503, "server_overloaded", is_openai);
+        answer.check(503, "calls_full", is_openai);
         assert_eq!(answer.header("retry-after"), Some("5"));
     }
     assert_eq!(

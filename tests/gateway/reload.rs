@@ -121,7 +121,11 @@ async fn a_new_agent_is_reached_and_an_old_one_is_not() {
     assert_eq!(it.status("/v1/audio/desk").await, "101");
     assert_eq!(it.status("/v1/audio/night").await, "404");
     assert_eq!(it.n_reloads("applied"), 1.0);
-    assert!(it.world.metric("trunkline_config_last_reload_seconds") > 1.7e9);
+    assert!(
+        it.world
+            .metric("trunkline_config_last_reload_timestamp_seconds")
+            > 1.7e9
+    );
     assert_eq!(it.reloader.reload().await, Outcome::Unchanged);
     assert_eq!(
         (it.n_reloads("unchanged"), it.n_reloads("failed")),
