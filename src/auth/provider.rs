@@ -25,6 +25,7 @@ use super::provider_acs::{AcsAccounts, AcsConfig};
 use super::provider_audiosocket::{AudioSocketAccounts, AudioSocketConfig};
 use super::provider_genesys::{GenesysAccounts, GenesysConfig};
 use super::provider_plivo::{PlivoAccounts, PlivoConfig, Signer};
+use super::provider_telnyx::{TelnyxAccounts, TelnyxConfig};
 use super::provider_vonage::{VonageAccounts, VonageConfig};
 use super::provider_webex::{WebexAccounts, WebexConfig};
 use super::twilio_signature::{self, Signed};
@@ -59,6 +60,8 @@ pub enum ProviderScheme {
     Plivo(PlivoAccounts),
     /// A token for a data source.
     Webex(WebexAccounts),
+    /// A signature over a webhook, by the key of an account.
+    Telnyx(TelnyxAccounts),
 }
 
 /// The `[providers]` table: the accounts of all providers but Twilio, which has a table of its own.
@@ -79,6 +82,8 @@ pub struct ProvidersConfig {
     pub vobiz: PlivoConfig,
     /// Webex Contact Center.
     pub webex: WebexConfig,
+    /// Telnyx.
+    pub telnyx: TelnyxConfig,
 }
 
 /// Something in the `[providers]` table that cannot work.
@@ -157,6 +162,10 @@ impl ProvidersConfig {
             let built = WebexAccounts::new(&self.webex, tenants);
             add("webex", built.map(ProviderScheme::Webex));
         }
+        if !self.telnyx.accounts.is_empty() {
+            let built = TelnyxAccounts::new(&self.telnyx, tenants);
+            add("telnyx", built.map(ProviderScheme::Telnyx));
+        }
         if mistakes.is_empty() {
             Ok(schemes)
         } else {
@@ -176,6 +185,7 @@ impl ProvidersConfig {
             .chain(vonage.map(|account| &account.tenant))
             .chain(plivo.map(|account| &account.tenant))
             .chain(self.webex.accounts.iter().map(|account| &account.tenant))
+            .chain(self.telnyx.accounts.iter().map(|account| &account.tenant))
     }
 }
 
@@ -194,6 +204,7 @@ impl ProviderScheme {
             Self::Vonage(_) => "vonage",
             Self::Plivo(accounts) => accounts.dialect(),
             Self::Webex(_) => "webex",
+            Self::Telnyx(_) => "telnyx",
         }
     }
 
@@ -218,6 +229,7 @@ impl ProviderScheme {
             Self::Vonage(accounts) => accounts.caller(request, now),
             Self::Plivo(accounts) => accounts.caller(request, now),
             Self::Webex(accounts) => accounts.caller(request, now).await,
+            Self::Telnyx(accounts) => accounts.caller(request, now),
         }
     }
 
@@ -228,7 +240,8 @@ impl ProviderScheme {
             | Self::Genesys(_)
             | Self::AudioSocket(_)
             | Self::Vonage(_)
-            | Self::Plivo(_) => None,
+            | Self::Plivo(_)
+            | Self::Telnyx(_) => None,
             Self::Acs(accounts) => Some(accounts.issuer()),
             Self::Webex(accounts) => Some(accounts.issuer()),
         }

@@ -89,7 +89,8 @@ pub use signalwire::SignalWire;
 pub use telnyx::Telnyx;
 pub use twilio::Twilio;
 pub use twilio_voice::{
-    RejectReason, TwimlError, VoiceWebhook, WebhookError, twiml_connect, twiml_reject, twiml_say,
+    RejectReason, TwimlError, VoiceWebhook, WebhookError, texml_connect, twiml_connect,
+    twiml_reject, twiml_say,
 };
 pub use vobiz::Vobiz;
 pub use vonage::Vonage;

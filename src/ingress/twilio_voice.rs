@@ -144,6 +144,19 @@ pub fn twiml_connect(stream_url: &str, parameters: &[(&str, &str)]) -> Result<St
     Ok(xml)
 }
 
+/// TeXML that answers a call of Telnyx and connects its audio, both ways, to `stream_url`. What we send is PCMU, as long as
+/// nobody says anything else; who calls whom is in the stream's `start`.
+///
+/// # Errors
+///
+/// If XML cannot carry the address.
+pub fn texml_connect(stream_url: &str) -> Result<String, TwimlError> {
+    let mut xml = format!("{XML_HEAD}<Response><Connect><Stream url=\"");
+    escape(stream_url, &mut xml)?;
+    xml.push_str("\" bidirectionalMode=\"rtp\" bidirectionalCodec=\"PCMU\"/></Connect></Response>");
+    Ok(xml)
+}
+
 /// What a caller hears who is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RejectReason {

@@ -21,6 +21,7 @@ use crate::upstream::{Dialer, Pool};
 use super::answer::{Answer, last, name, refuse, refuse_upgrade, secure, text};
 use super::config::ListenerConfig;
 use super::door::{Connection, Door, Peer, TooFast, Unheard};
+use super::phone::{TELNYX, TWILIO};
 use super::routes::Routes;
 use super::shed::{ShedConfig, Shedder, Signals};
 use super::{jittered, new_call_id};
@@ -169,10 +170,14 @@ impl Desk {
         let path = normalise(request.uri().path());
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         match (request.method(), segments.as_slice()) {
-            (&Method::POST, ["twilio", "voice"]) => self.twilio_voice(request, None, peer).await,
+            (&Method::POST, ["twilio", "voice"]) => self.voice(TWILIO, request, None, peer).await,
+            (&Method::POST, ["telnyx", "voice", agent]) => {
+                let agent = (*agent).to_owned();
+                self.voice(TELNYX, request, Some(agent), peer).await
+            }
             (&Method::POST, ["twilio", "voice", agent]) => {
                 let agent = (*agent).to_owned();
-                self.twilio_voice(request, Some(agent), peer).await
+                self.voice(TWILIO, request, Some(agent), peer).await
             }
             _ if let Some((dialect, agent, ticket)) = Dialect::at(&path) => {
                 self.call(request, Way::Phone(dialect, agent, ticket), peer)

@@ -12,8 +12,8 @@ use tracing::Instrument;
 use crate::auth::{Identity, Purpose, Shown, Signed, SignedRequest};
 use crate::bridge::ConductedCall;
 use crate::ingress::{
-    Credential, Dialect, ErrorStyle, Head, Refusal, RejectReason, VoiceWebhook, twiml_connect,
-    twiml_reject,
+    Credential, Dialect, ErrorStyle, Head, Refusal, RejectReason, Speak as _, Telnyx, VoiceWebhook,
+    texml_connect, twiml_connect, twiml_reject,
 };
 use crate::upstream::SessionRequest;
 
@@ -24,8 +24,9 @@ use super::mint::mint_refusal;
 use super::socket::SocketLimits;
 use super::{dial_refusal, socket};
 
-/// The dialect whose numbers call a webhook first.
-const TWILIO: &str = "twilio";
+/// The dialects whose numbers call a webhook first.
+pub(super) const TWILIO: &str = "twilio";
+pub(super) const TELNYX: &str = Telnyx::NAME;
 
 /// Phones speak OpenAI's style of errors, having none of their own.
 pub(super) const STYLE: ErrorStyle = ErrorStyle::OpenAi;
@@ -162,20 +163,22 @@ impl Desk {
     }
 
     /// Answers the webhook of a number: connect the call to a media stream.
-    pub(super) async fn twilio_voice(
+    pub(super) async fn voice(
         &self,
+        dialect: &'static str,
         request: Request<Body>,
         agent: Option<String>,
         peer: &Peer,
     ) -> Answer {
-        match self.connect_twilio(request, agent, peer).await {
-            Ok(twiml) => xml(twiml),
-            Err(refusal) => self.refused(TWILIO, &refusal, STYLE),
+        match self.connect(dialect, request, agent, peer).await {
+            Ok(document) => xml(document),
+            Err(refusal) => self.refused(dialect, &refusal, STYLE),
         }
     }
 
-    async fn connect_twilio(
+    async fn connect(
         &self,
+        dialect: &'static str,
         request: Request<Body>,
         agent: Option<String>,
         peer: &Peer,
@@ -203,39 +206,43 @@ impl Desk {
             }),
             ..Shown::default()
         };
-        let purpose = Purpose::Webhook { dialect: TWILIO };
-        let identity = self.identify(TWILIO, shown, purpose, peer).await?;
+        let purpose = Purpose::Webhook { dialect };
+        let identity = self.identify(dialect, shown, purpose, peer).await?;
         let tenant = identity.tenant.as_str();
         let (answers, pool) = self.routes.for_agent(tenant, &agent)?;
         if self.is_draining() {
-            // A status, not a busy tone: a balancer asks another gateway, or Twilio its fallback URL.
+            // A status, not a busy tone: a balancer asks another gateway, or the provider its fallback URL.
             return Err(Refusal::draining());
         }
         let full = self.calls.is_full().then(Refusal::calls_full);
         if let Some(refusal) = full.or_else(|| self.overload()) {
-            self.metrics.refused(TWILIO, refusal.code);
+            self.metrics.refused(dialect, refusal.code);
             return Ok(twiml_reject(RejectReason::Busy));
         }
         let number = webhook.from.as_deref();
         let lease = match self.announce(tenant, &agent, number, &pool).await {
             Ok(lease) => lease,
             Err(busy) => {
-                self.metrics.refused(TWILIO, busy.code);
+                self.metrics.refused(dialect, busy.code);
                 return Ok(self.busy_twiml());
             }
         };
-        let stream = self.stream_url(&head.headers, tenant, &agent)?;
+        let stream = self.stream_url(dialect, &head.headers, tenant, &agent)?;
         pool.expect_call(&answers.standby_line);
         self.keep_place(tenant, &agent, &stream, lease);
         let from = webhook.from.as_deref().unwrap_or_default();
         let to = webhook.to.as_deref().unwrap_or_default();
-        twiml_connect(&stream, &[("from", from), ("to", to)])
-            .map_err(|error| bad_form(&error.to_string()))
+        let document = match dialect {
+            TELNYX => texml_connect(&stream),
+            _ => twiml_connect(&stream, &[("from", from), ("to", to)]),
+        };
+        document.map_err(|error| bad_form(&error.to_string()))
     }
 
     /// Where a call's audio is to go. With a ticket, if there can be one: what comes there was sent by this webhook.
     fn stream_url(
         &self,
+        dialect: &str,
         headers: &HeaderMap,
         tenant: &str,
         agent: &str,
@@ -248,9 +255,10 @@ impl Desk {
             }
             (None, None) => return Err(bad_form("no Host and no public_url")),
         };
-        let mut url = format!("{base}/twilio/media/{agent}");
+        let path = Dialect::path_of(dialect).unwrap_or_default();
+        let mut url = format!("{base}{path}/{agent}");
         if self.routes.auth.has_tickets() {
-            let ticket = self.routes.auth.make_ticket(tenant, TWILIO, agent, None);
+            let ticket = self.routes.auth.make_ticket(tenant, dialect, agent, None);
             let ticket = ticket.map_err(mint_refusal)?;
             self.metrics.minted(tenant, "ticket");
             url.push('/');

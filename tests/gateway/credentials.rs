@@ -1,10 +1,11 @@
 //! Credentials that the gateway makes itself, and those of providers: tickets, ephemeral keys, Twilio's signature.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use ring::signature::Ed25519KeyPair;
 use serde_json::{Value, json};
 use sha1::Sha1;
 use tokio::time::sleep;
@@ -394,6 +395,50 @@ fn stream(twiml: &str) -> &str {
         .split_once("<Stream url=\"wss://voice.example.com")
         .expect("a stream");
     rest.split_once('"').expect("a URL").0
+}
+
+/// The headers of a webhook that Telnyx sends at that time, by the key of the telephony reference (2.2).
+fn telnyx(seconds: u64, body: &str) -> String {
+    let seed: Vec<u8> = (0..32).collect();
+    let key = Ed25519KeyPair::from_seed_unchecked(&seed).expect("32 bytes");
+    let signature = STANDARD.encode(key.sign(format!("{seconds}|{body}").as_bytes()));
+    format!("telnyx-signature-ed25519: {signature}\r\ntelnyx-timestamp: {seconds}\r\n")
+}
+
+#[tokio::test(start_paused = true)]
+async fn telnyx_is_known_by_its_signature() {
+    let account = "[[providers.telnyx.accounts]]\ntenant = 'few'\n\
+                   public_key = 'A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg='\n";
+    let world = World::with_config(&config(100, account), "");
+    let webhook = async |target: &str, more: &str| post(&world, target, more, FORM_BODY).await;
+    let now = SystemTime::UNIX_EPOCH
+        .elapsed()
+        .expect("after 1970")
+        .as_secs();
+    let good = telnyx(now, FORM_BODY);
+    let (status, _, texml) = webhook("/telnyx/voice/preview", &good).await;
+    assert_eq!(status, 200, "{texml}");
+    assert!(
+        texml.contains(r#"" bidirectionalMode="rtp" bidirectionalCodec="PCMU"/>"#),
+        "{texml}"
+    );
+    let target = stream(&texml);
+    assert!(target.starts_with("/telnyx/media/preview/tt_"), "{texml}");
+    answered(&world, target, "").await;
+    refused(&world, target, "", 401).await;
+    assert_eq!(denied(&world, "telnyx", "replayed"), 1.0);
+    for (headers, reason) in [
+        (String::new(), "missing"),
+        (telnyx(now, "CallSid=CA2"), "bad_signature"),
+        (telnyx(now - 1_000, FORM_BODY), "expired"),
+    ] {
+        let (status, _, _) = webhook("/telnyx/voice/preview", &headers).await;
+        assert_eq!(status, 401, "{headers}");
+        assert_eq!(denied(&world, "telnyx", reason), 1.0, "{reason}");
+    }
+    // The tenant may not reach this one, and nobody is there by default.
+    assert_eq!(webhook("/telnyx/voice/ga", &good).await.0, 403);
+    assert_eq!(webhook("/telnyx/voice", &good).await.0, 404);
 }
 
 #[tokio::test(start_paused = true)]
