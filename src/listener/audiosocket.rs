@@ -131,7 +131,7 @@ impl Gateway {
                 tokio::select! {
                     biased;
                     prepared = &mut prepared => break prepared,
-                    _ = clock.tick() => {
+                    _ = clock.tick(), if !silence.is_empty() => {
                         let _ = packets.send(&silence);
                         // Whether it could be written shows when the call runs.
                         let _ = poll_fn(|cx| Poll::Ready(packets.poll_flush(cx))).await;
