@@ -248,6 +248,25 @@ impl ProviderScheme {
     }
 }
 
+/// The value of a header that a signature needs and that may be there once.
+///
+/// # Errors
+///
+/// If it is there twice, or is no text.
+pub(super) fn only_header<'a>(
+    headers: &'a HeaderMap,
+    name: &str,
+) -> Result<Option<&'a str>, Denied> {
+    let mut values = headers.get_all(name).iter();
+    let Some(first) = values.next() else {
+        return Ok(None);
+    };
+    match (first.to_str(), values.next()) {
+        (Ok(text), None) => Ok(Some(text.trim())),
+        _ => Err(Denied::BadSignature),
+    }
+}
+
 /// The bearer token of a request, if it has one.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq;
 use super::Identity;
 use super::authenticator::Denied;
 use super::http_signature::{self, Statement};
-use super::provider::{Mistake, SignedRequest};
+use super::provider::{Mistake, SignedRequest, only_header};
 use crate::secret::Source;
 
 const KEY_HEADER: &str = "x-api-key";
@@ -121,16 +121,7 @@ impl GenesysAccounts {
         request: SignedRequest<'_>,
         now: u64,
     ) -> Result<Option<Identity>, Denied> {
-        let header = |name: &str| {
-            let mut values = request.headers.get_all(name).iter();
-            let Some(first) = values.next() else {
-                return Ok(None);
-            };
-            match (first.to_str(), values.next()) {
-                (Ok(text), None) => Ok(Some(text.trim())),
-                _ => Err(Denied::BadSignature),
-            }
-        };
+        let header = |name: &str| only_header(request.headers, name);
         let Some(key) = header(KEY_HEADER)? else {
             return Ok(None);
         };

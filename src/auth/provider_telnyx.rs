@@ -6,13 +6,12 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderMap;
 use ring::signature::{ED25519, ED25519_PUBLIC_KEY_LEN, UnparsedPublicKey};
 use serde::Deserialize;
 
 use super::Identity;
 use super::authenticator::Denied;
-use super::provider::{Mistake, SignedRequest};
+use super::provider::{Mistake, SignedRequest, only_header};
 use super::twilio_signature::Signed;
 
 const SIGNATURE: &str = "telnyx-signature-ed25519";
@@ -81,10 +80,10 @@ impl TelnyxAccounts {
         let Signed::Webhook { body, .. } = request.signed else {
             return Ok(None);
         };
-        let Some(signature) = only(request.headers, SIGNATURE)? else {
+        let Some(signature) = only_header(request.headers, SIGNATURE)? else {
             return Ok(None);
         };
-        let time = only(request.headers, TIMESTAMP)?.ok_or(Denied::BadSignature)?;
+        let time = only_header(request.headers, TIMESTAMP)?.ok_or(Denied::BadSignature)?;
         let signature = STANDARD.decode(signature);
         let signature = signature.map_err(|_| Denied::BadSignature)?;
         let signed = [time.as_bytes(), b"|", body].concat();
@@ -99,20 +98,10 @@ impl TelnyxAccounts {
     }
 }
 
-/// The value of a header that may be there once.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Denied> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
-    match (value.to_str(), values.next()) {
-        (Ok(value), None) => Ok(Some(value)),
-        _ => Err(Denied::BadSignature),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     /// Telephony reference 2.2.

@@ -1,4 +1,5 @@
-//! The webhook of a Twilio number: the form that Twilio posts, and the TwiML that answers it.
+//! The webhook of a Twilio number: the form that Twilio posts, and the TwiML that answers it. Telnyx posts the same form, and
+//! its TeXML differs in the stream's attributes.
 //!
 //! It does not verify the request's signature; [`VoiceWebhook::pairs`] has what that needs.
 

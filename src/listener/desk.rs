@@ -171,13 +171,10 @@ impl Desk {
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         match (request.method(), segments.as_slice()) {
             (&Method::POST, ["twilio", "voice"]) => self.voice(TWILIO, request, None, peer).await,
-            (&Method::POST, ["telnyx", "voice", agent]) => {
+            (&Method::POST, [provider @ ("twilio" | "telnyx"), "voice", agent]) => {
+                let dialect = if *provider == TELNYX { TELNYX } else { TWILIO };
                 let agent = (*agent).to_owned();
-                self.voice(TELNYX, request, Some(agent), peer).await
-            }
-            (&Method::POST, ["twilio", "voice", agent]) => {
-                let agent = (*agent).to_owned();
-                self.voice(TWILIO, request, Some(agent), peer).await
+                self.voice(dialect, request, Some(agent), peer).await
             }
             _ if let Some((dialect, agent, ticket)) = Dialect::at(&path) => {
                 self.call(request, Way::Phone(dialect, agent, ticket), peer)

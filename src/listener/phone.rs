@@ -162,7 +162,7 @@ impl Desk {
         })
     }
 
-    /// Answers the webhook of a number: connect the call to a media stream.
+    /// Answers the webhook of a number of that provider: connect the call to a media stream.
     pub(super) async fn voice(
         &self,
         dialect: &'static str,
