@@ -170,8 +170,10 @@ exten => waiting,1,Dial(WebSocket/INCOMING/c(slin16)f(json)n)
             time.sleep(0.3)
 
     def tail(self) -> str:
+        """What it said last, but for the lines of our own asking."""
         logs = [path.read_text(errors="replace") for path in sorted((self.folder / "log").iterdir()) if path.is_file()]
-        return "\n".join(log[-3000:] for log in logs)
+        shown = [[line for line in log.splitlines() if "Remote UNIX connection" not in line] for log in logs]
+        return "\n".join(line for lines in shown for line in lines[-60:])
 
     def ask(self, command: str) -> str:
         asked = subprocess.run(self._command("-rx", command), capture_output=True, text=True, timeout=START_SECONDS)
@@ -183,7 +185,8 @@ exten => waiting,1,Dial(WebSocket/INCOMING/c(slin16)f(json)n)
 
         def is_there() -> bool:
             nonlocal found
-            channel = re.search(r"WebSocket/INCOMING/\S+?(?=!|\s)", self.ask("core show channels concise"))
+            # A line for each channel, in no order, that begins with its name; that of the caller has ours as what it dials.
+            channel = re.search(r"^WebSocket/INCOMING/[^!\s]+", self.ask("core show channels concise"), re.MULTILINE)
             shown = self.ask(f"core show channel {channel[0]}") if channel else ""
             found = re.search(r"MEDIA_WEBSOCKET_CONNECTION_ID=(\S+)", shown)
             return bool(found)
@@ -227,19 +230,21 @@ exten => waiting,1,Dial(WebSocket/INCOMING/c(slin16)f(json)n)
 @pytest.fixture(scope="module")
 def calls():
     """An Asterisk that has made all calls, and what the gateway says of them by dialect."""
-    # Asterisk does not say which port it got, so it is told one that was free just now.
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        http = f"127.0.0.1:{free.getsockname()[1]}"
-    with running(ACCOUNT.replace("@HTTP@", http), secrets=(UUID, CALLER_KEY)) as desk:
-        asterisk = Asterisk(desk.process.address("audiosocket"), desk.address, http)
-        try:
-            asterisk.call(CALLERS, lambda connection_id: fetch(desk, connection_id))
-            deadline = time.monotonic() + 5
-            while len(ended(desk)) < len(CALLERS) - 1 and time.monotonic() < deadline:
-                time.sleep(0.1)
-            yield asterisk, ended(desk)
-        finally:
-            asterisk.stop()
+    # Asterisk does not say which port it got, so it is told one. Bound without listening it is kept from everybody but it.
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        http = f"127.0.0.1:{kept.getsockname()[1]}"
+        with running(ACCOUNT.replace("@HTTP@", http), secrets=(UUID, CALLER_KEY)) as desk:
+            asterisk = Asterisk(desk.process.address("audiosocket"), desk.address, http)
+            try:
+                asterisk.call(CALLERS, lambda connection_id: fetch(desk, connection_id))
+                deadline = time.monotonic() + 5
+                while len(ended(desk)) < len(CALLERS) - 1 and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                yield asterisk, ended(desk)
+            finally:
+                asterisk.stop()
 
 
 def fetch(desk, connection_id: str):
