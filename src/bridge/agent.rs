@@ -11,7 +11,7 @@ use crate::call::{
     TurnPolicy,
 };
 use crate::ingress::{Capabilities, Marks};
-use crate::media::{Clip, GapSettings, OpusSettings};
+use crate::media::{Clip, FRAME, GapSettings, OpusSettings};
 use crate::quota::Expect;
 use crate::realtime::{SessionSettings, Tool, TurnDetection};
 use crate::upstream::{Deployment, SessionContext, SessionFormats, encode};
@@ -223,8 +223,16 @@ impl Agent {
         if capabilities.rests {
             timeouts.caller_media = Duration::ZERO;
         }
+        let lead = capabilities.lead.bound(self.config.playout.lead);
+        // Where a frame less ahead is no danger, there is a frame's time for the caller's next message to come and take one along.
+        let is_long = lead >= MIN_LEAD_FOR_AHEAD && lead >= capabilities.lead.at_least + FRAME;
+        let ahead = match is_long && capabilities.chunk_frames == 1 {
+            true => FRAME,
+            false => Duration::ZERO,
+        };
         CallPolicy {
-            lead: capabilities.lead.bound(self.config.playout.lead),
+            lead: lead - ahead,
+            ahead,
             chunk_frames: capabilities.chunk_frames,
             uses_marks: match capabilities.marks {
                 Marks::EchoedAlways | Marks::EchoedWhenPlayed => true,
@@ -242,6 +250,9 @@ impl Agent {
 
 /// Two frames: less, and the caller's jitter buffer runs dry between two of them.
 const MIN_LEAD: Duration = Duration::from_millis(40);
+
+/// With less, the two frames of [`MIN_LEAD`] would not be there any more while a message of the caller's is waited for.
+const MIN_LEAD_FOR_AHEAD: Duration = Duration::from_millis(80);
 
 /// More, and who interrupts goes on hearing the reply wherever it cannot be cleared.
 const MAX_LEAD: Duration = Duration::from_secs(5);
@@ -372,6 +383,7 @@ fn transfer_tool() -> Tool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ingress::Dialect;
 
     fn agent(text: &str) -> Result<Agent, String> {
         let config = toml::from_str(text).map_err(|error| error.to_string())?;
@@ -397,6 +409,24 @@ mod tests {
                 .iter()
                 .any(|tool| tool.name == HANG_UP_TOOL)
         );
+    }
+
+    #[test]
+    fn a_frame_less_is_kept_ahead_where_that_is_no_danger() {
+        let check = |dialect: &str, lead: &str, expected: (u64, u64)| {
+            let agent = agent(&format!("deployment = 'd'\n[playout]\nlead = '{lead}'"));
+            let dialect = Dialect::by_name(dialect).expect("it is one");
+            let policy = agent.expect("it is good").policy(dialect.capabilities());
+            let found = [policy.lead, policy.ahead].map(|it| it.as_millis() as u64);
+            assert_eq!(found, [expected.0, expected.1], "{lead}");
+        };
+        check("twilio", "100ms", (80, 20));
+        check("twilio", "80ms", (60, 20));
+        check("twilio", "79ms", (79, 0));
+        // It takes no more than 40 ms.
+        check("infobip", "100ms", (40, 0));
+        // It wants 200 ms at a time.
+        check("genesys", "400ms", (400, 0));
     }
 
     #[test]

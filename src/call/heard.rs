@@ -170,7 +170,13 @@ impl Heard {
 
     /// Lets go of the frames that are due.
     pub(super) fn release(&mut self, now: Instant) -> Option<Play> {
-        let release = self.pacer.release(self.waiting_frames(), now)?;
+        self.release_ahead(Duration::ZERO, now)
+    }
+
+    /// Lets go of the frames that will be due within `ahead`.
+    pub(super) fn release_ahead(&mut self, ahead: Duration, now: Instant) -> Option<Play> {
+        let waiting = self.waiting_frames();
+        let release = self.pacer.release_ahead(ahead, waiting, now)?;
         self.released += FRAME * release.frames as u32;
         if release.lateness.is_none() {
             self.forget_stall();

@@ -319,6 +319,7 @@ impl Call {
             Output::KeepAudio
         });
         self.audio_added(duration, now);
+        self.play_ahead(now);
     }
 
     fn caller_dtmf(&mut self, digit: Digit, now: Instant) {

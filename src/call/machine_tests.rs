@@ -33,6 +33,7 @@ fn beginning() -> Instant {
 pub(super) fn policy() -> CallPolicy {
     CallPolicy {
         lead: ms(100),
+        ahead: Duration::ZERO,
         chunk_frames: 1,
         uses_marks: false,
         greeting: None,
@@ -876,6 +877,34 @@ fn a_second_interruption_finds_nothing_left() {
         1400 speech           =>
         1500 done r1 cancelled =>
         1600 stopped          => create
+        ",
+    );
+}
+
+#[test]
+fn frames_leave_with_the_callers_if_they_may_soon() {
+    check_showing(
+        &["play"],
+        CallPolicy {
+            ahead: ms(20),
+            ..policy()
+        },
+        "
+        0   start            => configure
+        0   updated          =>
+        100 created r1       =>
+        200 delta r1 a 300   => queue; play 5
+        209 audio 20         => play 1
+        229 audio 20         => play 1
+        251 audio 20         => play 1
+        260 audio 20         => play 1
+        265 audio 20         =>
+        300 timer            => play 1
+        301 audio 20         => play 1
+        340 timer            => play 1
+        360 timer            => play 1
+        380 timer            => play 1
+        400 timer            => play 1
         ",
     );
 }

@@ -19,6 +19,17 @@ impl Call {
         self.end_if_said(now);
     }
 
+    /// Releases what would wake the call up soon, see [`CallPolicy::ahead`](super::CallPolicy::ahead).
+    pub(super) fn play_ahead(&mut self, now: Instant) {
+        if !self.policy.ahead.is_zero()
+            && self.heard.has_waiting()
+            && let Some(play) = self.heard.release_ahead(self.policy.ahead, now)
+        {
+            self.played(&play, true, now);
+            self.end_if_said(now);
+        }
+    }
+
     fn played(&mut self, play: &Play, waited: bool, now: Instant) {
         match play.lateness {
             Some(late) if waited => self.observe(Observation::FrameLate(late)),

@@ -9,8 +9,11 @@ use crate::media::GapSettings;
 /// The rules of one call that the gateway conducts for an agent.
 #[derive(Clone, Debug)]
 pub struct CallPolicy {
-    /// Reply audio may be handed over so long before it is due at the ear.
+    /// Reply audio is handed over so long before it is due at the ear.
     pub lead: Duration,
+    /// So much earlier a frame leaves if the call is awake anyway, because the caller's audio came. A wake-up is the dearest
+    /// part of a frame, and both ways have the rhythm of 20 ms, so that hardly one is left for the reply alone.
+    pub ahead: Duration,
     /// Reply audio is handed over so many frames at a time.
     pub chunk_frames: usize,
     /// Whether the caller's dialect echoes marks.

@@ -61,13 +61,25 @@ impl Pacer {
 
     /// Releases what may leave at `now` of the `available` frames.
     pub fn release(&mut self, available: usize, now: Instant) -> Option<Release> {
+        self.release_ahead(Duration::ZERO, available, now)
+    }
+
+    /// Releases also what might leave within `ahead` from `now`: for somebody who is awake now and would rather not wake
+    /// up once more for it.
+    pub fn release_ahead(
+        &mut self,
+        ahead: Duration,
+        available: usize,
+        now: Instant,
+    ) -> Option<Release> {
         // What ends at this very moment is followed without a hole.
         let running = self.play_end.filter(|end| *end >= now);
         let mut play_end = running.unwrap_or(now);
         let chunk = self.chunk();
         let due = play_end + chunk;
         let mut frames = 0;
-        while frames + self.chunk_frames <= available && play_end + chunk <= now + self.lead {
+        let lead = self.lead + ahead;
+        while frames + self.chunk_frames <= available && play_end + chunk <= now + lead {
             play_end += chunk;
             frames += self.chunk_frames;
         }

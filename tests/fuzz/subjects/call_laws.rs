@@ -40,6 +40,7 @@ fn policy(flags: u8, lead: u8) -> CallPolicy {
     let is_set = |bit: u8| flags & (1 << bit) != 0;
     CallPolicy {
         lead: ms(u64::from(lead) * 300 / 256),
+        ahead: ms(if is_set(4) { 20 } else { 0 }),
         chunk_frames: 1,
         uses_marks: is_set(0),
         greeting: is_set(1).then(|| "Say hello.".to_owned()),
