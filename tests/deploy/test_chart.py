@@ -130,6 +130,7 @@ def contains(got, wanted):
         ({"azureWorkloadIdentity": {"enabled": True}}, "clientId is empty"),
         ({"autoscaling": {"enabled": True, "callsPerPod": 301}}, "never be one more pod"),
         ({"monitoring": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}}, "counted twice"),
+        ({"records": {"spoolSizeLimit": "1Gi"}}, "set config.records.webhook.url"),
         ({"ingress": {"enabled": True}}, "ingress.hosts is empty"),
         ({"gatewayApi": {"enabled": True}}, "parentRefs is empty"),
     ],
