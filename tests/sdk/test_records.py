@@ -129,7 +129,8 @@ def test_what_waits_comes_after_a_restart(tmp_path, end):
 
 
 def test_the_record_of_a_call_that_sigterm_ends_is_delivered_before_the_exit(tmp_path):
-    with Collector() as collector, Stack(more=webhook(collector, tmp_path / "spool") + '[drain]\ngrace = "0s"\n') as stack:
+    now = '[drain]\ngrace = "0s"\n'
+    with Collector() as collector, Stack(more=webhook(collector, tmp_path / "spool") + now) as stack:
         url = f"ws://{stack.gateway}/v1/realtime?model=ga-parrot"
         with connect(url, additional_headers={"api-key": CALLER_KEY}) as socket:
             assert json.loads(socket.recv(timeout=20))["type"] == "session.created"

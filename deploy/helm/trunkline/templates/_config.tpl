@@ -34,9 +34,6 @@
 {{- $_ := set $webhook "secret_file" (include "trunkline.secretFile" $v.records.webhookSecretKey) -}}
 {{- end -}}
 {{- if $webhook -}}
-{{- if not (dig "records" "webhook" "url" "" $v.config) -}}
-{{- fail "records.spoolSizeLimit and records.webhookSecretKey are for a webhook: set config.records.webhook.url" -}}
-{{- end -}}
 {{- $_ := set $chart "records" (dict "webhook" $webhook) -}}
 {{- end -}}
 {{- $redis := dict -}}
