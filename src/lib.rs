@@ -22,6 +22,8 @@ pub mod quota;
 
 pub mod routing;
 
+pub mod records;
+
 pub mod telemetry;
 
 pub mod transport;

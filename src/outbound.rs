@@ -191,6 +191,15 @@ impl Outbound {
     }
 }
 
+/// `retry-after-ms` if there, else `retry-after` in seconds (protocol reference 1.5).
+#[must_use]
+pub fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u32>().ok();
+    number("retry-after-ms")
+        .map(|ms| Duration::from_millis(ms.into()))
+        .or_else(|| number("retry-after").map(|seconds| Duration::from_secs(seconds.into())))
+}
+
 fn tls(roots: RootCertStore) -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     rustls::ClientConfig::builder_with_provider(provider)
@@ -602,5 +611,15 @@ mod tests {
     async fn nobody_there_is_unreachable() {
         let answer = get("http://127.0.0.1:1/".to_owned(), Reach::Any, LIMITS).await;
         assert_eq!(answer, Err(OutboundError::Unreachable));
+    }
+
+    #[test]
+    fn milliseconds_are_preferred() {
+        let mut headers = http::HeaderMap::new();
+        assert_eq!(retry_after(&headers), None);
+        headers.insert("retry-after", http::HeaderValue::from_static("7"));
+        assert_eq!(retry_after(&headers), Some(Duration::from_secs(7)));
+        headers.insert("retry-after-ms", http::HeaderValue::from_static("6500"));
+        assert_eq!(retry_after(&headers), Some(Duration::from_millis(6500)));
     }
 }

@@ -23,6 +23,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("auth", 4),
     ("quota", 4),
     ("routing", 4),
+    ("records", 4),
     ("ingress", 5),
     ("upstream", 5),
     ("bridge", 6),
@@ -50,12 +51,12 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
         "a pure module holds no socket",
     ),
     (
-        &["auth", "quota", "routing"],
-        &["auth", "quota", "routing"],
+        &["auth", "quota", "routing", "records"],
+        &["auth", "quota", "routing", "records"],
         "decisions do not know each other",
     ),
     (
-        &["auth", "quota", "routing"],
+        &["auth", "quota", "routing", "records"],
         &["media"],
         "decisions do not know audio",
     ),

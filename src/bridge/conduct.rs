@@ -31,6 +31,7 @@ use super::media_path::MediaPath;
 use super::notice;
 use super::opening::SessionSource;
 use super::press_keys::{self, KeysError, PRESS_KEYS_TOOL};
+use super::record::Recording;
 use super::registry::{CallPermit, Calls, ToldToEnd};
 use super::replace::{Came, Sessions};
 use super::summary::{CallSummary, Ledger};
@@ -58,6 +59,8 @@ pub struct ConductedCall {
     pub metrics: Arc<CallMetrics>,
     /// What the call may use.
     pub lease: CallLease,
+    /// What its record is made of, if there is to be one.
+    pub recording: Option<Box<Recording>>,
     /// All calls of the process.
     pub calls: Calls,
     /// The right to be one of them.
@@ -76,6 +79,7 @@ impl ConductedCall {
             tools,
             metrics,
             lease,
+            recording,
             calls,
             permit,
         } = self;
@@ -89,7 +93,15 @@ impl ConductedCall {
         } = session;
         let session = super::session_id(&leg.session_created);
         let deployment = place.deployment().name();
-        let ledger = Ledger::new(metrics, lease, call_id, dialect.name(), deployment, session);
+        let ledger = Ledger::new(
+            metrics,
+            lease,
+            recording,
+            call_id,
+            dialect.name(),
+            deployment,
+            session,
+        );
         let now = Instant::now();
         let sessions = Sessions::new(sessions, agent.standby_line.clone());
         let mut task = Box::new(Conduct {
@@ -415,6 +427,9 @@ impl Conduct {
             }
         }
         self.parameters = Arc::new(info.parameters.clone());
+        if let Some(recording) = self.ledger.recording() {
+            recording.attached(info.provider_call_id.as_deref(), &info.parameters);
+        }
         self.formats = self.formats_at(&self.place);
         if let Some(formats) = self.formats {
             self.place.asks_for(formats);
@@ -442,7 +457,7 @@ impl Conduct {
             // A lost packet is covered when the next one comes; a short one waits in the resampler.
             Ok(Duration::ZERO) => {}
             Ok(duration) => {
-                self.ledger.metrics.audio(Direction::ToModel, duration);
+                self.ledger.caller_audio(duration);
                 self.audio_duration = duration;
                 self.note_life(now);
                 self.input(Input::CallerAudio(duration), Current::Other, now);
@@ -450,7 +465,7 @@ impl Conduct {
             Err(error) => {
                 tracing::debug!(%error, "undecodable audio from the caller");
                 self.ledger.metrics.bad_input("undecodable_audio");
-                self.ledger.metrics.dropped(FrameDrop::Undecodable, FRAME);
+                self.ledger.dropped(FrameDrop::Undecodable, FRAME);
             }
         }
     }
@@ -686,7 +701,6 @@ impl Conduct {
                 let overrun = media.overrun();
                 if overrun > self.overrun {
                     self.ledger
-                        .metrics
                         .dropped(FrameDrop::PlayoutFull, overrun - self.overrun);
                     self.overrun = overrun;
                 }
@@ -740,7 +754,7 @@ impl Conduct {
         let is_late = |since: Instant| since.elapsed() >= MAX_BEHIND;
         let is_blocked = self.legs.caller.blocked_since().is_some_and(is_late);
         if is_blocked || !self.takes_audio {
-            self.ledger.metrics.dropped(FrameDrop::CallerSlow, duration);
+            self.ledger.dropped(FrameDrop::CallerSlow, duration);
             for _ in 0..frames {
                 media.queue.pop();
             }
@@ -792,6 +806,10 @@ impl Conduct {
         });
         for (kind, n) in self.dialect.ignored().entries() {
             self.ledger.metrics.ignored(kind, n);
+        }
+        if let Some(recording) = self.ledger.recording() {
+            let now = Instant::now().into_std();
+            recording.spoken(self.core.spoken(now));
         }
         let Self {
             mut legs,

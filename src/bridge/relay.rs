@@ -29,7 +29,9 @@ use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress, loss_of};
 use super::notice;
 use super::opening::{OpenedSession, SessionSource};
+use super::record::Recording;
 use super::registry::{CallPermit, Calls, ToldToEnd};
+use super::relay_heard::RelayHeard;
 use super::relay_replace::{Carry, Reopened};
 use super::session_id;
 use super::summary::{CallSummary, Ledger};
@@ -62,6 +64,8 @@ pub struct RelayedCall {
     pub carry: Option<usize>,
     /// What the call may use.
     pub lease: CallLease,
+    /// What its record is made of, if there is to be one.
+    pub recording: Option<Box<Recording>>,
     /// All calls of the process.
     pub calls: Calls,
     /// The right to be one of them.
@@ -98,9 +102,12 @@ impl RelayedCall {
             carry.began(leg.ends_at, now);
             carry
         });
+        let recording = self.recording.as_deref();
+        let heard = recording.map(|it| RelayHeard::new(it.wants_transcript()));
         let ledger = Ledger::new(
             self.metrics,
             self.lease,
+            self.recording,
             self.call_id,
             REALTIME,
             place.deployment().name(),
@@ -125,6 +132,7 @@ impl RelayedCall {
             place,
             carry,
             ledger,
+            heard,
             turn: Turn::default(),
             formats: (PCM, PCM),
             limits: self.limits,
@@ -157,6 +165,8 @@ pub(super) struct Relay {
     /// What it takes to outlive the session; calls that end with it have none.
     pub(super) carry: Option<Carry>,
     pub(super) ledger: Ledger,
+    /// Of calls that are recorded.
+    heard: Option<RelayHeard>,
     turn: Turn,
     /// Formats of the session's audio, the caller's and the reply's.
     formats: (WireFormat, WireFormat),
@@ -317,7 +327,7 @@ impl Relay {
         let mut kept = None;
         let translates = if let Some(audio) = append_audio(&text) {
             let duration = duration_of(&audio, self.formats.0);
-            self.ledger.metrics.audio(Direction::ToModel, duration);
+            self.ledger.caller_audio(duration);
             self.legs.to_model.get_or_insert(now);
             if let Some(carry) = &mut self.carry {
                 carry.mirror.append(text.clone(), &audio);
@@ -348,6 +358,9 @@ impl Relay {
             if truncates {
                 // A client truncates what it stopped playing because its user spoke.
                 self.ledger.barged_in(Duration::ZERO);
+                if let Some(heard) = &mut self.heard {
+                    heard.truncated(&text);
+                }
             }
             translates
         };
@@ -519,6 +532,9 @@ impl Relay {
             ModelEvent::AudioDelta { audio, .. } => duration_of(audio, self.formats.1),
             _ => Duration::ZERO,
         };
+        if let Some(heard) = &mut self.heard {
+            heard.model_event(event, audio);
+        }
         self.note_playout(event, audio, now);
         match event {
             ModelEvent::SpeechStarted { .. } => {
@@ -570,7 +586,10 @@ impl Relay {
         }
     }
 
-    async fn finish(self, end: &End) -> CallSummary {
+    async fn finish(mut self, end: &End) -> CallSummary {
+        if let (Some(recording), Some(heard)) = (self.ledger.recording(), self.heard.take()) {
+            recording.spoken(heard.spoken());
+        }
         let summary = self.ledger.end(end.reason, self.began.elapsed());
         let carry = async {
             if let Some(carry) = self.carry {

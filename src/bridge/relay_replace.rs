@@ -17,6 +17,7 @@ use super::leg::Leg;
 use super::legs::End;
 use super::opening::SessionSource;
 use super::relay::Relay;
+use super::summary::ROTATION;
 
 /// A response that is due for so long without a word is not coming (faults reference 6).
 const STALL: Duration = Duration::from_secs(8);
@@ -43,9 +44,6 @@ const ROTATE_LATEST: Duration = Duration::from_secs(5);
 
 /// What a successor that could not be had is waited for before the next attempt.
 const ROTATE_AGAIN: Duration = Duration::from_secs(5);
-
-/// The cause in metrics and logs of a session that is replaced before its cap.
-const ROTATION: &str = "rotation";
 
 type Opening = Pin<Box<dyn Future<Output = Result<Opened, DialError>> + Send>>;
 
@@ -399,7 +397,7 @@ impl Relay {
         match event {
             ModelEvent::AudioDelta { .. } => {
                 if let Some(gap) = carry.plays(audio, now) {
-                    self.ledger.metrics.session_gap(gap);
+                    self.ledger.gap(gap);
                 }
             }
             // Clients stop what they play.
@@ -530,8 +528,8 @@ impl Relay {
             "the call goes on at another session"
         );
         let metrics = self.ledger.metrics.at(deployment);
-        metrics.session_replaced(cause, "replaced");
         self.ledger.moved(metrics, deployment, session_id);
+        self.ledger.replaced(cause);
         let old_leg = self.legs.replace_model(Leg::new(leg.socket));
         let old_place = std::mem::replace(&mut self.place, place);
         carry.leave(old_leg, Some(old_place));

@@ -10,6 +10,8 @@ use crate::quota::CallLease;
 use crate::telemetry::{CallMetrics, Direction, FrameDrop};
 use crate::upstream::Decoded;
 
+use super::record::Recording;
+
 /// One ended call.
 #[derive(Clone, Debug)]
 pub struct CallSummary {
@@ -46,6 +48,9 @@ pub struct CallSummary {
     pub to_caller: Share,
 }
 
+/// The cause in metrics and logs of a session that is replaced before its cap.
+pub(super) const ROTATION: &str = "rotation";
+
 /// Turns that a summary remembers one by one.
 pub const MAX_TURNS: usize = 32;
 
@@ -81,6 +86,8 @@ pub(super) struct Ledger {
     pub(super) metrics: Arc<CallMetrics>,
     /// Counts what the call uses; given back when the books are closed.
     pub(super) lease: CallLease,
+    /// What its record is made of, if there is to be one.
+    recording: Option<Box<Recording>>,
     /// What the last event of the deployment said of how long it wants to be left alone.
     pub(super) retry_after: Option<Duration>,
     summary: CallSummary,
@@ -97,6 +104,9 @@ impl Drop for Ledger {
         if std::thread::panicking() {
             self.metrics.panicked();
         }
+        if let Some(recording) = self.recording.take() {
+            recording.end(&self.summary);
+        }
     }
 }
 
@@ -104,6 +114,7 @@ impl Ledger {
     pub(super) fn new(
         metrics: Arc<CallMetrics>,
         lease: CallLease,
+        recording: Option<Box<Recording>>,
         call_id: String,
         dialect: &'static str,
         deployment: &str,
@@ -111,9 +122,15 @@ impl Ledger {
     ) -> Self {
         metrics.began();
         lease.opened(deployment, Instant::now().into_std());
+        let recording = recording.map(|mut recording| {
+            recording.began(dialect);
+            recording.session(deployment, &session_id);
+            recording
+        });
         Self {
             metrics,
             lease,
+            recording,
             retry_after: None,
             summary: CallSummary {
                 call_id,
@@ -138,6 +155,27 @@ impl Ledger {
 
     pub(super) fn call_id(&self) -> &str {
         &self.summary.call_id
+    }
+
+    /// The record, if there is to be one.
+    pub(super) fn recording(&mut self) -> Option<&mut Recording> {
+        self.recording.as_deref_mut()
+    }
+
+    /// Audio was thrown away.
+    pub(super) fn dropped(&mut self, cause: FrameDrop, duration: Duration) {
+        self.metrics.dropped(cause, duration);
+        if let Some(recording) = &mut self.recording {
+            recording.dropped(cause, duration);
+        }
+    }
+
+    /// Audio of the caller's went on to the model.
+    pub(super) fn caller_audio(&mut self, duration: Duration) {
+        self.metrics.audio(Direction::ToModel, duration);
+        if let Some(recording) = &mut self.recording {
+            recording.caller_audio(duration);
+        }
     }
 
     pub(super) fn frame(&mut self, direction: Direction, took: Duration) {
@@ -176,22 +214,28 @@ impl Ledger {
             Observation::Underrun => self.metrics.underrun(),
             Observation::SilenceFilled(duration) => self.metrics.silence_filled(duration),
             Observation::CallerAudioDropped(duration) => {
-                self.metrics.dropped(FrameDrop::CallerAhead, duration);
+                self.dropped(FrameDrop::CallerAhead, duration);
             }
             Observation::BenignRace(race) => self.metrics.benign_race(race.name()),
             Observation::ResponseRetried => self.metrics.response_retried(),
-            Observation::SessionReplaced(loss) => self.replaced(loss.name(), "replaced"),
+            Observation::SessionReplaced(loss) => self.replaced(loss.name()),
             Observation::SessionNotReplaced(loss) => self.not_replaced(loss),
-            Observation::SessionRotated => self.replaced("rotation", "replaced"),
+            Observation::SessionRotated => self.replaced(ROTATION),
             Observation::SessionGap(gap) => self.gap(gap),
             Observation::CarriedAudioDropped(duration) => {
-                self.metrics.dropped(FrameDrop::CarryFull, duration);
+                self.dropped(FrameDrop::CarryFull, duration);
             }
-            Observation::HistoryDropped(n) => self.metrics.history_dropped(n),
+            Observation::HistoryDropped(n) => {
+                self.metrics.history_dropped(n);
+                if let Some(recording) = &mut self.recording {
+                    recording.history_dropped(n);
+                }
+            }
         }
     }
 
-    fn gap(&mut self, gap: Duration) {
+    /// The caller heard nothing for so long because a session was lost.
+    pub(super) fn gap(&mut self, gap: Duration) {
         self.metrics.session_gap(gap);
         if self.summary.gaps.len() == MAX_TURNS {
             self.summary.gaps.remove(0);
@@ -199,13 +243,20 @@ impl Ledger {
         self.summary.gaps.push(gap);
     }
 
-    fn replaced(&self, cause: &'static str, outcome: &'static str) {
-        self.metrics.session_replaced(cause, outcome);
+    /// Another session took the place of the one before, because of that.
+    pub(super) fn replaced(&mut self, cause: &'static str) {
+        self.metrics.session_replaced(cause, "replaced");
+        if let Some(recording) = &mut self.recording {
+            match cause {
+                ROTATION => recording.rotated(),
+                _ => recording.failed_over(),
+            }
+        }
     }
 
     fn not_replaced(&self, loss: Loss) {
         tracing::warn!(cause = loss.name(), "no deployment gave another session");
-        self.replaced(loss.name(), "unavailable");
+        self.metrics.session_replaced(loss.name(), "unavailable");
     }
 
     /// The call goes on at another session, which counts from now on.
@@ -216,6 +267,9 @@ impl Ledger {
         session_id: String,
     ) {
         self.lease.opened(deployment, Instant::now().into_std());
+        if let Some(recording) = &mut self.recording {
+            recording.session(deployment, &session_id);
+        }
         self.metrics = metrics;
         deployment.clone_into(&mut self.summary.deployment);
         self.summary.session_id = session_id;
@@ -230,7 +284,11 @@ impl Ledger {
     pub(super) fn model_event(&mut self, decoded: &Decoded<'_>) {
         let now = Instant::now().into_std();
         self.retry_after = decoded.retry_after();
-        match &decoded.event() {
+        let event = &decoded.event();
+        if let Some(recording) = &mut self.recording {
+            recording.model_event(event);
+        }
+        match event {
             ModelEvent::ResponseCreated { .. } => {
                 self.lease.began(&self.summary.deployment, now);
             }
@@ -246,7 +304,10 @@ impl Ledger {
                     self.metrics.upstream_error(code);
                 }
                 self.summary.usage.add(usage);
-                self.lease.used(&self.summary.deployment, usage, now);
+                let cost = self.lease.used(&self.summary.deployment, usage, now);
+                if let (Some(recording), Some(cost)) = (&mut self.recording, cost) {
+                    recording.cost(cost);
+                }
                 self.out_of_quota(*error_code, now);
             }
             ModelEvent::Error(error) => {
@@ -296,19 +357,37 @@ impl Ledger {
             tokens = summary.usage.total(),
             "call ended"
         );
-        summary.clone()
+        if let Some(recording) = self.recording.take() {
+            recording.end(&self.summary);
+        }
+        self.summary.clone()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bridge::RecordedCall;
+    use crate::outbound::Outbound;
     use crate::quota::{CallKind, Caller, InProcess, Quota, QuotaPlan};
+    use crate::records::{Recorder, RecordsConfig};
     use crate::telemetry::Metrics;
 
     #[tokio::test]
-    async fn a_panic_is_counted_and_leaves_no_active_call() {
+    async fn a_panic_is_counted_and_recorded_and_leaves_no_active_call() {
         let metrics = Metrics::new();
+        let path = std::env::temp_dir().join(format!("trunkline-panic-{}", std::process::id()));
+        let config = format!("sink = 'file'\nfile = {{ path = '{}' }}", path.display());
+        let config: RecordsConfig = toml::from_str(&config).expect("good");
+        let plan = config.plan().expect("good");
+        let recorder = Recorder::new(Arc::new(plan), Arc::clone(&metrics));
+        let recorded = RecordedCall {
+            call_id: "c",
+            tenant: "acme",
+            kind: CallKind::Agent("a"),
+            number: None,
+        };
+        let recording = Recording::open(&recorder, recorded);
         let call = metrics.call("audio", "east");
         let store = Arc::new(InProcess::default());
         let quota = Quota::new(QuotaPlan::default(), store, Arc::clone(&metrics));
@@ -321,7 +400,8 @@ mod tests {
         let lease = lease.expect("room");
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let session = String::new();
-            let _ledger = Ledger::new(call, lease, "c".to_owned(), "audio", "east", session);
+            let id = "c".to_owned();
+            let _ledger = Ledger::new(call, lease, recording, id, "audio", "east", session);
             panic!("a fault of the gateway");
         }));
         assert!(result.is_err());
@@ -329,5 +409,15 @@ mod tests {
         assert!(text.contains("trunkline_panics_total 1"));
         assert!(text.contains(r#"trunkline_calls_active{dialect="audio"} 0"#));
         assert!(text.contains(r#"end_reason="internal"} 1"#));
+        recorder.close();
+        recorder.deliver(Outbound::new()).await;
+        let text = std::fs::read_to_string(&path).expect("records");
+        std::fs::remove_file(&path).expect("removed");
+        let record: serde_json::Value = serde_json::from_str(&text).expect("one line");
+        assert_eq!(record["call_id"], "c");
+        assert_eq!(record["end_reason"], "internal");
+        assert_eq!(record["end_side"], "gateway");
+        assert_eq!(record["sessions"][0]["deployment"], "east");
+        assert!(record["heard"].get("reply_ms").is_none());
     }
 }

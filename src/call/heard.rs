@@ -47,6 +47,8 @@ pub(super) struct Heard {
     marked: Duration,
     pending: VecDeque<PendingMark>,
     acked: Duration,
+    /// What was heard of all that came before the last clear.
+    before: Duration,
     /// How far acknowledgements lag behind the playout clock, in microseconds; negative is ahead of it.
     least_offset: Option<i64>,
     recent_offsets: VecDeque<i64>,
@@ -111,6 +113,7 @@ impl Heard {
             marked: Duration::ZERO,
             pending: VecDeque::new(),
             acked: Duration::ZERO,
+            before: Duration::ZERO,
             least_offset: None,
             recent_offsets: VecDeque::with_capacity(RECENT_MARKS),
         }
@@ -240,6 +243,7 @@ impl Heard {
     /// `grows` says that more of the last item was to come: then it is cut even if what came was heard.
     pub(super) fn clear(&mut self, grows: bool, now: Instant) -> Vec<Cut> {
         let heard = self.heard(now);
+        self.before += heard;
         let mut cuts: Vec<Cut> = Vec::new();
         while let Some(segment) = self.segments.pop_front() {
             // What is played after the next one began is not this one's, however much of this one was
@@ -271,6 +275,11 @@ impl Heard {
         self.acked = Duration::ZERO;
         self.forget_stall();
         cuts
+    }
+
+    /// How much was heard since the call began.
+    pub(super) fn total(&self, now: Instant) -> Duration {
+        self.before + self.heard(now)
     }
 
     /// The stream position that the caller's ear has reached.

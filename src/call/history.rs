@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::caller_audio::Span;
+use super::event::Speaker;
 use super::model::ModelCommand;
 use super::output::Output;
 
@@ -28,7 +29,7 @@ const TAIL: usize = 240;
 const UNKNOWN: &str = "[The caller spoke here; the words are not known.]";
 
 #[derive(Debug, Default)]
-pub(super) struct History {
+pub(crate) struct History {
     entries: VecDeque<Entry>,
     n_told: u32,
     n_dropped: u64,
@@ -75,7 +76,7 @@ struct Said {
 
 /// What a session must be told of an item of an earlier one that the caller stopped.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Correction {
+pub(crate) struct Correction {
     /// The item that says too much.
     pub(super) item_id: String,
     /// What was heard of it, if anything, takes its place.
@@ -187,7 +188,7 @@ impl Said {
 
 impl History {
     /// A turn of the caller's became an item.
-    pub(super) fn caller_spoke(&mut self, item_id: &str, audio: Option<Span>) {
+    pub(crate) fn caller_spoke(&mut self, item_id: &str, audio: Option<Span>) {
         let audio = audio.filter(|span| !span.length().is_zero());
         self.audio += audio.map_or(Duration::ZERO, Span::length);
         self.push(Entry::Caller {
@@ -198,7 +199,7 @@ impl History {
     }
 
     /// What it said: its audio is needed no more.
-    pub(super) fn caller_words(&mut self, id: &str, text: &str) {
+    pub(crate) fn caller_words(&mut self, id: &str, text: &str) {
         let found = self.entries.iter_mut().rev().find_map(|entry| match entry {
             Entry::Caller {
                 item_id,
@@ -260,13 +261,13 @@ impl History {
     }
 
     /// The model's words came, ahead of their audio.
-    pub(super) fn said_words(&mut self, session: u32, item_id: &str, text: &str) {
+    pub(crate) fn said_words(&mut self, session: u32, item_id: &str, text: &str) {
         self.said(session, item_id).text.push_str(text);
         self.bound();
     }
 
     /// All words of an item that is known.
-    pub(super) fn all_words(&mut self, session: u32, item_id: &str, text: &str) {
+    pub(crate) fn all_words(&mut self, session: u32, item_id: &str, text: &str) {
         if let Some(said) = self.find(session, item_id) {
             said.text.clear();
             said.text.push_str(text);
@@ -275,19 +276,19 @@ impl History {
     }
 
     /// So much audio of an item waits to be played, or was.
-    pub(super) fn said_audio(&mut self, session: u32, item_id: &str, duration: Duration) {
+    pub(crate) fn said_audio(&mut self, session: u32, item_id: &str, duration: Duration) {
         self.said(session, item_id).received += duration;
     }
 
     /// No more audio of it comes.
-    pub(super) fn said_all(&mut self, session: u32, item_id: &str) {
+    pub(crate) fn said_all(&mut self, session: u32, item_id: &str) {
         if let Some(said) = self.find(session, item_id) {
             said.complete |= said.heard.is_none();
         }
     }
 
     /// The caller stopped it, having heard so much. The session in use is told what follows.
-    pub(super) fn cut(
+    pub(crate) fn cut(
         &mut self,
         session: u32,
         item_id: &str,
@@ -378,7 +379,7 @@ impl History {
     }
 
     /// How many things were forgotten to make room, since it was last asked.
-    pub(super) fn take_dropped(&mut self) -> u64 {
+    pub(crate) fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.n_dropped)
     }
 
@@ -391,6 +392,20 @@ impl History {
             entry.tell(n_told, &mut told);
         }
         told
+    }
+
+    /// What either side said, as far as the words are known and were heard.
+    pub(crate) fn lines(&self) -> Vec<(Speaker, String)> {
+        let lines = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Caller {
+                words: Some(text), ..
+            }
+            | Entry::Text(text) => Some((Speaker::Caller, text.as_str())),
+            Entry::Said(said) => Some((Speaker::Assistant, said.heard_text())),
+            Entry::Caller { .. } | Entry::Note(_) | Entry::Call { .. } => None,
+        });
+        let lines = lines.map(|(speaker, text)| (speaker, text.trim().to_owned()));
+        lines.filter(|(_, text)| !text.is_empty()).collect()
     }
 
     fn said(&mut self, session: u32, item_id: &str) -> &mut Said {

@@ -24,11 +24,13 @@ mod playing;
 mod policy;
 mod race;
 mod replacement;
+mod spoken;
 mod turn;
 
 pub use caller_audio::Span;
 pub use end_reason::{EndReason, Side};
 pub use event::{CallInfo, CallerCommand, CallerEvent, Digit, Mark, Speaker};
+pub(crate) use history::History;
 pub use input::Input;
 pub use machine::{Call, HANG_UP_TOOL, TRANSFER_TOOL};
 pub use model::{
@@ -38,4 +40,5 @@ pub use output::{Observation, Output};
 pub use policy::{CallPolicy, CallTimeouts, CarryPolicy, DtmfPolicy, Terminator, TurnPolicy};
 pub use race::BenignRace;
 pub use replacement::Loss;
+pub use spoken::Spoken;
 pub use turn::TurnLatency;

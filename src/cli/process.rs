@@ -70,6 +70,7 @@ impl Process {
         tasks.spawn(quota.clone().keep(stop.clone()));
         let listener = config.listener.clone();
         let gateway = Gateway::with_quota(listener, routes, quota, dialer, tools, metrics);
+        tasks.spawn(gateway.recorder().clone().deliver(outbound.clone()));
         tasks.spawn(gateway.keep_credentials(outbound, stop.clone()));
         let process = Self {
             gateway,
@@ -95,6 +96,7 @@ impl Process {
 
     /// From now on takes what is changed in the file that this process was started by: on SIGHUP, and by itself.
     pub(super) fn reload_from(&mut self, path: &Path, loaded: &Loaded, mut hangups: Signal) {
+        let recorder = self.gateway.recorder().clone();
         let (gateway, token) = (Arc::clone(&self.gateway), self.token.clone());
         let mut reloader = Reloader::new(path, loaded, gateway, token);
         self.config = reloader.config();
@@ -102,7 +104,10 @@ impl Process {
         let work = async move {
             loop {
                 tokio::select! {
-                    Some(()) = hangups.recv() => drop(reloader.reload().await),
+                    Some(()) = hangups.recv() => {
+                        recorder.reopen();
+                        drop(reloader.reload().await);
+                    }
                     () = reloader.is_due() => drop(reloader.look().await),
                 }
             }
@@ -147,6 +152,7 @@ impl Process {
     /// Closes the listeners and what is still connected.
     pub(super) async fn stop(self) {
         self.stop.cancel();
+        self.gateway.recorder().close();
         self.tasks.close();
         self.tasks.wait().await;
         self.gateway.close().await;

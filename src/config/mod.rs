@@ -3,6 +3,7 @@
 mod locate;
 mod quota;
 mod reading;
+mod records;
 mod reload;
 mod warnings;
 
@@ -24,6 +25,7 @@ use crate::listener::{
 };
 use crate::quota::{Price, QuotaConfig, TenantQuota};
 use crate::realtime::{SessionPolicy, SessionPolicyConfig, Shape};
+use crate::records::RecordsConfig;
 use crate::upstream::{Deployment, DeploymentConfig, Identities, MemberConfig, Pool, PoolConfig};
 
 pub use reading::Loaded;
@@ -68,6 +70,9 @@ pub struct Config {
     /// What tokens cost, by model.
     #[serde(default)]
     pub prices: BTreeMap<String, Price>,
+    /// What is recorded of calls, and where.
+    #[serde(default)]
+    pub records: RecordsConfig,
     /// When the file is read again.
     #[serde(default)]
     pub reload: ReloadConfig,
@@ -230,6 +235,7 @@ impl Config {
         self.check_models(&mut mistakes);
         self.check_listeners(&mut mistakes);
         self.check_quota(&mut mistakes);
+        let records = self.build_records(&mut mistakes);
         if let Some(problem) = self.reload.mistake() {
             mistakes.add(&["reload", "watch"], problem.to_owned());
         }
@@ -263,6 +269,7 @@ impl Config {
                     .collect(),
                 session_policies,
                 quota: self.quota_plan(),
+                records: Arc::new(records),
                 twilio: self.twilio.clone(),
                 asterisk,
                 tls,

@@ -26,6 +26,7 @@ impl Config {
         self.warn_of_secrets(&mut found, path);
         self.warn_of_pools(&mut found);
         self.warn_of_operators(&mut found);
+        self.warn_of_records(&mut found);
         found.found
     }
 
@@ -249,7 +250,20 @@ impl Config {
             let (value, file) = (&it.second_auth_token, &it.second_auth_token_file);
             all.push(Secret::new(path(), "second_auth_token", value, file));
         }
+        all.extend(self.secrets_of_records());
         all.extend(self.secrets_of_providers());
+        all
+    }
+
+    fn secrets_of_records(&self) -> Vec<Secret<'_>> {
+        let records = &self.records;
+        let (value, file) = (&records.caller_secret, &records.caller_secret_file);
+        let mut all = vec![Secret::new(vec!["records"], "caller_secret", value, file)];
+        if let Some(webhook) = &records.webhook {
+            let path = vec!["records", "webhook"];
+            let (value, file) = (&webhook.secret, &webhook.secret_file);
+            all.push(Secret::new(path, "secret", value, file));
+        }
         all
     }
 
@@ -360,7 +374,7 @@ impl<'a> Secret<'a> {
 }
 
 impl Mistakes<'_> {
-    fn warn(&mut self, path: &[&str], problem: &str) {
+    pub(super) fn warn(&mut self, path: &[&str], problem: &str) {
         self.add(path, problem.to_owned());
     }
 

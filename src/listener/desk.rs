@@ -15,6 +15,7 @@ use crate::bridge::{CallPermit, Calls, REALTIME, SessionSource, ToolRunner};
 use crate::ingress::upgrade::{self, Upgrade};
 use crate::ingress::{Dialect, ErrorStyle, FrontDoor, MintRoute, Refusal, Webex};
 use crate::quota::Quota;
+use crate::records::Recorder;
 use crate::telemetry::Metrics;
 use crate::upstream::{Dialer, Pool};
 
@@ -39,6 +40,7 @@ pub(super) struct Desk {
     pub(super) metrics: Arc<Metrics>,
     pub(super) calls: Calls,
     pub(super) quota: Quota,
+    pub(super) recorder: Recorder,
     pub(super) door: Arc<Door>,
     pub(super) capacity: Arc<Capacity>,
     /// Connections that are no call.

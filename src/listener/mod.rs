@@ -43,6 +43,7 @@ use tokio_util::task::TaskTracker;
 use crate::bridge::{Calls, ToolRunner};
 use crate::ingress::{FrontDoor, Refusal};
 use crate::quota::{InProcess, Quota};
+use crate::records::Recorder;
 use crate::telemetry::Metrics;
 use crate::upstream::{DialError, Dialer};
 
@@ -79,6 +80,7 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     calls: Calls,
     quota: Quota,
+    recorder: Recorder,
     door: Arc<Door>,
     capacity: Arc<Capacity>,
     connections: TaskTracker,
@@ -115,6 +117,7 @@ impl Gateway {
     ) -> Arc<Self> {
         let dialer = dialer.with_load(Arc::new(QuotaLoad(quota.clone())));
         metrics.door().calls_limit(config.max_calls);
+        let recorder = Recorder::new(Arc::clone(&routes.records), Arc::clone(&metrics));
         let desk = Desk {
             front_door: FrontDoor {
                 lenient_api_version: config.lenient_api_version,
@@ -125,6 +128,7 @@ impl Gateway {
             metrics,
             calls: Calls::new(config.max_calls),
             quota,
+            recorder,
             door: Door::new(&config),
             capacity: Arc::new(Capacity::new(config.shed)),
             connections: TaskTracker::new(),
@@ -138,6 +142,7 @@ impl Gateway {
             metrics: Arc::clone(&desk.metrics),
             calls: desk.calls.clone(),
             quota: desk.quota.clone(),
+            recorder: desk.recorder.clone(),
             door: Arc::clone(&desk.door),
             capacity: Arc::clone(&desk.capacity),
             connections: desk.connections.clone(),
@@ -162,6 +167,12 @@ impl Gateway {
     #[must_use]
     pub fn quota(&self) -> &Quota {
         &self.quota
+    }
+
+    /// Where calls leave their records; somebody must run its [`Recorder::deliver`].
+    #[must_use]
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
     }
 
     /// The process's metrics.

@@ -10,11 +10,12 @@ use secrecy::ExposeSecret;
 use tracing::Instrument;
 
 use crate::auth::{Identity, Purpose, Shown, Signed, SignedRequest};
-use crate::bridge::ConductedCall;
+use crate::bridge::{ConductedCall, RecordedCall, Recording};
 use crate::ingress::{
     Credential, Dialect, ErrorStyle, Head, Refusal, RejectReason, Speak as _, Telnyx, VoiceWebhook,
     texml_connect, twiml_connect, twiml_reject,
 };
+use crate::quota::CallKind;
 use crate::upstream::SessionRequest;
 
 use super::answer::{Answer, switch, xml};
@@ -148,7 +149,14 @@ impl Desk {
             tracing::warn!(%error, call_id, "no session for a call");
             dial_refusal(&error)
         })?;
+        let recorded = RecordedCall {
+            call_id,
+            tenant: &identity.tenant,
+            kind: CallKind::Agent(&agent.name),
+            number: lease.caller_number(),
+        };
         Ok(ConductedCall {
+            recording: Recording::open(&self.recorder, recorded),
             metrics: self.metrics.call(name, session.place.deployment().name()),
             call_id: call_id.to_owned(),
             dialect,

@@ -8,6 +8,7 @@ use crate::bridge::{Agent, REALTIME, TenantPolicy};
 use crate::ingress::{Dialect, Refusal};
 use crate::quota::QuotaPlan;
 use crate::realtime::Shape;
+use crate::records::RecordsPlan;
 use crate::upstream::{Deployment, Identities, Pool};
 
 use super::asterisk::AsteriskServers;
@@ -39,6 +40,8 @@ pub struct Routes {
     pub session_policies: BTreeMap<String, TenantPolicy>,
     /// What calls may use.
     pub quota: QuotaPlan,
+    /// What is recorded of calls, and where.
+    pub records: Arc<RecordsPlan>,
     /// How Twilio's numbers are answered.
     pub twilio: TwilioConfig,
     /// Where calls may be fetched that wait in Asterisk.

@@ -7,7 +7,9 @@ use hyper::body::Incoming as Body;
 use tracing::Instrument;
 
 use crate::auth::{EphemeralSession, Identity, Purpose, Shown};
-use crate::bridge::{OpenError, OpenedSession, REALTIME, RelayedCall, SessionSource};
+use crate::bridge::{
+    OpenError, OpenedSession, REALTIME, RecordedCall, Recording, RelayedCall, SessionSource,
+};
 use crate::ingress::{Credential, FrontDoor, RealtimeRequest, Refusal};
 use crate::quota::CallKind;
 use crate::realtime::{SessionPreset, Shape};
@@ -29,6 +31,15 @@ pub(super) fn socket_limits(limits: &RealtimeLimits) -> SocketLimits {
         max_unsent: MAX_UNSENT,
     }
 }
+
+/// What an SDK client's call needs to begin.
+type Prepared = (
+    Shape,
+    Admission,
+    SessionSource,
+    OpenedSession,
+    Option<Box<Recording>>,
+);
 
 impl Desk {
     /// Answers an SDK client's WebSocket.
@@ -52,7 +63,7 @@ impl Desk {
             Err(answer) => return *answer,
         };
         let prepared = self.prepare_sdk(call_id, &asked, peer).await;
-        let (shape, (permit, lease), sessions, session) = match prepared {
+        let (shape, (permit, lease), sessions, session, recording) = match prepared {
             Ok(prepared) => prepared,
             Err(refusal) => return self.refused(REALTIME, &refusal, style),
         };
@@ -78,6 +89,7 @@ impl Desk {
                     limits: limits.duration(),
                     carry: limits.carry(),
                     lease,
+                    recording,
                     calls,
                     permit,
                 };
@@ -93,7 +105,7 @@ impl Desk {
         call_id: &str,
         asked: &RealtimeRequest,
         peer: &Peer,
-    ) -> Result<(Shape, Admission, SessionSource, OpenedSession), Refusal> {
+    ) -> Result<Prepared, Refusal> {
         let shown = Shown {
             secret: asked.credential.as_ref().map(Credential::secret),
             ..Shown::default()
@@ -122,7 +134,14 @@ impl Desk {
                 OpenError::Dial(error) => dial_refusal(&error),
             }
         })?;
-        Ok((shape, admission, sessions, session))
+        let recorded = RecordedCall {
+            call_id,
+            tenant,
+            kind,
+            number: None,
+        };
+        let recording = Recording::open(&self.recorder, recorded);
+        Ok((shape, admission, sessions, session, recording))
     }
 }
 

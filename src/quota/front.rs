@@ -15,6 +15,7 @@ use super::account::{Account, DEFAULT_OUTPUT};
 use super::book::DemandBook;
 use super::forecast::{CallForecast, Kind};
 use super::lease::{CallLease, Held};
+use super::price::Cost;
 use super::provisioned::Weights;
 use super::settings::{Admission, Expect, QuotaPlan};
 use super::store::{
@@ -354,6 +355,7 @@ impl Quota {
             id.clone(),
             (tenant, kind),
             (names, Arc::new(limits)),
+            who.number.map(Box::from),
             pool,
             forecast,
             now(),
@@ -527,7 +529,13 @@ impl Quota {
     }
 
     /// Counts what a response used.
-    pub(super) fn meter(&self, held: &Held, deployment: &str, usage: &Usage, minute: u64) {
+    pub(super) fn meter(
+        &self,
+        held: &Held,
+        deployment: &str,
+        usage: &Usage,
+        minute: u64,
+    ) -> Option<Cost> {
         let plan = self.plan();
         let metrics = self.0.metrics.usage();
         let labels = (&*held.tenant, deployment);
@@ -535,8 +543,13 @@ impl Quota {
             metrics.tokens(labels, direction, modality, cached, n);
         });
         let model = plan.deployments.get(deployment).map(|(_, model)| model);
-        if let Some(price) = model.and_then(|model| plan.prices.get(model)) {
-            metrics.cost(labels, &plan.config.currency, price.of(usage));
+        let price = model.and_then(|model| plan.prices.get(model));
+        let cost = price.map(|price| Cost {
+            amount: price.of(usage),
+            currency: plan.config.currency.clone(),
+        });
+        if let Some(cost) = &cost {
+            metrics.cost(labels, &cost.currency, cost.amount);
         }
         let tokens = usage.total() as f64;
         let mut spends = held.limits.tokens(&held.names, tokens);
@@ -555,6 +568,7 @@ impl Quota {
             *used += tokens;
         }
         state.spend(spends);
+        cost
     }
 
     /// A call is over.

@@ -16,6 +16,7 @@ use crate::call::{RateLimits, Usage};
 use super::account::Reservation;
 use super::forecast::CallForecast;
 use super::front::{AccountHandle, PoolCapacity, Quota};
+use super::price::Cost;
 use super::store::{Demand, GroupDemand, LeaseId, LeaseRenewal};
 use super::tenants::{Budget, Names, TenantQuota};
 
@@ -54,6 +55,8 @@ pub(super) struct Held {
     pub(super) limits: Arc<TenantQuota>,
     /// By the name in the store, with how much there is.
     pub(super) budgets: Vec<(Arc<str>, Budget, f64)>,
+    /// The caller's, where the dialect told it.
+    number: Option<Box<str>>,
     pub(super) pool: PoolCapacity,
     state: Mutex<State>,
     waker: AtomicWaker,
@@ -85,6 +88,7 @@ impl Held {
         id: LeaseId,
         (tenant, kind): (Arc<str>, Arc<str>),
         (names, limits): (Names, Arc<TenantQuota>),
+        number: Option<Box<str>>,
         pool: PoolCapacity,
         forecast: CallForecast,
         now: Instant,
@@ -96,6 +100,7 @@ impl Held {
             budgets: limits.budgets(&names),
             names,
             limits,
+            number,
             pool,
             state: Mutex::new(State {
                 forecast,
@@ -224,8 +229,8 @@ impl CallLease {
         state.open = Some((account, reservation));
     }
 
-    /// A response ended there and used that.
-    pub fn used(&self, deployment: &str, usage: &Usage, now: Instant) {
+    /// A response ended there and used that. Says what it cost, if there is a price.
+    pub fn used(&self, deployment: &str, usage: &Usage, now: Instant) -> Option<Cost> {
         let account = self.quota.account(deployment);
         let mut state = self.held.state();
         state.has_responded = true;
@@ -236,9 +241,10 @@ impl CallLease {
         state.forecast.responded(usage, now);
         let minute = state.minute;
         drop(state);
-        self.quota.meter(&self.held, deployment, usage, minute);
+        let cost = self.quota.meter(&self.held, deployment, usage, minute);
         self.quota.requested(&self.held);
         self.reckon(now);
+        cost
     }
 
     fn reckon(&self, now: Instant) {
@@ -251,6 +257,12 @@ impl CallLease {
     #[must_use]
     pub fn caller_key(&self) -> Option<&str> {
         self.held.names.caller_key()
+    }
+
+    /// The caller's number, as a provider's webhook told it.
+    #[must_use]
+    pub fn caller_number(&self) -> Option<&str> {
+        self.held.number.as_deref()
     }
 
     /// The deployment said what is left.

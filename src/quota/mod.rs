@@ -42,7 +42,7 @@ pub use forecast::{CallForecast, Kind, Profile};
 pub use front::{AccountHandle, Busy, CallKind, Caller, PoolCapacity, Quota};
 pub use in_process::InProcess;
 pub use lease::{CallLease, Notice};
-pub use price::Price;
+pub use price::{Cost, Price};
 pub use provisioned::Weights;
 pub use redis::RedisStore;
 pub use settings::{Admission, DeploymentQuota, Expect, QuotaMistake, QuotaPlan};

@@ -25,6 +25,15 @@ pub struct Price {
     pub output_audio: f64,
 }
 
+/// What something cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cost {
+    /// In that currency.
+    pub amount: f64,
+    /// As the configuration names it.
+    pub currency: String,
+}
+
 impl Price {
     /// What a response cost.
     #[must_use]

@@ -212,6 +212,17 @@ const ROUTE: Label = closed(
     ],
 );
 
+/// Why a call record is not where it was to go.
+pub(super) const RECORD_FAILURES: &[&str] = &["refused", "file", "spool"];
+
+/// Why a call record is nowhere.
+pub(super) const RECORD_DROPS: &[&str] = &[
+    "queue_full",
+    "spool_full",
+    "spool_unwritable",
+    "spool_unreadable",
+];
+
 const DIRECTION: Label = closed("direction", &["to_model", "to_caller"]);
 
 const END_REASON: Label = closed(
@@ -760,6 +771,28 @@ metrics! {
         "Operations that were decided in this process because the shared store could not say.";
     STORE_LOST = C, "trunkline_store_lost_total", Count("messages"), [closed("kind", &["release", "spend"])],
         "What was to be told to the shared store when it is back, and was too much to remember.";
+
+    // Call records.
+    RECORDS_DELIVERED = C, "trunkline_call_records_delivered_total", Count("records"),
+        [closed("sink", &["log", "file", "webhook"])],
+        "Call records that are where they were to go.";
+    RECORDS_RETRIED = C, "trunkline_call_records_retried_total", Count("attempts"),
+        [closed("cause", &["timeout", "unreachable", "answer", "forbidden", "status_408", "status_429", "status_5xx"])],
+        "Attempts to send a call record that failed and are repeated.";
+    RECORDS_FAILED = C, "trunkline_call_records_failed_total", Count("records"),
+        [closed("cause", RECORD_FAILURES)],
+        "Call records that the receiver refused, or that the file or the spool did not take.";
+    RECORDS_DROPPED = C, "trunkline_call_records_dropped_total", Count("records"),
+        [closed("cause", RECORD_DROPS)],
+        "Call records that are nowhere.";
+    RECORDS_QUEUED = G, "trunkline_call_records_queued", Count("records"), [],
+        "Call records that wait for the task that delivers them.";
+    RECORDS_SPOOLED = G, "trunkline_call_records_spooled", Count("records"), [],
+        "Call records that wait in the spool for the receiver.";
+    RECORDS_OLDEST = G, "trunkline_call_records_oldest_timestamp_seconds", Timestamp, [],
+        "When the call ended whose record has waited longest in the spool; 0 if none waits.";
+    RECORDS_SPOOL_BYTES = G, "trunkline_call_records_spool_bytes", Bytes, [],
+        "Bytes of the call records that wait in the spool.";
 
     // Credentials.
     CREDENTIALS_MADE = C, "trunkline_credentials_made_total", Count("credentials"),

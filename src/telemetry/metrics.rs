@@ -12,6 +12,7 @@ use prometheus::{
 use super::catalogue;
 use super::door::DoorMetrics;
 use super::process::ProcessCollector;
+use super::records::RecordMetrics;
 use super::reload::ReloadMetrics;
 use super::routing::RoutingMetrics;
 use super::store::StoreMetrics;
@@ -109,7 +110,9 @@ impl FrameDrop {
         Self::CarryFull,
     ];
 
-    const fn name(self) -> &'static str {
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::CallerAhead => "caller_ahead",
             Self::PlayoutFull => "playout_full",
@@ -165,6 +168,7 @@ pub struct Metrics {
     panics: IntCounter,
     draining: IntGauge,
     door: DoorMetrics,
+    records: RecordMetrics,
     reload: ReloadMetrics,
     routing: RoutingMetrics,
     usage: UsageMetrics,
@@ -228,6 +232,7 @@ impl Metrics {
             panics: catalogue::PANICS.int_counter(registry),
             draining: catalogue::DRAINING.int_gauge(registry),
             door: DoorMetrics::new(registry),
+            records: RecordMetrics::new(registry),
             reload: ReloadMetrics::new(registry),
             routing: RoutingMetrics::new(registry),
             usage: UsageMetrics::new(registry),
@@ -252,6 +257,12 @@ impl Metrics {
                 Arc::new(CallMetrics::new(Arc::clone(self), dialect, deployment))
             }),
         )
+    }
+
+    /// What is counted of the records of calls.
+    #[must_use]
+    pub fn records(&self) -> &RecordMetrics {
+        &self.records
     }
 
     /// What is counted of the store that replicas share.

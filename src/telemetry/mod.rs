@@ -7,6 +7,7 @@ mod catalogue;
 mod door;
 mod metrics;
 mod process;
+mod records;
 mod reload;
 mod routing;
 mod store;
@@ -16,6 +17,7 @@ pub use catalogue::{CATALOGUE, Kind, Label, Metric, Unit, Values, family, strang
 pub use door::DoorMetrics;
 pub use metrics::{CallMetrics, Direction, FrameDrop, Metrics, Modality, SetupPhase};
 pub use process::open_files;
+pub use records::RecordMetrics;
 pub use reload::ReloadMetrics;
 pub use routing::RoutingMetrics;
 pub use store::StoreMetrics;

@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Utf8Bytes};
 
 use crate::call::ModelEvent;
+use crate::outbound::retry_after;
 use crate::realtime::ErrorBody;
 use crate::routing::Load;
 use crate::telemetry::{Metrics, SetupPhase};
@@ -633,14 +634,6 @@ pub(super) fn handshake_error(deployment: &Deployment, source: WsError) -> DialE
     }
 }
 
-/// `retry-after-ms` if there, else `retry-after` in seconds (protocol reference 1.5).
-pub(super) fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
-    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u32>().ok();
-    number("retry-after-ms")
-        .map(|ms| Duration::from_millis(ms.into()))
-        .or_else(|| number("retry-after").map(|seconds| Duration::from_secs(seconds.into())))
-}
-
 /// `error.code` of a refusal's body, both vendors' forms (protocol reference 1.5). Only as much of the body is here
 /// as came together with the headers.
 fn body_code(body: &[u8]) -> Option<String> {
@@ -812,15 +805,5 @@ mod tests {
             Some(MAX_LABEL)
         );
         assert_eq!(label("\u{e4}\n"), None);
-    }
-
-    #[test]
-    fn milliseconds_are_preferred() {
-        let mut headers = http::HeaderMap::new();
-        assert_eq!(retry_after(&headers), None);
-        headers.insert("retry-after", http::HeaderValue::from_static("7"));
-        assert_eq!(retry_after(&headers), Some(Duration::from_secs(7)));
-        headers.insert("retry-after-ms", http::HeaderValue::from_static("6500"));
-        assert_eq!(retry_after(&headers), Some(Duration::from_millis(6500)));
     }
 }

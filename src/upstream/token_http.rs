@@ -18,10 +18,10 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 
-use crate::outbound::is_loopback;
+use crate::outbound::{is_loopback, retry_after};
 use crate::transport::system_roots;
 
-use super::dial::{label, retry_after};
+use super::dial::label;
 use super::token_keeper::FetchError;
 
 /// The longest answer; a token has a few kilobytes.

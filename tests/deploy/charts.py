@@ -23,6 +23,7 @@ SECRET = {
         "signing-secret": "0123456789abcdef0123456789abcdef",
         "metrics-token": "looked-at",
         "redis-url": "rediss://:secret@cache.example.com:6380/0",
+        "records-secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
     }
 }
 
@@ -43,6 +44,13 @@ FEATURES = {
     },
     "secret": {"secret": {**SECRET, "signingKey": "signing-secret", "metricsTokenKey": "metrics-token"}},
     "existing-secret": {"secret": {"existingName": "ours", "signingKey": "signing-secret"}},
+    "records": {
+        "secret": SECRET,
+        "records": {"spoolSizeLimit": "512Mi", "webhookSecretKey": "records-secret"},
+        "config": {
+            "records": {"sink": "webhook", "webhook": {"url": "https://collector.example/calls", "timeout": "5s"}}
+        },
+    },
     "redis-by-url": {"redis": {"url": "rediss://cache.example.com:6380/0", "settings": {"fallback_share": 0.25}}},
     "redis-by-secret": {"secret": SECRET, "redis": {"urlKey": "redis-url"}},
     "redis-bundled": {"redis": {"bundled": {"enabled": True}}},

@@ -82,6 +82,8 @@ loop_lag = "0s"
 [admin]
 address = "127.0.0.1:0"
 
+[records]
+sink = "log"
 [auth]
 mode = "keys"
 

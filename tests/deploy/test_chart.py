@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from charts import CASES, EVERYTHING, FEATURES, LEAST, MINORS, assert_valid, chart, find, merged, names, render
+from charts import CASES, EVERYTHING, FEATURES, LEAST, MINORS, SECRET, assert_valid, chart, find, merged, names, render
 from checkov_skips import KUBERNETES, findings
 from tools import BINARY, CHART, check
 
@@ -55,6 +55,10 @@ def test_the_gateway_takes_its_configuration(case, tmp_path):
     assert parsed["admin"]["address"] == "0.0.0.0:9100"
 
 
+# Secrets that are not just any text.
+OF_A_FORM = {name: SECRET["values"][name] for name in ("redis-url", "records-secret")}
+
+
 def accepts(text, tmp_path):
     """`trunkline check` with the secrets that would be mounted."""
     if not BINARY.exists():
@@ -62,7 +66,7 @@ def accepts(text, tmp_path):
     for path in set(re.findall(r'"(/run/[^"]+)"', text)):
         here = tmp_path / path.removeprefix("/run/")
         here.parent.mkdir(parents=True, exist_ok=True)
-        here.write_text("rediss://cache.example.com:6380/0" if "redis" in path else "0123456789abcdef" * 4)
+        here.write_text(OF_A_FORM.get(here.name, "0123456789abcdef" * 4))
     if "/run/tls" in text:
         folder = tmp_path / "tls" / "trunkline"
         files = ["-keyout", folder / "tls.key", "-out", folder / "tls.crt"]
@@ -130,6 +134,8 @@ def contains(got, wanted):
         ({"azureWorkloadIdentity": {"enabled": True}}, "clientId is empty"),
         ({"autoscaling": {"enabled": True, "callsPerPod": 301}}, "never be one more pod"),
         ({"monitoring": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}}, "counted twice"),
+        ({"secret": {"values": {"a": "b"}}, "records": {"webhookSecretKey": "c"}}, "secret.values has not"),
+        ({"records": {"spoolSizeLimit": "1Gi"}}, "set config.records.webhook.url"),
         ({"ingress": {"enabled": True}}, "ingress.hosts is empty"),
         ({"gatewayApi": {"enabled": True}}, "parentRefs is empty"),
     ],

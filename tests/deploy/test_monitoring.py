@@ -82,6 +82,7 @@ RARE = {
     for name in [
         "bad_input_total",
         "benign_races_total",
+        "call_records_retried_total",
         "connections_ended_total",
         "credential_retries_total",
         "dns_fallbacks_total",

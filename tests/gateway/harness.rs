@@ -177,10 +177,11 @@ impl World {
                 }
             });
         }
-        let tools = ToolRunner::new(outbound);
+        let tools = ToolRunner::new(outbound.clone());
         let auth = routes.auth.clone();
         let gateway = Gateway::new(parsed.listener, routes, dialer, tools, metrics);
         tasks.spawn(Arc::clone(&gateway).keep_standby(CancellationToken::new()));
+        tasks.spawn(gateway.recorder().clone().deliver(outbound));
         tasks.spawn(gateway.quota().clone().keep(CancellationToken::new()));
         let world = Self {
             auth,

@@ -34,6 +34,7 @@ mod phone_features;
 mod policy;
 mod providers;
 mod quota;
+mod records;
 mod refusals;
 mod relay;
 mod relay_failover;

@@ -26,6 +26,16 @@
 {{- $_ := set $auth "signing" (dict "secret_file" (include "trunkline.secretFile" $v.secret.signingKey)) -}}
 {{- $_ := set $chart "auth" $auth -}}
 {{- end -}}
+{{- $webhook := dict -}}
+{{- if $v.records.spoolSizeLimit -}}
+{{- $_ := set $webhook "spool" (dict "directory" "/var/spool/trunkline/records") -}}
+{{- end -}}
+{{- if $v.records.webhookSecretKey -}}
+{{- $_ := set $webhook "secret_file" (include "trunkline.secretFile" $v.records.webhookSecretKey) -}}
+{{- end -}}
+{{- if $webhook -}}
+{{- $_ := set $chart "records" (dict "webhook" $webhook) -}}
+{{- end -}}
 {{- $redis := dict -}}
 {{- if $v.redis.urlKey -}}
 {{- $_ := set $redis "url_file" (include "trunkline.secretFile" $v.redis.urlKey) -}}

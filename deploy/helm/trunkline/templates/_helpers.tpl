@@ -97,6 +97,14 @@ app.kubernetes.io/part-of: trunkline
 {{- if and $v.redis.urlKey (not $v.secret.existingName) (not (hasKey $v.secret.values $v.redis.urlKey)) -}}
 {{- fail (printf "redis.urlKey is %q, which secret.values has not" $v.redis.urlKey) -}}
 {{- end -}}
+{{- with $v.records.webhookSecretKey -}}
+{{- if and (not $v.secret.existingName) (not (hasKey $v.secret.values .)) -}}
+{{- fail (printf "records.webhookSecretKey is %q, which secret.values has not" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (or $v.records.spoolSizeLimit $v.records.webhookSecretKey) (not (dig "records" "webhook" "url" "" $v.config)) -}}
+{{- fail "records.spoolSizeLimit and records.webhookSecretKey are for a webhook: set config.records.webhook.url" -}}
+{{- end -}}
 {{- if and $v.azureWorkloadIdentity.enabled (not $v.azureWorkloadIdentity.clientId) $v.serviceAccount.create -}}
 {{- fail "azureWorkloadIdentity.clientId is empty" -}}
 {{- end -}}
