@@ -27,9 +27,11 @@ use crate::upstream::{Decoded, Decoder, Place, Session, Trouble};
 
 use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress, loss_of};
+use super::live::Conductor;
 use super::notice;
 use super::opening::{OpenedSession, SessionSource};
-use super::registry::{CallPermit, Calls, ToldToEnd};
+use super::order::{Order, Orders};
+use super::registry::{CallPermit, Calls};
 use super::relay_replace::{Carry, Reopened};
 use super::session_id;
 use super::summary::{CallSummary, Ledger};
@@ -98,13 +100,19 @@ impl RelayedCall {
             carry.began(leg.ends_at, now);
             carry
         });
+        let at = place.deployment().name();
+        let who = (self.call_id.as_str(), REALTIME);
+        let (listing, orders) =
+            self.calls
+                .list(who, Conductor::Caller, &self.lease, (at, &session));
         let ledger = Ledger::new(
             self.metrics,
             self.lease,
             self.call_id,
             REALTIME,
-            place.deployment().name(),
+            at,
             session,
+            listing,
         );
         let mut task = Box::new(Relay {
             legs: Legs::gated(caller, leg.socket),
@@ -131,7 +139,7 @@ impl RelayedCall {
             caller_at: now,
             ended: None,
             timer: Box::pin(tokio::time::sleep_until(now)),
-            end_now: self.calls.told_to_end(),
+            orders,
             began: now,
         });
         for event in std::iter::once(leg.session_created).chain(early) {
@@ -165,7 +173,7 @@ pub(super) struct Relay {
     caller_at: Instant,
     pub(super) ended: Option<End>,
     timer: Pin<Box<Sleep>>,
-    end_now: ToldToEnd,
+    orders: Orders,
     began: Instant,
 }
 
@@ -188,7 +196,7 @@ enum Wake {
     Session(Reopened),
     Timer,
     Notice(Notice),
-    EndNow,
+    Ordered(Order),
 }
 
 impl Relay {
@@ -206,7 +214,7 @@ impl Relay {
                 Wake::Session(reopened) => self.session_opened(reopened, now),
                 Wake::Timer => self.timeout(now),
                 Wake::Notice(told) => self.noticed(told),
-                Wake::EndNow => self.end(EndReason::Drained),
+                Wake::Ordered(order) => self.ordered(order, now),
             }
             self.rotate(now);
             if let Some(end) = self.ended.take() {
@@ -234,7 +242,7 @@ impl Relay {
         if let Poll::Ready(told) = self.ledger.lease.poll_notice(cx) {
             return Poll::Ready(Wake::Notice(told));
         }
-        self.end_now.as_mut().poll(cx).map(|()| Wake::EndNow)
+        self.orders.poll(cx).map(Wake::Ordered)
     }
 
     /// A budget nears its end, or is used up.
@@ -293,7 +301,7 @@ impl Relay {
         }
     }
 
-    fn end(&mut self, reason: EndReason) {
+    pub(super) fn end(&mut self, reason: EndReason) {
         self.ended = Some(reason.into());
     }
 

@@ -10,6 +10,8 @@ use crate::quota::CallLease;
 use crate::telemetry::{CallMetrics, Direction, FrameDrop};
 use crate::upstream::Decoded;
 
+use super::live::Listing;
+
 /// One ended call.
 #[derive(Clone, Debug)]
 pub struct CallSummary {
@@ -83,6 +85,8 @@ pub(super) struct Ledger {
     pub(super) lease: CallLease,
     /// What the last event of the deployment said of how long it wants to be left alone.
     pub(super) retry_after: Option<Duration>,
+    /// What others see of the call.
+    pub(super) listing: Listing,
     summary: CallSummary,
     closed: bool,
 }
@@ -108,6 +112,7 @@ impl Ledger {
         dialect: &'static str,
         deployment: &str,
         session_id: String,
+        listing: Listing,
     ) -> Self {
         metrics.began();
         lease.opened(deployment, Instant::now().into_std());
@@ -115,6 +120,7 @@ impl Ledger {
             metrics,
             lease,
             retry_after: None,
+            listing,
             summary: CallSummary {
                 call_id,
                 dialect,
@@ -150,6 +156,7 @@ impl Ledger {
 
     pub(super) fn turn(&mut self, turn: TurnLatency) {
         self.metrics.turn(turn.latency, turn.model, turn.gateway);
+        self.listing.turn(turn);
         self.summary.n_turns += 1;
         if self.summary.turns.len() == MAX_TURNS {
             self.summary.turns.remove(0);
@@ -159,11 +166,13 @@ impl Ledger {
 
     pub(super) fn first_audio(&mut self, after: Duration) {
         self.metrics.first_audio(after);
+        self.listing.first_audio(after);
         self.summary.first_audio = Some(after);
     }
 
     pub(super) fn barged_in(&mut self, unheard: Duration) {
         self.metrics.barged_in(unheard);
+        self.listing.barged_in(unheard);
         self.summary.n_barge_ins += 1;
     }
 
@@ -216,6 +225,7 @@ impl Ledger {
         session_id: String,
     ) {
         self.lease.opened(deployment, Instant::now().into_std());
+        self.listing.moved(deployment, &session_id);
         self.metrics = metrics;
         deployment.clone_into(&mut self.summary.deployment);
         self.summary.session_id = session_id;
@@ -246,6 +256,7 @@ impl Ledger {
                     self.metrics.upstream_error(code);
                 }
                 self.summary.usage.add(usage);
+                self.listing.used(usage);
                 self.lease.used(&self.summary.deployment, usage, now);
                 self.out_of_quota(*error_code, now);
             }
@@ -280,6 +291,7 @@ impl Ledger {
     /// Closes the books and logs the call once.
     pub(super) fn end(mut self, reason: EndReason, duration: Duration) -> CallSummary {
         self.closed = true;
+        self.listing.ended(reason);
         self.summary.end_reason = reason;
         self.summary.duration = duration;
         self.metrics.ended(reason.name());
@@ -302,6 +314,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use super::super::live::Conductor;
+    use super::super::registry::Calls;
     use super::*;
     use crate::quota::{CallKind, Caller, InProcess, Quota, QuotaPlan};
     use crate::telemetry::Metrics;
@@ -320,8 +334,15 @@ mod tests {
         let lease = quota.admit(caller, quota.pool("east", &["east"])).await;
         let lease = lease.expect("room");
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let session = String::new();
-            let _ledger = Ledger::new(call, lease, "c".to_owned(), "audio", "east", session);
+            let (id, session) = ("c".to_owned(), String::new());
+            let calls = Calls::new(1);
+            let (listing, _) = calls.list(
+                (&id, "audio"),
+                Conductor::Gateway,
+                &lease,
+                ("east", &session),
+            );
+            let _ledger = Ledger::new(call, lease, id, "audio", "east", session, listing);
             panic!("a fault of the gateway");
         }));
         assert!(result.is_err());

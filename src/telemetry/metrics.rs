@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 use super::catalogue;
+use super::control::ControlMetrics;
 use super::door::DoorMetrics;
 use super::process::ProcessCollector;
 use super::reload::ReloadMetrics;
@@ -165,6 +166,7 @@ pub struct Metrics {
     panics: IntCounter,
     draining: IntGauge,
     door: DoorMetrics,
+    control: ControlMetrics,
     reload: ReloadMetrics,
     routing: RoutingMetrics,
     usage: UsageMetrics,
@@ -228,6 +230,7 @@ impl Metrics {
             panics: catalogue::PANICS.int_counter(registry),
             draining: catalogue::DRAINING.int_gauge(registry),
             door: DoorMetrics::new(registry),
+            control: ControlMetrics::new(registry),
             reload: ReloadMetrics::new(registry),
             routing: RoutingMetrics::new(registry),
             usage: UsageMetrics::new(registry),
@@ -258,6 +261,12 @@ impl Metrics {
     #[must_use]
     pub fn store(&self) -> &StoreMetrics {
         &self.store
+    }
+
+    /// The series of the control service.
+    #[must_use]
+    pub fn control(&self) -> &ControlMetrics {
+        &self.control
     }
 
     /// What became of changed configurations.
