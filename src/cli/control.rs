@@ -1,9 +1,11 @@
 //! `trunkline calls`, `end`, `say`, `deployments` and `drain`: a running gateway, by its control service.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use serde_json::Value;
 use tonic::Status;
 
 use crate::admin::control_proto as proto;
@@ -131,23 +133,19 @@ async fn calls_told(arguments: CallsArguments) -> Outcome {
     if let Some(call_id) = arguments.call {
         let asked = client.get_call(proto::GetCallRequest { call_id }).await;
         let call = asked.map_err(refused)?.into_inner();
-        match arguments.json {
-            true => println!("{}", show::call_json(&call)),
-            false => print!("{}", show::one_call(&call)),
-        }
-        return Ok(());
+        return put(&match arguments.json {
+            true => format!("{}\n", show::call_json(&call)),
+            false => show::one_call(&call),
+        });
     }
     if arguments.watch {
         return watch(client, filter, arguments.json).await;
     }
     let calls = all_calls(&mut client, filter).await?;
-    match arguments.json {
-        true => calls
-            .iter()
-            .for_each(|call| println!("{}", show::call_json(call))),
-        false => print!("{}", show::calls(&calls)),
-    }
-    Ok(())
+    put(&match arguments.json {
+        true => lines(calls.iter().map(show::call_json)),
+        false => show::calls(&calls),
+    })
 }
 
 async fn all_calls(
@@ -179,14 +177,14 @@ async fn watch(mut client: Client, filter: proto::CallFilter, is_json: bool) -> 
     let events = client.watch_calls(request).await.map_err(refused)?;
     let mut events = events.into_inner();
     while let Some(response) = events.message().await.map_err(refused)? {
-        match response.event {
-            Some(event) if is_json => show::event_json(&event)
-                .iter()
-                .for_each(|line| println!("{line}")),
-            Some(Event::Snapshot(snapshot)) => print!("{}", show::calls(&snapshot.calls)),
-            Some(event) => println!("{}", show::event(&event)),
-            None => {}
-        }
+        let Some(event) = response.event else {
+            continue;
+        };
+        put(&match event {
+            event if is_json => lines(show::event_json(&event)),
+            Event::Snapshot(snapshot) => show::calls(&snapshot.calls),
+            event => format!("{}\n", show::event(&event)),
+        })?;
     }
     Ok(())
 }
@@ -254,13 +252,10 @@ async fn deployments_told(arguments: DeploymentsArguments) -> Outcome {
     let request = proto::ListDeploymentsRequest {};
     let listed = client.list_deployments(request).await.map_err(refused)?;
     let deployments = listed.into_inner().deployments;
-    match arguments.json {
-        true => deployments
-            .iter()
-            .for_each(|it| println!("{}", show::deployment_json(it))),
-        false => print!("{}", show::deployments(&deployments)),
-    }
-    Ok(())
+    put(&match arguments.json {
+        true => lines(deployments.iter().map(show::deployment_json)),
+        false => show::deployments(&deployments),
+    })
 }
 
 pub(super) async fn drain(arguments: DrainArguments) -> ExitCode {
@@ -300,6 +295,18 @@ async fn drained(arguments: DrainArguments) -> Outcome {
         }
     }
     Ok(())
+}
+
+fn lines(values: impl IntoIterator<Item = Value>) -> String {
+    let values = values.into_iter();
+    values.map(|value| format!("{value}\n")).collect()
+}
+
+/// Prints; whoever reads may have had enough.
+fn put(text: &str) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| error.to_string())
 }
 
 fn exit(outcome: Outcome) -> ExitCode {
