@@ -10,9 +10,11 @@ mod frame_path;
 mod idle;
 mod leg;
 mod legs;
+mod live;
 mod media_path;
 mod notice;
 mod opening;
+mod order;
 mod press_keys;
 mod record;
 mod registry;
@@ -34,7 +36,12 @@ pub use echo::echo;
 #[doc(hidden)]
 pub use frame_path::FramePath;
 pub use leg::Line;
+pub use live::{
+    CallFacts, CallNews, CallProgress, CallSnapshot, Conductor, Happened, LiveCall, LivePhase,
+    MAX_MOMENTS, Moment, Watched,
+};
 pub use opening::{OpenError, OpenedSession, SessionSource, TenantPolicy};
+pub use order::OrderError;
 pub use record::{RecordedCall, Recording};
 pub use registry::{CallPermit, Calls};
 pub use relay::{REALTIME, RelayLimits, RelayedCall};

@@ -163,6 +163,7 @@ impl Conduct {
             cause = loss.name(),
             "the session is lost, the call goes on"
         );
+        self.ledger.listing.session_lost(loss.name());
         if let Some(trouble) = trouble(loss, self.ledger.retry_after) {
             self.place.report(trouble);
         }

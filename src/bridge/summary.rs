@@ -10,6 +10,7 @@ use crate::quota::CallLease;
 use crate::telemetry::{CallMetrics, Direction, FrameDrop};
 use crate::upstream::Decoded;
 
+use super::live::Listing;
 use super::record::Recording;
 
 /// One ended call.
@@ -90,6 +91,8 @@ pub(super) struct Ledger {
     recording: Option<Box<Recording>>,
     /// What the last event of the deployment said of how long it wants to be left alone.
     pub(super) retry_after: Option<Duration>,
+    /// What others see of the call.
+    pub(super) listing: Listing,
     summary: CallSummary,
     closed: bool,
 }
@@ -110,16 +113,28 @@ impl Drop for Ledger {
     }
 }
 
+/// Who is told what happens in a call.
+pub(super) struct Audience {
+    pub(super) metrics: Arc<CallMetrics>,
+    pub(super) lease: CallLease,
+    pub(super) recording: Option<Box<Recording>>,
+    pub(super) listing: Listing,
+}
+
 impl Ledger {
     pub(super) fn new(
-        metrics: Arc<CallMetrics>,
-        lease: CallLease,
-        recording: Option<Box<Recording>>,
+        audience: Audience,
         call_id: String,
         dialect: &'static str,
         deployment: &str,
         session_id: String,
     ) -> Self {
+        let Audience {
+            metrics,
+            lease,
+            recording,
+            listing,
+        } = audience;
         metrics.began();
         lease.opened(deployment, Instant::now().into_std());
         let recording = recording.map(|mut recording| {
@@ -132,6 +147,7 @@ impl Ledger {
             lease,
             recording,
             retry_after: None,
+            listing,
             summary: CallSummary {
                 call_id,
                 dialect,
@@ -188,6 +204,7 @@ impl Ledger {
 
     pub(super) fn turn(&mut self, turn: TurnLatency) {
         self.metrics.turn(turn.latency, turn.model, turn.gateway);
+        self.listing.turn(turn);
         self.summary.n_turns += 1;
         if self.summary.turns.len() == MAX_TURNS {
             self.summary.turns.remove(0);
@@ -197,11 +214,13 @@ impl Ledger {
 
     pub(super) fn first_audio(&mut self, after: Duration) {
         self.metrics.first_audio(after);
+        self.listing.first_audio(after);
         self.summary.first_audio = Some(after);
     }
 
     pub(super) fn barged_in(&mut self, unheard: Duration) {
         self.metrics.barged_in(unheard);
+        self.listing.barged_in(unheard);
         self.summary.n_barge_ins += 1;
     }
 
@@ -270,6 +289,7 @@ impl Ledger {
         if let Some(recording) = &mut self.recording {
             recording.session(deployment, &session_id);
         }
+        self.listing.moved(deployment, &session_id);
         self.metrics = metrics;
         deployment.clone_into(&mut self.summary.deployment);
         self.summary.session_id = session_id;
@@ -308,6 +328,7 @@ impl Ledger {
                 if let (Some(recording), Some(cost)) = (&mut self.recording, cost) {
                     recording.cost(cost);
                 }
+                self.listing.used(usage);
                 self.out_of_quota(*error_code, now);
             }
             ModelEvent::Error(error) => {
@@ -341,6 +362,7 @@ impl Ledger {
     /// Closes the books and logs the call once.
     pub(super) fn end(mut self, reason: EndReason, duration: Duration) -> CallSummary {
         self.closed = true;
+        self.listing.ended(reason);
         self.summary.end_reason = reason;
         self.summary.duration = duration;
         self.metrics.ended(reason.name());
@@ -366,6 +388,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use super::super::live::Conductor;
+    use super::super::registry::Calls;
     use super::*;
     use crate::bridge::RecordedCall;
     use crate::outbound::Outbound;
@@ -399,9 +423,20 @@ mod tests {
         let lease = quota.admit(caller, quota.pool("east", &["east"])).await;
         let lease = lease.expect("room");
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let session = String::new();
-            let id = "c".to_owned();
-            let _ledger = Ledger::new(call, lease, recording, id, "audio", "east", session);
+            let (id, session) = ("c".to_owned(), String::new());
+            let (listing, _) = Calls::new(1).list(
+                (&id, "audio"),
+                Conductor::Gateway,
+                &lease,
+                ("east", &session),
+            );
+            let audience = Audience {
+                metrics: call,
+                lease,
+                recording,
+                listing,
+            };
+            let _ledger = Ledger::new(audience, id, "audio", "east", session);
             panic!("a fault of the gateway");
         }));
         assert!(result.is_err());

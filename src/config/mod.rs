@@ -15,13 +15,13 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::admin::{AdminConfig, AdminToken};
+use crate::admin::{Access, AdminConfig};
 use crate::auth::{
     AuthConfig, AuthMode, Authenticator, ProviderScheme, ProvidersConfig, TwilioAccounts,
 };
 use crate::bridge::{Agent, AgentConfig, TenantPolicy};
 use crate::listener::{
-    AsteriskServers, ListenerConfig, Routes, Tls, TwilioConfig, is_origin, is_public_url,
+    Alpn, AsteriskServers, ListenerConfig, Routes, Tls, TwilioConfig, is_origin, is_public_url,
 };
 use crate::quota::{Price, QuotaConfig, TenantQuota};
 use crate::realtime::{SessionPolicy, SessionPolicyConfig, Shape};
@@ -501,7 +501,7 @@ impl Config {
             mistakes.add(&["auth", "certificates"], problem.to_owned());
         }
         let config = self.listener.tls.as_ref()?;
-        Tls::load(config)
+        Tls::load(config, Alpn::Http1)
             .map_err(|error| mistakes.add(&["listener", "tls", error.field()], error.to_string()))
             .ok()
             .map(Arc::new)
@@ -591,13 +591,14 @@ impl Config {
 
     fn check_listeners(&self, mistakes: &mut Mistakes<'_>) {
         let admin = &self.admin;
-        if let Err(error) = AdminToken::read(admin) {
-            mistakes.add(&["admin", &error.field], error.problem);
+        if let Err((field, problem)) = Access::new(admin) {
+            let path = std::iter::once("admin").chain(field.iter().map(String::as_str));
+            mistakes.add(&path.collect::<Vec<_>>(), problem);
         }
-        if !admin.address.ip().is_loopback() && !admin.public && !admin.has_token() {
+        if !admin.address.ip().is_loopback() && !admin.public && !admin.is_guarded() {
             let problem = format!(
-                "metrics need no key, and {} is no loopback address; set a token, or if only operators can reach it, \
-                 say so by public = true",
+                "metrics need no key, and {} is no loopback address; set a token, ask for client certificates, or if only \
+                 operators can reach it, say so by public = true",
                 admin.address
             );
             mistakes.add(&["admin", "address"], problem);
@@ -1078,6 +1079,11 @@ deployment = "east"
         let admin = format!("{GOOD}[admin]\naddress = \"0.0.0.0:9100\"\n");
         check(&admin, &["line 12: admin.address: metrics need no key"]);
         check(&format!("{admin}public = true\n"), &[]);
+        let tls = "[admin.tls]\ncertificate_file = \"/no/file\"\nkey_file = \"/no/file\"\n";
+        check(
+            &format!("{GOOD}{tls}"),
+            &["line 12: admin.tls.certificate_file: cannot read /no/file"],
+        );
         check(
             &format!("{GOOD}[listener]\nallowed_origins = [\"https://a.example\", \"null\"]\n"),
             &["line 12: listener.allowed_origins: null is no origin"],

@@ -209,8 +209,10 @@ impl Config {
                 found.warn_if_readable(&[table, &[&field]].concat(), file);
             }
         }
-        if let Some(tls) = &self.listener.tls {
-            found.warn_if_readable(&["listener", "tls", "key_file"], &tls.key_file);
+        for (table, tls) in [("listener", &self.listener.tls), ("admin", &self.admin.tls)] {
+            if let Some(tls) = tls {
+                found.warn_if_readable(&[table, "tls", "key_file"], &tls.key_file);
+            }
         }
         if holds_secrets {
             found.warn_if_readable(&[], path);
@@ -326,10 +328,11 @@ impl Config {
     }
 
     fn warn_of_operators(&self, found: &mut Mistakes<'_>) {
-        if self.admin.public && !self.admin.has_token() {
+        if self.admin.public && !self.admin.is_guarded() {
             found.warn(
                 &["admin", "public"],
-                "whoever reaches this address reads the metrics; a token would keep others out",
+                "whoever reaches this address reads the metrics, and nobody has the control service; a token would keep \
+                 others out and let operators in",
             );
         }
         let filter = self.log.filter.to_ascii_lowercase();

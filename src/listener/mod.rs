@@ -16,6 +16,7 @@ mod limits;
 mod load;
 mod mint;
 mod one_time;
+mod operate;
 mod phone;
 mod post;
 mod proxies;
@@ -50,6 +51,7 @@ use crate::upstream::{DialError, Dialer};
 use desk::{Capacity, Desk};
 use door::Door;
 use load::QuotaLoad;
+use operate::DrainWanted;
 
 pub(crate) use answer::secure;
 pub use asterisk::{AsteriskConfig, AsteriskServerConfig, AsteriskServerError, AsteriskServers};
@@ -60,10 +62,12 @@ pub use config::{ListenerConfig, TwilioConfig, is_origin, is_public_url, usual_c
 pub use echo::echo_connection;
 pub use limits::LimitsConfig;
 pub use one_time::StoredIds;
+pub use operate::{DeploymentStatus, QuotaStatus};
 pub use reload::Unchanged;
 pub use routes::Routes;
 pub use shared_keys::StoredKeys;
 pub use shed::{Overload, ShedConfig, Signals};
+pub(crate) use tls::Alpn;
 pub use tls::{ClientAuth, Tls, TlsConfig, TlsError};
 
 /// How long connections that are no call may take to end when the process goes away.
@@ -88,6 +92,8 @@ pub struct Gateway {
     closing: CancellationToken,
     /// Cancelled when no session is to stand by any more.
     standing_down: CancellationToken,
+    /// Written by operators.
+    drain_wanted: DrainWanted,
 }
 
 impl Gateway {
@@ -149,6 +155,7 @@ impl Gateway {
             closing: desk.closing.clone(),
             desk: watch::Sender::new(Arc::new(desk)),
             standing_down: CancellationToken::new(),
+            drain_wanted: DrainWanted::new(None),
         })
     }
 

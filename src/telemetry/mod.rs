@@ -4,6 +4,7 @@
 //! nobody outside can make series.
 
 mod catalogue;
+mod control;
 mod door;
 mod metrics;
 mod process;
@@ -14,6 +15,7 @@ mod store;
 mod usage;
 
 pub use catalogue::{CATALOGUE, Kind, Label, Metric, Unit, Values, family, strangers};
+pub use control::ControlMetrics;
 pub use door::DoorMetrics;
 pub use metrics::{CallMetrics, Direction, FrameDrop, Metrics, Modality, SetupPhase};
 pub use process::open_files;
