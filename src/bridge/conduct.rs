@@ -36,6 +36,7 @@ use super::registry::{CallPermit, Calls, ToldToEnd};
 use super::replace::{Came, Sessions};
 use super::summary::{CallSummary, Ledger};
 use super::tool::{ToolCall, ToolResult, ToolRunner};
+use super::trace::CallTrace;
 
 /// Reply audio is not sent on top of what a caller has not taken for so long (limits reference).
 const MAX_BEHIND: Duration = Duration::from_millis(500);
@@ -61,6 +62,8 @@ pub struct ConductedCall {
     pub lease: CallLease,
     /// What its record is made of, if there is to be one.
     pub recording: Option<Box<Recording>>,
+    /// Its spans, if it is sampled.
+    pub trace: Option<Box<CallTrace>>,
     /// All calls of the process.
     pub calls: Calls,
     /// The right to be one of them.
@@ -80,6 +83,7 @@ impl ConductedCall {
             metrics,
             lease,
             recording,
+            mut trace,
             calls,
             permit,
         } = self;
@@ -92,11 +96,14 @@ impl ConductedCall {
             configured,
         } = session;
         let session = super::session_id(&leg.session_created);
+        if let Some(trace) = &mut trace {
+            trace.session(place.deployment(), &session, &leg.setup);
+        }
         let deployment = place.deployment().name();
         let ledger = Ledger::new(
             metrics,
             lease,
-            recording,
+            (recording, trace),
             call_id,
             dialect.name(),
             deployment,
@@ -321,6 +328,9 @@ impl Conduct {
 
     fn tool_result(&mut self, result: ToolResult, now: Instant) {
         self.ledger.metrics.tool(result.outcome);
+        if let Some(trace) = self.ledger.trace() {
+            trace.tool_ended(&result.call_id, result.outcome);
+        }
         let finished = Input::ToolFinished {
             call_id: result.call_id,
             output: result.output,
@@ -430,6 +440,7 @@ impl Conduct {
         if let Some(recording) = self.ledger.recording() {
             recording.attached(info.provider_call_id.as_deref(), &info.parameters);
         }
+        self.ledger.attached(&info.parameters);
         self.formats = self.formats_at(&self.place);
         if let Some(formats) = self.formats {
             self.place.asks_for(formats);
@@ -634,14 +645,21 @@ impl Conduct {
                 call_id,
                 name,
                 arguments,
-            } if name == PRESS_KEYS_TOOL => self.press_keys(call_id, &arguments),
+            } if name == PRESS_KEYS_TOOL => {
+                if let Some(trace) = self.ledger.trace() {
+                    trace.tool_began(&call_id, &name);
+                }
+                self.press_keys(call_id, &arguments);
+            }
             Output::RunTool {
                 call_id,
                 name,
                 arguments,
             } => {
                 let webhook = self.agent.config.webhooks.get(&name);
+                let trace = self.ledger.trace();
                 let call = ToolCall {
+                    trace: trace.and_then(|trace| trace.tool_began(&call_id, &name)),
                     call: self.ledger.call_id().to_owned(),
                     call_id,
                     name,
@@ -741,6 +759,9 @@ impl Conduct {
             .is_some_and(|media| media.queue.is_empty());
         if self.reply_closed && is_sent {
             self.reply_closed = false;
+            if let Some(trace) = self.ledger.trace() {
+                trace.reply_ended();
+            }
             self.tell_caller(CallerCommand::ReplyEnded);
         }
     }

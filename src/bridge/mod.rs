@@ -22,6 +22,8 @@ mod relay_replace;
 mod replace;
 mod summary;
 mod tool;
+mod trace;
+mod trace_turn;
 mod workers;
 
 use crate::call::ModelEvent;
@@ -40,6 +42,7 @@ pub use registry::{CallPermit, Calls};
 pub use relay::{REALTIME, RelayLimits, RelayedCall};
 pub use summary::{CallSummary, MAX_TURNS, Share};
 pub use tool::{ToolRunner, WebhookConfig};
+pub use trace::{CallTrace, TracedCall};
 pub use workers::Workers;
 
 /// The vendor's id of a session, from its first event; empty if it has none.

@@ -35,6 +35,7 @@ use super::relay_heard::RelayHeard;
 use super::relay_replace::{Carry, Reopened};
 use super::session_id;
 use super::summary::{CallSummary, Ledger};
+use super::trace::CallTrace;
 
 /// The name of this way of calling, as routes and metric labels have it.
 pub const REALTIME: &str = "realtime";
@@ -66,6 +67,8 @@ pub struct RelayedCall {
     pub lease: CallLease,
     /// What its record is made of, if there is to be one.
     pub recording: Option<Box<Recording>>,
+    /// Its spans, if it is sampled.
+    pub trace: Option<Box<CallTrace>>,
     /// All calls of the process.
     pub calls: Calls,
     /// The right to be one of them.
@@ -104,10 +107,14 @@ impl RelayedCall {
         });
         let recording = self.recording.as_deref();
         let heard = recording.map(|it| RelayHeard::new(it.wants_transcript()));
+        let trace = self.trace.map(|mut trace| {
+            trace.session(place.deployment(), &session, &leg.setup);
+            trace
+        });
         let ledger = Ledger::new(
             self.metrics,
             self.lease,
-            self.recording,
+            (self.recording, trace),
             self.call_id,
             REALTIME,
             place.deployment().name(),

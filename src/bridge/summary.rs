@@ -1,16 +1,19 @@
 //! What is known of a call when it is over, and what the metrics are told while it goes on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::field;
 
 use crate::call::{EndReason, Loss, ModelEvent, Observation, RateLimit, TurnLatency, Usage};
 use crate::quota::CallLease;
 use crate::telemetry::{CallMetrics, Direction, FrameDrop};
-use crate::upstream::Decoded;
+use crate::upstream::{Decoded, Deployment, SessionSetup};
 
 use super::record::Recording;
+use super::trace::CallTrace;
 
 /// One ended call.
 #[derive(Clone, Debug)]
@@ -88,6 +91,8 @@ pub(super) struct Ledger {
     pub(super) lease: CallLease,
     /// What its record is made of, if there is to be one.
     recording: Option<Box<Recording>>,
+    /// Its spans, if it is sampled.
+    trace: Option<Box<CallTrace>>,
     /// What the last event of the deployment said of how long it wants to be left alone.
     pub(super) retry_after: Option<Duration>,
     summary: CallSummary,
@@ -104,9 +109,7 @@ impl Drop for Ledger {
         if std::thread::panicking() {
             self.metrics.panicked();
         }
-        if let Some(recording) = self.recording.take() {
-            recording.end(&self.summary);
-        }
+        self.hand_over();
     }
 }
 
@@ -114,7 +117,7 @@ impl Ledger {
     pub(super) fn new(
         metrics: Arc<CallMetrics>,
         lease: CallLease,
-        recording: Option<Box<Recording>>,
+        (recording, trace): (Option<Box<Recording>>, Option<Box<CallTrace>>),
         call_id: String,
         dialect: &'static str,
         deployment: &str,
@@ -124,6 +127,9 @@ impl Ledger {
         lease.opened(deployment, Instant::now().into_std());
         let recording = recording.map(|mut recording| {
             recording.began(dialect);
+            if let Some(trace) = &trace {
+                recording.traced(trace.id());
+            }
             recording.session(deployment, &session_id);
             recording
         });
@@ -131,6 +137,7 @@ impl Ledger {
             metrics,
             lease,
             recording,
+            trace,
             retry_after: None,
             summary: CallSummary {
                 call_id,
@@ -162,6 +169,20 @@ impl Ledger {
         self.recording.as_deref_mut()
     }
 
+    /// The trace, if the call is sampled.
+    pub(super) fn trace(&mut self) -> Option<&mut CallTrace> {
+        self.trace.as_deref_mut()
+    }
+
+    /// What the caller attached to the call, among it whose trace it belongs to.
+    pub(super) fn attached(&mut self, parameters: &BTreeMap<String, String>) {
+        let Some(trace) = &mut self.trace else { return };
+        trace.attached(parameters);
+        if let Some(recording) = &mut self.recording {
+            recording.traced(trace.id());
+        }
+    }
+
     /// Audio was thrown away.
     pub(super) fn dropped(&mut self, cause: FrameDrop, duration: Duration) {
         self.metrics.dropped(cause, duration);
@@ -187,7 +208,12 @@ impl Ledger {
     }
 
     pub(super) fn turn(&mut self, turn: TurnLatency) {
-        self.metrics.turn(turn.latency, turn.model, turn.gateway);
+        let trace = self.trace.as_ref().map(|trace| trace.id());
+        self.metrics
+            .turn(turn.latency, turn.model, turn.gateway, trace);
+        if let Some(trace) = &mut self.trace {
+            trace.turn(turn);
+        }
         self.summary.n_turns += 1;
         if self.summary.turns.len() == MAX_TURNS {
             self.summary.turns.remove(0);
@@ -197,11 +223,17 @@ impl Ledger {
 
     pub(super) fn first_audio(&mut self, after: Duration) {
         self.metrics.first_audio(after);
+        if let Some(trace) = &mut self.trace {
+            trace.first_audio();
+        }
         self.summary.first_audio = Some(after);
     }
 
     pub(super) fn barged_in(&mut self, unheard: Duration) {
         self.metrics.barged_in(unheard);
+        if let Some(trace) = &mut self.trace {
+            trace.barged_in();
+        }
         self.summary.n_barge_ins += 1;
     }
 
@@ -252,6 +284,9 @@ impl Ledger {
                 _ => recording.failed_over(),
             }
         }
+        if let Some(trace) = &mut self.trace {
+            trace.replaced(cause);
+        }
     }
 
     fn not_replaced(&self, loss: Loss) {
@@ -263,12 +298,17 @@ impl Ledger {
     pub(super) fn moved(
         &mut self,
         metrics: Arc<CallMetrics>,
-        deployment: &str,
+        at: &Deployment,
+        setup: &SessionSetup,
         session_id: String,
     ) {
+        let deployment = at.name();
         self.lease.opened(deployment, Instant::now().into_std());
         if let Some(recording) = &mut self.recording {
             recording.session(deployment, &session_id);
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.session(at, &session_id, setup);
         }
         self.metrics = metrics;
         deployment.clone_into(&mut self.summary.deployment);
@@ -287,6 +327,9 @@ impl Ledger {
         let event = &decoded.event();
         if let Some(recording) = &mut self.recording {
             recording.model_event(event);
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.model_event(event);
         }
         match event {
             ModelEvent::ResponseCreated { .. } => {
@@ -355,12 +398,20 @@ impl Ledger {
             turns = summary.n_turns,
             barge_ins = summary.n_barge_ins,
             tokens = summary.usage.total(),
+            trace_id = self.trace.as_ref().map(|trace| field::display(trace.id())),
             "call ended"
         );
+        self.hand_over();
+        self.summary.clone()
+    }
+
+    fn hand_over(&mut self) {
         if let Some(recording) = self.recording.take() {
             recording.end(&self.summary);
         }
-        self.summary.clone()
+        if let Some(trace) = self.trace.take() {
+            trace.end(&self.summary);
+        }
     }
 }
 
@@ -401,7 +452,7 @@ mod tests {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let session = String::new();
             let id = "c".to_owned();
-            let _ledger = Ledger::new(call, lease, recording, id, "audio", "east", session);
+            let _ledger = Ledger::new(call, lease, (recording, None), id, "audio", "east", session);
             panic!("a fault of the gateway");
         }));
         assert!(result.is_err());

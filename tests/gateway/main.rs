@@ -45,4 +45,5 @@ mod routing;
 mod speech;
 mod standby;
 mod tls;
+mod traces;
 mod wire;
