@@ -27,14 +27,16 @@ use super::agent::Agent;
 use super::idle::Idle;
 use super::leg::{Leg, LegEvent, Line, SendError};
 use super::legs::{End, Heard, Legs, Progress, loss_of};
+use super::live::Conductor;
 use super::media_path::MediaPath;
 use super::notice;
 use super::opening::SessionSource;
+use super::order::{Order, Orders};
 use super::press_keys::{self, KeysError, PRESS_KEYS_TOOL};
 use super::record::Recording;
-use super::registry::{CallPermit, Calls, ToldToEnd};
+use super::registry::{CallPermit, Calls};
 use super::replace::{Came, Sessions};
-use super::summary::{CallSummary, Ledger};
+use super::summary::{Audience, CallSummary, Ledger};
 use super::tool::{ToolCall, ToolResult, ToolRunner};
 use super::trace::CallTrace;
 
@@ -100,15 +102,17 @@ impl ConductedCall {
             trace.session(place.deployment(), &session, &leg.setup);
         }
         let deployment = place.deployment().name();
-        let ledger = Ledger::new(
+        let name = dialect.name();
+        let at = (deployment, session.as_str());
+        let (listing, orders) = calls.list((&call_id, name), Conductor::Gateway, &lease, at);
+        let audience = Audience {
             metrics,
             lease,
-            (recording, trace),
-            call_id,
-            dialect.name(),
-            deployment,
-            session,
-        );
+            recording,
+            trace,
+            listing,
+        };
+        let ledger = Ledger::new(audience, call_id, name, deployment, session);
         let now = Instant::now();
         let sessions = Sessions::new(sessions, agent.standby_line.clone());
         let mut task = Box::new(Conduct {
@@ -143,7 +147,7 @@ impl ConductedCall {
             append: String::new(),
             ended: None,
             timer: Box::pin(tokio::time::sleep_until(now)),
-            end_now: calls.told_to_end(),
+            orders,
             began: now,
         });
         task.note_cap(leg.ends_at, now);
@@ -199,7 +203,7 @@ pub(super) struct Conduct {
     pub(super) append: String,
     pub(super) ended: Option<End>,
     pub(super) timer: Pin<Box<Sleep>>,
-    pub(super) end_now: ToldToEnd,
+    pub(super) orders: Orders,
     pub(super) began: Instant,
 }
 
@@ -209,7 +213,7 @@ enum Wake {
     Session(Came),
     Timer,
     Notice(Notice),
-    EndNow,
+    Ordered(Order),
 }
 
 /// The part of the current event that outputs refer to.
@@ -233,8 +237,11 @@ impl Conduct {
                 Wake::Tool(result) => self.tool_result(result, now),
                 Wake::Session(came) => self.session_came(came, now),
                 Wake::Timer => self.timeout(now),
-                Wake::Notice(told) => self.input(notice::input(told), Current::Other, now),
-                Wake::EndNow => self.input(Input::End(EndReason::Drained), Current::Other, now),
+                Wake::Notice(told) => match notice::input(told) {
+                    Input::EndOrderly(reason) => self.end_orderly(reason, now),
+                    input => self.input(input, Current::Other, now),
+                },
+                Wake::Ordered(order) => self.ordered(order, now),
             }
             if std::mem::take(&mut self.overfull) {
                 self.model_lost(Loss::Stalled, now);
@@ -268,7 +275,7 @@ impl Conduct {
         if let Poll::Ready(told) = self.ledger.lease.poll_notice(cx) {
             return Poll::Ready(Wake::Notice(told));
         }
-        self.end_now.as_mut().poll(cx).map(|()| Wake::EndNow)
+        self.orders.poll(cx).map(Wake::Ordered)
     }
 
     /// All that was for the caller left, the first of it so long after it was read or due.
@@ -436,6 +443,7 @@ impl Conduct {
                 return self.bad_input(&DialectError::UnsupportedFormat);
             }
         }
+        self.ledger.listing.answered();
         self.parameters = Arc::new(info.parameters.clone());
         if let Some(recording) = self.ledger.recording() {
             recording.attached(info.provider_call_id.as_deref(), &info.parameters);

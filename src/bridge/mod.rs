@@ -10,9 +10,11 @@ mod frame_path;
 mod idle;
 mod leg;
 mod legs;
+mod live;
 mod media_path;
 mod notice;
 mod opening;
+mod order;
 mod press_keys;
 mod record;
 mod registry;
@@ -24,6 +26,7 @@ mod summary;
 mod tool;
 mod trace;
 mod trace_turn;
+mod watchdog;
 mod workers;
 
 use crate::call::ModelEvent;
@@ -36,13 +39,19 @@ pub use echo::echo;
 #[doc(hidden)]
 pub use frame_path::FramePath;
 pub use leg::Line;
+pub use live::{
+    CallFacts, CallNews, CallProgress, CallSnapshot, Conductor, Happened, LiveCall, LivePhase,
+    MAX_MOMENTS, Moment, Watched,
+};
 pub use opening::{OpenError, OpenedSession, SessionSource, TenantPolicy};
+pub use order::OrderError;
 pub use record::{RecordedCall, Recording};
 pub use registry::{CallPermit, Calls};
 pub use relay::{REALTIME, RelayLimits, RelayedCall};
 pub use summary::{CallSummary, MAX_TURNS, Share};
 pub use tool::{ToolRunner, WebhookConfig};
 pub use trace::{CallTrace, TracedCall};
+pub use watchdog::{Limits as WatchdogLimits, Pulse, watch as watch_threads};
 pub use workers::Workers;
 
 /// The vendor's id of a session, from its first event; empty if it has none.

@@ -1,16 +1,18 @@
 //! The live calls of this process: how many there may be, and how all of them end.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::live::{CallNews, LiveCall, Watched};
 use super::summary::CallSummary;
+use super::watchdog::Pulse;
 use super::workers::Workers;
 
 /// How many ended calls are remembered.
@@ -19,6 +21,9 @@ const REMEMBERED: usize = 64;
 /// Calls that are left when the grace period is over end within so long, one after the other: whoever calls again does
 /// so then, and elsewhere (limits reference).
 const SPREAD: Duration = Duration::from_secs(10);
+
+/// Events that wait for a watcher: a thousand calls of which each has a turn in ten seconds make so many in ten.
+const NEWS: usize = 1024;
 
 /// All calls of the process.
 #[derive(Clone, Debug)]
@@ -38,6 +43,10 @@ struct Inner {
     end_now: CancellationToken,
     /// Calls that asked when they are to end.
     n_asked: AtomicU32,
+    /// Calls that run, by their number; written by each when it begins and when it ends.
+    live: Mutex<BTreeMap<u64, Arc<LiveCall>>>,
+    n_listed: AtomicU64,
+    news: broadcast::Sender<CallNews>,
     /// Written by each call when it ends.
     ended: Mutex<VecDeque<CallSummary>>,
 }
@@ -67,6 +76,9 @@ impl Calls {
             over: CancellationToken::new(),
             end_now: CancellationToken::new(),
             n_asked: AtomicU32::new(0),
+            live: Mutex::default(),
+            n_listed: AtomicU64::new(0),
+            news: broadcast::Sender::new(NEWS),
             ended: Mutex::default(),
         }))
     }
@@ -125,6 +137,13 @@ impl Calls {
         workers.map_or(Duration::ZERO, Workers::take_lag)
     }
 
+    /// What shows that the threads that run calls go on.
+    #[must_use]
+    pub fn pulses(&self) -> Vec<Arc<Pulse>> {
+        let workers = self.0.workers.get().into_iter();
+        workers.flat_map(Workers::pulses).cloned().collect()
+    }
+
     /// Is over when the call that asks is to end, for the sake of the process.
     pub(super) fn told_to_end(&self) -> ToldToEnd {
         let calls = Arc::clone(&self.0);
@@ -157,6 +176,67 @@ impl Calls {
         let _ = active.wait_for(|active| *active == 0).await;
         self.0.tasks.close();
         self.0.tasks.wait().await;
+    }
+
+    pub(super) fn next_number(&self) -> u64 {
+        self.0.n_listed.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A call is there.
+    pub(super) fn enter(&self, call: &Arc<LiveCall>) {
+        let mut live = self.lock_live();
+        live.insert(call.number(), Arc::clone(call));
+        self.tell(CallNews::Began(Arc::clone(call)));
+    }
+
+    /// A call is over.
+    pub(super) fn leave(&self, call: &Arc<LiveCall>) {
+        let mut live = self.lock_live();
+        live.remove(&call.number());
+        self.tell(CallNews::Ended(Arc::clone(call)));
+    }
+
+    pub(super) fn tell(&self, news: CallNews) {
+        // Nobody may be watching.
+        let _ = self.0.news.send(news);
+    }
+
+    /// The calls that run, in the order in which they began.
+    #[must_use]
+    pub fn live(&self) -> Vec<Arc<LiveCall>> {
+        self.lock_live().values().cloned().collect()
+    }
+
+    /// The ids of the calls that this thread runs; none if somebody keeps the register locked, for which this does not wait.
+    #[must_use]
+    pub fn on_thread(&self, thread: &str) -> Vec<String> {
+        let Ok(live) = self.0.live.try_lock() else {
+            return Vec::new();
+        };
+        let calls = live.values().filter(|call| call.is_on(thread));
+        calls.map(|call| call.facts().call_id.clone()).collect()
+    }
+
+    /// The call of that id, if it runs.
+    #[must_use]
+    pub fn find(&self, call_id: &str) -> Option<Arc<LiveCall>> {
+        let live = self.lock_live();
+        let mut calls = live.values();
+        calls.find(|call| call.facts().call_id == call_id).cloned()
+    }
+
+    /// The calls that run, and all that becomes of them from then on.
+    #[must_use]
+    pub fn watch(&self) -> Watched {
+        let live = self.lock_live();
+        Watched {
+            calls: live.values().cloned().collect(),
+            news: self.0.news.subscribe(),
+        }
+    }
+
+    fn lock_live(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<LiveCall>>> {
+        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers an ended call.

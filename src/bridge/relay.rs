@@ -27,14 +27,16 @@ use crate::upstream::{Decoded, Decoder, Place, Session, Trouble};
 
 use super::leg::{LegEvent, SendError};
 use super::legs::{End, Heard, Legs, Progress, loss_of};
+use super::live::Conductor;
 use super::notice;
 use super::opening::{OpenedSession, SessionSource};
+use super::order::{Order, Orders};
 use super::record::Recording;
-use super::registry::{CallPermit, Calls, ToldToEnd};
+use super::registry::{CallPermit, Calls};
 use super::relay_heard::RelayHeard;
 use super::relay_replace::{Carry, Reopened};
 use super::session_id;
-use super::summary::{CallSummary, Ledger};
+use super::summary::{Audience, CallSummary, Ledger};
 use super::trace::CallTrace;
 
 /// The name of this way of calling, as routes and metric labels have it.
@@ -111,15 +113,19 @@ impl RelayedCall {
             trace.session(place.deployment(), &session, &leg.setup);
             trace
         });
-        let ledger = Ledger::new(
-            self.metrics,
-            self.lease,
-            (self.recording, trace),
-            self.call_id,
-            REALTIME,
-            place.deployment().name(),
-            session,
-        );
+        let at = place.deployment().name();
+        let who = (self.call_id.as_str(), REALTIME);
+        let (listing, orders) =
+            self.calls
+                .list(who, Conductor::Caller, &self.lease, (at, &session));
+        let audience = Audience {
+            metrics: self.metrics,
+            lease: self.lease,
+            recording: self.recording,
+            trace,
+            listing,
+        };
+        let ledger = Ledger::new(audience, self.call_id, REALTIME, at, session);
         let mut task = Box::new(Relay {
             legs: Legs::gated(caller, leg.socket),
             caller_shape: self.shape,
@@ -146,7 +152,7 @@ impl RelayedCall {
             caller_at: now,
             ended: None,
             timer: Box::pin(tokio::time::sleep_until(now)),
-            end_now: self.calls.told_to_end(),
+            orders,
             began: now,
         });
         for event in std::iter::once(leg.session_created).chain(early) {
@@ -182,7 +188,7 @@ pub(super) struct Relay {
     caller_at: Instant,
     pub(super) ended: Option<End>,
     timer: Pin<Box<Sleep>>,
-    end_now: ToldToEnd,
+    orders: Orders,
     began: Instant,
 }
 
@@ -205,7 +211,7 @@ enum Wake {
     Session(Reopened),
     Timer,
     Notice(Notice),
-    EndNow,
+    Ordered(Order),
 }
 
 impl Relay {
@@ -223,7 +229,7 @@ impl Relay {
                 Wake::Session(reopened) => self.session_opened(reopened, now),
                 Wake::Timer => self.timeout(now),
                 Wake::Notice(told) => self.noticed(told),
-                Wake::EndNow => self.end(EndReason::Drained),
+                Wake::Ordered(order) => self.ordered(order, now),
             }
             self.rotate(now);
             if let Some(end) = self.ended.take() {
@@ -251,7 +257,7 @@ impl Relay {
         if let Poll::Ready(told) = self.ledger.lease.poll_notice(cx) {
             return Poll::Ready(Wake::Notice(told));
         }
-        self.end_now.as_mut().poll(cx).map(|()| Wake::EndNow)
+        self.orders.poll(cx).map(Wake::Ordered)
     }
 
     /// A budget nears its end, or is used up.
@@ -310,7 +316,7 @@ impl Relay {
         }
     }
 
-    fn end(&mut self, reason: EndReason) {
+    pub(super) fn end(&mut self, reason: EndReason) {
         self.ended = Some(reason.into());
     }
 

@@ -195,6 +195,15 @@ impl Carry {
         });
     }
 
+    /// Another session takes over as if the cap of this one were near.
+    pub(super) fn leave_deployment(&mut self, now: Instant) {
+        let latest = now + ROTATE_AHEAD;
+        let latest = self.rotate.map_or(latest, |(_, at)| at.min(latest));
+        if self.lost.is_none() && self.next.is_none() {
+            self.rotate = Some((now, latest));
+        }
+    }
+
     /// An event came from the deployment.
     pub(super) fn heard(&mut self, event: &ServerEvent<'_>, text: &str, now: Instant) {
         self.heard_at = now;
@@ -350,6 +359,7 @@ impl Relay {
         if now.duration_since(carry.up_since) >= HELD {
             carry.succeeded();
         }
+        self.ledger.listing.session_lost(loss.name());
         if let Some(trouble) = trouble(loss, self.ledger.retry_after) {
             self.place.report(trouble);
         }

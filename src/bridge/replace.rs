@@ -167,6 +167,7 @@ impl Conduct {
         if let Some(trace) = self.ledger.trace() {
             trace.session_lost(loss.name());
         }
+        self.ledger.listing.session_lost(loss.name());
         if let Some(trouble) = trouble(loss, self.ledger.retry_after) {
             self.place.report(trouble);
         }

@@ -12,6 +12,7 @@ use crate::quota::CallLease;
 use crate::telemetry::{CallMetrics, Direction, FrameDrop};
 use crate::upstream::{Decoded, Deployment, SessionSetup};
 
+use super::live::Listing;
 use super::record::Recording;
 use super::trace::CallTrace;
 
@@ -95,6 +96,8 @@ pub(super) struct Ledger {
     trace: Option<Box<CallTrace>>,
     /// What the last event of the deployment said of how long it wants to be left alone.
     pub(super) retry_after: Option<Duration>,
+    /// What others see of the call.
+    pub(super) listing: Listing,
     summary: CallSummary,
     closed: bool,
 }
@@ -113,16 +116,30 @@ impl Drop for Ledger {
     }
 }
 
+/// Who is told what happens in a call.
+pub(super) struct Audience {
+    pub(super) metrics: Arc<CallMetrics>,
+    pub(super) lease: CallLease,
+    pub(super) recording: Option<Box<Recording>>,
+    pub(super) trace: Option<Box<CallTrace>>,
+    pub(super) listing: Listing,
+}
+
 impl Ledger {
     pub(super) fn new(
-        metrics: Arc<CallMetrics>,
-        lease: CallLease,
-        (recording, trace): (Option<Box<Recording>>, Option<Box<CallTrace>>),
+        audience: Audience,
         call_id: String,
         dialect: &'static str,
         deployment: &str,
         session_id: String,
     ) -> Self {
+        let Audience {
+            metrics,
+            lease,
+            recording,
+            trace,
+            listing,
+        } = audience;
         metrics.began();
         lease.opened(deployment, Instant::now().into_std());
         let recording = recording.map(|mut recording| {
@@ -139,6 +156,7 @@ impl Ledger {
             recording,
             trace,
             retry_after: None,
+            listing,
             summary: CallSummary {
                 call_id,
                 dialect,
@@ -214,6 +232,7 @@ impl Ledger {
         if let Some(trace) = &mut self.trace {
             trace.turn(turn);
         }
+        self.listing.turn(turn);
         self.summary.n_turns += 1;
         if self.summary.turns.len() == MAX_TURNS {
             self.summary.turns.remove(0);
@@ -226,6 +245,7 @@ impl Ledger {
         if let Some(trace) = &mut self.trace {
             trace.first_audio();
         }
+        self.listing.first_audio(after);
         self.summary.first_audio = Some(after);
     }
 
@@ -234,6 +254,7 @@ impl Ledger {
         if let Some(trace) = &mut self.trace {
             trace.barged_in();
         }
+        self.listing.barged_in(unheard);
         self.summary.n_barge_ins += 1;
     }
 
@@ -310,6 +331,7 @@ impl Ledger {
         if let Some(trace) = &mut self.trace {
             trace.session(at, &session_id, setup);
         }
+        self.listing.moved(deployment, &session_id);
         self.metrics = metrics;
         deployment.clone_into(&mut self.summary.deployment);
         self.summary.session_id = session_id;
@@ -351,6 +373,7 @@ impl Ledger {
                 if let (Some(recording), Some(cost)) = (&mut self.recording, cost) {
                     recording.cost(cost);
                 }
+                self.listing.used(usage);
                 self.out_of_quota(*error_code, now);
             }
             ModelEvent::Error(error) => {
@@ -384,6 +407,7 @@ impl Ledger {
     /// Closes the books and logs the call once.
     pub(super) fn end(mut self, reason: EndReason, duration: Duration) -> CallSummary {
         self.closed = true;
+        self.listing.ended(reason);
         self.summary.end_reason = reason;
         self.summary.duration = duration;
         self.metrics.ended(reason.name());
@@ -417,6 +441,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use super::super::live::Conductor;
+    use super::super::registry::Calls;
     use super::*;
     use crate::bridge::RecordedCall;
     use crate::outbound::Outbound;
@@ -450,9 +476,21 @@ mod tests {
         let lease = quota.admit(caller, quota.pool("east", &["east"])).await;
         let lease = lease.expect("room");
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let session = String::new();
-            let id = "c".to_owned();
-            let _ledger = Ledger::new(call, lease, (recording, None), id, "audio", "east", session);
+            let (id, session) = ("c".to_owned(), String::new());
+            let (listing, _) = Calls::new(1).list(
+                (&id, "audio"),
+                Conductor::Gateway,
+                &lease,
+                ("east", &session),
+            );
+            let audience = Audience {
+                metrics: call,
+                lease,
+                recording,
+                trace: None,
+                listing,
+            };
+            let _ledger = Ledger::new(audience, id, "audio", "east", session);
             panic!("a fault of the gateway");
         }));
         assert!(result.is_err());

@@ -51,6 +51,12 @@ impl Deadlines {
         self.0[timer as usize] = Some(at);
     }
 
+    /// Sets it unless it is set for an earlier time.
+    pub(super) fn set_no_later(&mut self, timer: Timer, at: Instant) {
+        let set = &mut self.0[timer as usize];
+        *set = Some(set.map_or(at, |before| before.min(at)));
+    }
+
     pub(super) fn stop(&mut self, timer: Timer) {
         self.0[timer as usize] = None;
     }

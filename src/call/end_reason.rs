@@ -97,6 +97,8 @@ end_reasons! {
     MaxDuration = "max_duration", Internal, 1000;
     /// A budget of the caller's tenant ran out.
     BudgetExhausted = "budget_exhausted", Internal, 1000;
+    /// An operator ended it.
+    Operator = "operator", Internal, 1000;
     /// The gateway is going away and the grace period is over.
     Drained = "drained", Internal, 1012;
     /// A fault of the gateway.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::end_reason::EndReason;
 use super::event::{Digit, Mark};
 use super::model::ModelEvent;
+use super::operator::SayMode;
 #[cfg(doc)]
 use super::output::Output;
 use super::replacement::Loss;
@@ -71,6 +72,15 @@ pub enum Input<'a> {
     },
     /// The call is to end in good order and for that reason: the model says good-bye first.
     EndOrderly(EndReason),
+    /// An operator wants the model to be told something.
+    Say {
+        /// What.
+        text: String,
+        /// In which way.
+        mode: SayMode,
+    },
+    /// The session in use is to be left for another one, as soon as that disturbs nobody.
+    LeaveSession,
     /// The caller leg ended, or the shell cannot go on.
     End(EndReason),
 }

@@ -219,6 +219,8 @@ impl Call {
             Input::ToolFinished { call_id, output } => self.tool_finished(call_id, output, now),
             Input::EndSoon { text } => self.end_soon(text),
             Input::EndOrderly(reason) => self.end_orderly(reason, now),
+            Input::Say { text, mode } => self.say(text, mode, now),
+            Input::LeaveSession => self.leave(now),
             Input::End(reason) => self.end(reason),
         }
         self.rotate_in_a_pause(now);

@@ -15,7 +15,7 @@ use super::model::{ModelCommand, ModelError, ModelEvent, RateLimits, ResponseSta
 use super::output::{Observation, Output};
 use super::policy::{CallPolicy, CallTimeouts, CarryPolicy, DtmfPolicy, Terminator, TurnPolicy};
 use super::replacement::Loss;
-use super::{BenignRace, EndReason};
+use super::{BenignRace, EndReason, SayMode};
 use crate::media::GapSettings;
 
 pub(super) fn ms(n: u64) -> Duration {
@@ -183,6 +183,18 @@ impl Scene {
                 },
             ),
             "over" => input(self, Input::EndOrderly(EndReason::BudgetExhausted)),
+            "say" => input(
+                self,
+                Input::Say {
+                    text: "Hear this.".to_owned(),
+                    mode: match word(1) {
+                        "user" => SayMode::User,
+                        "system" => SayMode::System,
+                        _ => SayMode::Verbatim,
+                    },
+                },
+            ),
+            "leave" => input(self, Input::LeaveSession),
             "gone" => input(self, Input::End(EndReason::CallerGone)),
             "updated" => model(self, ModelEvent::SessionUpdated),
             "speech" => model(

@@ -17,8 +17,11 @@ mod machine;
 #[cfg(test)]
 mod machine_failover_tests;
 #[cfg(test)]
+mod machine_operator_tests;
+#[cfg(test)]
 mod machine_tests;
 mod model;
+mod operator;
 mod output;
 mod playing;
 mod policy;
@@ -36,6 +39,7 @@ pub use machine::{Call, HANG_UP_TOOL, TRANSFER_TOOL};
 pub use model::{
     ModelCommand, ModelError, ModelEvent, RateLimit, RateLimits, ResponseStatus, Usage,
 };
+pub use operator::SayMode;
 pub use output::{Observation, Output};
 pub use policy::{CallPolicy, CallTimeouts, CarryPolicy, DtmfPolicy, Terminator, TurnPolicy};
 pub use race::BenignRace;

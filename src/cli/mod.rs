@@ -1,11 +1,14 @@
-//! The commands: `serve`, `demo`, `simulate`, `check`, `metrics`, `key`, `ticket`. The composition root; the only place that
-//! prints.
+//! The commands: `serve`, `demo`, `simulate`, `check`, `metrics`, `key`, `ticket`, and those that ask a running gateway:
+//! `calls`, `end`, `say`, `deployments`, `drain`. The composition root; the only place that prints.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "a command line talks to its user"
 )]
 
+mod channel;
+mod control;
+mod control_show;
 mod credentials;
 mod demo;
 mod metrics;
@@ -59,6 +62,16 @@ enum Command {
     Key(credentials::KeyArguments),
     /// Make a ticket for one call, for where only a URL can be given, and print it with that URL.
     Ticket(credentials::TicketArguments),
+    /// List the live calls of a running gateway, or watch them.
+    Calls(control::CallsArguments),
+    /// End calls of a running gateway.
+    End(control::EndArguments),
+    /// Have the model of a call say something, or tell it something.
+    Say(control::SayArguments),
+    /// List the deployments of a running gateway with health, quota and sessions.
+    Deployments(control::DeploymentsArguments),
+    /// Take a deployment of a running gateway out of use, or drain the gateway, whose process then exits.
+    Drain(control::DrainArguments),
 }
 
 /// Runs the command line.
@@ -85,6 +98,11 @@ pub fn run() -> ExitCode {
         Command::Metrics(arguments) => metrics::metrics(&arguments),
         Command::Key(arguments) => credentials::key(&arguments),
         Command::Ticket(arguments) => credentials::ticket(&arguments),
+        Command::Calls(arguments) => in_runtime(control::calls(arguments)),
+        Command::End(arguments) => in_runtime(control::end(arguments)),
+        Command::Say(arguments) => in_runtime(control::say(arguments)),
+        Command::Deployments(arguments) => in_runtime(control::deployments(arguments)),
+        Command::Drain(arguments) => in_runtime(control::drain(arguments)),
     }
 }
 

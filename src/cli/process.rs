@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, AdminToken};
-use crate::bridge::{ToolRunner, Workers};
+use crate::admin::{self, Access, AdminToken};
+use crate::bridge::{ToolRunner, WatchdogLimits, Workers, watch_threads};
 use crate::config::{Config, Loaded, Reloader};
 use crate::listener::{Gateway, Routes, StoredIds, StoredKeys};
 use crate::outbound::Outbound;
@@ -24,6 +24,9 @@ use super::bind;
 
 /// Operators that may wait to be accepted.
 const ADMIN_BACKLOG: u32 = 64;
+
+/// So long the log has to write why the process is given up.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// A gateway that answers callers and operators.
 #[derive(Debug)]
@@ -50,7 +53,8 @@ impl Process {
         let audiosocket = audiosocket.map(|address| bind(address, listener.backlog));
         let (audiosocket, audiosocket_at) = audiosocket.transpose()?.unzip();
         let (admin_listener, admin) = bind(config.admin.address, ADMIN_BACKLOG)?;
-        let token = AdminToken::read(&config.admin).map_err(|error| format!("admin.{error}"))?;
+        let access = Access::new(&config.admin)
+            .map_err(|(field, problem)| format!("admin.{}: {problem}", field.join(".")))?;
         let metrics = Metrics::new();
         let dialer = Dialer::new(Arc::clone(&metrics));
         let outbound = Outbound::new();
@@ -78,7 +82,7 @@ impl Process {
             callers,
             audiosocket: audiosocket_at,
             admin,
-            token,
+            token: access.token(),
             config: watch::Sender::new(Arc::new(config.clone())).subscribe(),
             tasks,
             stop,
@@ -86,13 +90,35 @@ impl Process {
         let workers = Workers::start(&process.stop);
         let workers = workers.map_err(|error| format!("cannot start threads: {error}"))?;
         process.gateway.calls().run_on(workers);
-        process.spawn(caller_listener, admin_listener);
+        process.watch_threads(config.process.watchdog)?;
+        process.spawn(caller_listener, admin_listener, access);
         if let Some(audiosocket) = audiosocket {
             let gateway = Arc::clone(&process.gateway);
             let serving = gateway.serve_audiosocket(audiosocket, process.stop.clone());
             process.tasks.spawn(serving);
         }
         Ok(process)
+    }
+
+    fn watch_threads(&self, give_up: Duration) -> Result<(), String> {
+        let limits = WatchdogLimits {
+            notice: WatchdogLimits::NOTICE,
+            give_up,
+        };
+        let calls = self.gateway.calls().clone();
+        let metrics = Arc::clone(self.gateway.metrics());
+        watch_threads(
+            self.gateway.pulses(),
+            limits,
+            metrics,
+            self.stop.clone(),
+            move |thread| calls.on_thread(thread),
+            || {
+                std::thread::sleep(LAST_WORDS);
+                std::process::abort();
+            },
+        )
+        .map_err(|error| format!("cannot start threads: {error}"))
     }
 
     /// From now on takes what is changed in the file that this process was started by: on SIGHUP, and by itself.
@@ -121,30 +147,39 @@ impl Process {
         self.config.borrow().drain.grace
     }
 
-    fn spawn(&self, callers: TcpListener, operators: TcpListener) {
+    fn spawn(&self, callers: TcpListener, operators: TcpListener, access: Access) {
         let gateway = Arc::clone(&self.gateway);
         self.tasks.spawn(gateway.serve(callers, self.stop.clone()));
         let gateway = Arc::clone(&self.gateway);
         self.tasks.spawn(gateway.watch_load(self.stop.clone()));
         let gateway = Arc::clone(&self.gateway);
         self.tasks.spawn(gateway.keep_standby(self.stop.clone()));
-        let (gateway, token) = (Arc::clone(&self.gateway), self.token.clone());
+        let gateway = Arc::clone(&self.gateway);
         self.tasks
-            .spawn(admin::serve(gateway, operators, token, self.stop.clone()));
+            .spawn(admin::serve(gateway, operators, access, self.stop.clone()));
     }
 
-    /// Serves until SIGTERM or SIGINT, then drains; a second signal ends the calls at once.
+    /// Serves until SIGTERM, SIGINT or an operator's word, then drains; a second signal ends the calls at once, a second
+    /// word sets another deadline.
     pub(super) async fn run_until_told(self) -> std::io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut wanted = self.gateway.drain_wanted();
+        // The gateway holds the other end of `wanted`.
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = wanted.changed() => {}
         }
-        tokio::select! {
-            () = self.gateway.drain(self.grace()) => {}
-            _ = terminate.recv() => self.gateway.drain(Duration::ZERO).await,
-            _ = interrupt.recv() => self.gateway.drain(Duration::ZERO).await,
+        loop {
+            let deadline = wanted.borrow_and_update().flatten();
+            let grace = deadline.unwrap_or_else(|| self.grace());
+            tokio::select! {
+                () = self.gateway.drain(grace) => break,
+                _ = terminate.recv() => break self.gateway.drain(Duration::ZERO).await,
+                _ = interrupt.recv() => break self.gateway.drain(Duration::ZERO).await,
+                Ok(()) = wanted.changed() => {}
+            }
         }
         self.stop().await;
         Ok(())

@@ -36,7 +36,11 @@ pub(super) fn serve(path: &Path, loaded: Loaded) -> ExitCode {
         if let Some(address) = process.audiosocket {
             println!("audiosocket on {address}");
         }
-        println!("admin on http://{}", process.admin);
+        let scheme = match loaded.config.admin.tls {
+            Some(_) => "https",
+            None => "http",
+        };
+        println!("admin on {scheme}://{}", process.admin);
         match process.run_until_told().await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed("cannot wait for signals", &error),

@@ -16,13 +16,13 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::admin::{AdminConfig, AdminToken};
+use crate::admin::{Access, AdminConfig};
 use crate::auth::{
     AuthConfig, AuthMode, Authenticator, ProviderScheme, ProvidersConfig, TwilioAccounts,
 };
-use crate::bridge::{Agent, AgentConfig, TenantPolicy};
+use crate::bridge::{Agent, AgentConfig, TenantPolicy, WatchdogLimits};
 use crate::listener::{
-    AsteriskServers, ListenerConfig, Routes, Tls, TwilioConfig, is_origin, is_public_url,
+    Alpn, AsteriskServers, ListenerConfig, Routes, Tls, TwilioConfig, is_origin, is_public_url,
 };
 use crate::quota::{Price, QuotaConfig, TenantQuota};
 use crate::realtime::{SessionPolicy, SessionPolicyConfig, Shape};
@@ -93,11 +93,23 @@ pub struct Config {
 }
 
 /// The `[process]` table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProcessConfig {
     /// Whether the process may leave core dumps and be looked into by a debugger: both show keys and calls.
     pub dumpable: bool,
+    /// The process ends, to be started again, when a thread has got nowhere for so long; zero for never.
+    #[serde(with = "humantime_serde")]
+    pub watchdog: Duration,
+}
+
+impl Default for ProcessConfig {
+    fn default() -> Self {
+        Self {
+            dumpable: false,
+            watchdog: Duration::from_secs(10),
+        }
+    }
 }
 
 /// One `[tenants.NAME]` table.
@@ -244,6 +256,13 @@ impl Config {
         let traces = self.build_traces(&mut mistakes);
         if let Some(problem) = self.reload.mistake() {
             mistakes.add(&["reload", "watch"], problem.to_owned());
+        }
+        let watchdog = self.process.watchdog;
+        if !watchdog.is_zero() && watchdog <= WatchdogLimits::NOTICE {
+            let problem =
+                "must be longer than the 2s after which a thread counts as stalled, or 0s"
+                    .to_owned();
+            mistakes.add(&["process", "watchdog"], problem);
         }
         if let Some(agent) = &self.twilio.agent
             && !self.agents.contains_key(agent)
@@ -508,7 +527,7 @@ impl Config {
             mistakes.add(&["auth", "certificates"], problem.to_owned());
         }
         let config = self.listener.tls.as_ref()?;
-        Tls::load(config)
+        Tls::load(config, Alpn::Http1)
             .map_err(|error| mistakes.add(&["listener", "tls", error.field()], error.to_string()))
             .ok()
             .map(Arc::new)
@@ -598,13 +617,14 @@ impl Config {
 
     fn check_listeners(&self, mistakes: &mut Mistakes<'_>) {
         let admin = &self.admin;
-        if let Err(error) = AdminToken::read(admin) {
-            mistakes.add(&["admin", &error.field], error.problem);
+        if let Err((field, problem)) = Access::new(admin) {
+            let path = std::iter::once("admin").chain(field.iter().map(String::as_str));
+            mistakes.add(&path.collect::<Vec<_>>(), problem);
         }
-        if !admin.address.ip().is_loopback() && !admin.public && !admin.has_token() {
+        if !admin.address.ip().is_loopback() && !admin.public && !admin.is_guarded() {
             let problem = format!(
-                "metrics need no key, and {} is no loopback address; set a token, or if only operators can reach it, \
-                 say so by public = true",
+                "metrics need no key, and {} is no loopback address; set a token, ask for client certificates, or if only \
+                 operators can reach it, say so by public = true",
                 admin.address
             );
             mistakes.add(&["admin", "address"], problem);
@@ -796,6 +816,10 @@ deployment = "east"
         check(
             &format!("{GOOD}[reload]\nwatch = '50ms'\n"),
             &["line 12: reload.watch: looking more often than every 100ms"],
+        );
+        check(
+            &format!("{GOOD}[process]\nwatchdog = '2s'\n"),
+            &["line 12: process.watchdog: must be longer"],
         );
     }
 
@@ -1085,6 +1109,11 @@ deployment = "east"
         let admin = format!("{GOOD}[admin]\naddress = \"0.0.0.0:9100\"\n");
         check(&admin, &["line 12: admin.address: metrics need no key"]);
         check(&format!("{admin}public = true\n"), &[]);
+        let tls = "[admin.tls]\ncertificate_file = \"/no/file\"\nkey_file = \"/no/file\"\n";
+        check(
+            &format!("{GOOD}{tls}"),
+            &["line 12: admin.tls.certificate_file: cannot read /no/file"],
+        );
         check(
             &format!("{GOOD}[listener]\nallowed_origins = [\"https://a.example\", \"null\"]\n"),
             &["line 12: listener.allowed_origins: null is no origin"],

@@ -171,7 +171,7 @@ fn find_files<'a>(value: &'a Value, path: &mut Vec<&'a str>, found: &mut Vec<Pat
 fn looks_itself(path: &[&str]) -> bool {
     matches!(
         path,
-        ["listener", "tls", ..]
+        ["listener" | "admin", "tls", ..]
             | ["deployments", _, "api_key_file"]
             | ["deployments", _, "entra", ..]
     )

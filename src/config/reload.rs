@@ -279,6 +279,7 @@ impl First {
                 at.audiosocket.address != to.audiosocket.address,
             ),
             ("admin.address", old.admin.address != new.admin.address),
+            ("admin.tls", old.admin.tls != new.admin.tls),
             (
                 "admin.token",
                 old.admin.has_token() != new.admin.has_token(),
@@ -307,6 +308,7 @@ impl First {
             config.admin = first.admin.clone();
         }
         config.admin.address = first.admin.address;
+        config.admin.tls.clone_from(&first.admin.tls);
     }
 }
 

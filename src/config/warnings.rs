@@ -210,8 +210,10 @@ impl Config {
                 found.warn_if_readable(&[table, &[&field]].concat(), file);
             }
         }
-        if let Some(tls) = &self.listener.tls {
-            found.warn_if_readable(&["listener", "tls", "key_file"], &tls.key_file);
+        for (table, tls) in [("listener", &self.listener.tls), ("admin", &self.admin.tls)] {
+            if let Some(tls) = tls {
+                found.warn_if_readable(&[table, "tls", "key_file"], &tls.key_file);
+            }
         }
         if holds_secrets {
             found.warn_if_readable(&[], path);
@@ -335,10 +337,11 @@ impl Config {
     }
 
     fn warn_of_operators(&self, found: &mut Mistakes<'_>) {
-        if self.admin.public && !self.admin.has_token() {
+        if self.admin.public && !self.admin.is_guarded() {
             found.warn(
                 &["admin", "public"],
-                "whoever reaches this address reads the metrics; a token would keep others out",
+                "whoever reaches this address reads the metrics, and nobody has the control service; a token would keep \
+                 others out and let operators in",
             );
         }
         let filter = self.log.filter.to_ascii_lowercase();
@@ -346,6 +349,12 @@ impl Config {
             found.warn(
                 &["log", "filter"],
                 "this level is for finding faults: it costs time on each frame",
+            );
+        }
+        if self.process.watchdog.is_zero() {
+            found.warn(
+                &["process", "watchdog"],
+                "a thread that is stuck keeps its calls until somebody ends the process",
             );
         }
         if self.process.dumpable {

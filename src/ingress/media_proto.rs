@@ -6,4 +6,4 @@
     reason = "the generator writes all items as public"
 )]
 
-include!(concat!(env!("OUT_DIR"), "/trunkline.v1.rs"));
+include!(concat!(env!("OUT_DIR"), "/media/trunkline.v1.rs"));

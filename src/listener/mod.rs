@@ -16,6 +16,7 @@ mod limits;
 mod load;
 mod mint;
 mod one_time;
+mod operate;
 mod phone;
 mod post;
 mod proxies;
@@ -41,7 +42,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bridge::{Calls, ToolRunner};
+use crate::bridge::{Calls, Pulse, ToolRunner};
 use crate::ingress::{FrontDoor, Refusal};
 use crate::quota::{InProcess, Quota};
 use crate::records::Recorder;
@@ -52,6 +53,7 @@ use crate::upstream::{DialError, Dialer};
 use desk::{Capacity, Desk};
 use door::Door;
 use load::QuotaLoad;
+use operate::DrainWanted;
 
 pub(crate) use answer::secure;
 pub use asterisk::{AsteriskConfig, AsteriskServerConfig, AsteriskServerError, AsteriskServers};
@@ -62,10 +64,12 @@ pub use config::{ListenerConfig, TwilioConfig, is_origin, is_public_url, usual_c
 pub use echo::echo_connection;
 pub use limits::LimitsConfig;
 pub use one_time::StoredIds;
+pub use operate::{DeploymentStatus, QuotaStatus};
 pub use reload::Unchanged;
 pub use routes::Routes;
 pub use shared_keys::StoredKeys;
 pub use shed::{Overload, ShedConfig, Signals};
+pub(crate) use tls::Alpn;
 pub use tls::{ClientAuth, Tls, TlsConfig, TlsError};
 
 /// How long connections that are no call may take to end when the process goes away.
@@ -91,6 +95,10 @@ pub struct Gateway {
     closing: CancellationToken,
     /// Cancelled when no session is to stand by any more.
     standing_down: CancellationToken,
+    /// Written by operators.
+    drain_wanted: DrainWanted,
+    /// That of the threads that everything but calls runs on.
+    pulse: Arc<Pulse>,
 }
 
 impl Gateway {
@@ -155,6 +163,8 @@ impl Gateway {
             closing: desk.closing.clone(),
             desk: watch::Sender::new(Arc::new(desk)),
             standing_down: CancellationToken::new(),
+            drain_wanted: DrainWanted::new(None),
+            pulse: Pulse::new("main"),
         })
     }
 
@@ -191,6 +201,20 @@ impl Gateway {
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// What shows that the process's threads go on.
+    #[must_use]
+    pub fn pulses(&self) -> Vec<Arc<Pulse>> {
+        let mut pulses = self.calls.pulses();
+        pulses.push(Arc::clone(&self.pulse));
+        pulses
+    }
+
+    /// Whether a thread gets nowhere, and calls with it.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.pulses().iter().any(|pulse| pulse.is_stalled())
     }
 
     /// Whether new calls are refused because the process is going away.

@@ -38,8 +38,13 @@ impl Gateway {
         routes.take_over(&old.routes, unchanged);
         for (name, deployment) in &old.routes.deployments {
             let new = routes.deployments.get(name);
-            if !new.is_some_and(|new| Arc::ptr_eq(new, deployment)) {
-                deployment.forget_condition(&self.metrics);
+            if new.is_some_and(|new| Arc::ptr_eq(new, deployment)) {
+                continue;
+            }
+            deployment.forget_condition(&self.metrics);
+            // What an operator wants of a deployment holds for what takes its name.
+            if let Some(new) = new.filter(|_| deployment.is_drained()) {
+                new.set_drained(true, &self.metrics);
             }
         }
         self.quota.replace(routes.quota.clone());

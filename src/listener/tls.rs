@@ -1,7 +1,7 @@
-//! TLS towards callers: which certificate is shown, whose certificates are asked for, and how both change while the
-//! process runs.
+//! TLS towards callers and operators: which certificate is shown, whose certificates are asked for, and how both change
+//! while the process runs.
 //!
-//! TLS 1.2 and 1.3 by ring, HTTP/1.1 only. One certificate for all names: callers need send no SNI.
+//! TLS 1.2 and 1.3 by ring; callers speak HTTP/1.1 only. One certificate for all names: callers need send no SNI.
 
 use std::fmt;
 use std::fs;
@@ -24,7 +24,7 @@ use crate::telemetry::Metrics;
 /// How often the files are looked at; a change is to be picked up within 5 s (fault 20 of the faults reference).
 const RELOAD_EVERY: Duration = Duration::from_secs(3);
 
-/// The `[listener.tls]` table.
+/// The `[listener.tls]` and the `[admin.tls]` table.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
@@ -39,7 +39,7 @@ pub struct TlsConfig {
     pub client_auth: ClientAuth,
 }
 
-/// Whether callers are asked for a certificate.
+/// Whether who connects is asked for a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientAuth {
@@ -52,7 +52,16 @@ pub enum ClientAuth {
     Required,
 }
 
-/// What is wrong with the `[listener.tls]` table or its files.
+/// What is spoken over TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alpn {
+    /// HTTP/1.1, for callers.
+    Http1,
+    /// HTTP/2 where the other side can, for operators.
+    Http2,
+}
+
+/// What is wrong with a TLS table or its files.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
@@ -99,9 +108,10 @@ impl TlsError {
     }
 }
 
-/// The listener's TLS.
+/// A listener's TLS.
 pub struct Tls {
     config: TlsConfig,
+    alpn: Alpn,
     current: Mutex<Current>,
 }
 
@@ -123,24 +133,25 @@ impl Tls {
     /// # Errors
     ///
     /// If they cannot be used.
-    pub fn load(config: &TlsConfig) -> Result<Self, TlsError> {
+    pub(crate) fn load(config: &TlsConfig, alpn: Alpn) -> Result<Self, TlsError> {
         let files = Files::read(config)?;
         Ok(Self {
             config: config.clone(),
+            alpn,
             current: Mutex::new(Current {
-                server: files.build(config)?,
+                server: files.build(config, alpn)?,
                 fingerprint: files.fingerprint(),
             }),
         })
     }
 
     /// What the next handshake is done with.
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.current().server))
     }
 
     /// Looks at the files again and again until `shutdown`.
-    pub(super) async fn watch(&self, metrics: &Metrics, shutdown: CancellationToken) {
+    pub(crate) async fn watch(&self, metrics: &Metrics, shutdown: CancellationToken) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(RELOAD_EVERY) => self.reload(metrics),
@@ -156,18 +167,18 @@ impl Tls {
         if self.current().fingerprint == fingerprint {
             return;
         }
-        let built = files.and_then(|files| files.build(&self.config));
+        let built = files.and_then(|files| files.build(&self.config, self.alpn));
         metrics.door().tls_reloaded(built.is_ok());
         let mut current = self.current();
         current.fingerprint = fingerprint;
         match built {
             Ok(server) => {
                 current.server = server;
-                tracing::info!("the listener's changed certificate files are in use");
+                tracing::info!("a listener's changed certificate files are in use");
             }
             Err(error) => tracing::error!(
                 %error,
-                "the listener's changed certificate files cannot be used, the old ones stay in use"
+                "a listener's changed certificate files cannot be used, the old ones stay in use"
             ),
         }
     }
@@ -220,7 +231,7 @@ impl Files {
         hash.finalize().into()
     }
 
-    fn build(&self, config: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
+    fn build(&self, config: &TlsConfig, alpn: Alpn) -> Result<Arc<ServerConfig>, TlsError> {
         let not_pem = |field, path: &Path, problem| TlsError::NotPem {
             field,
             path: path.to_owned(),
@@ -247,7 +258,10 @@ impl Files {
         let mut server = builder
             .with_single_cert(chain, key)
             .map_err(TlsError::BadPair)?;
-        server.alpn_protocols = vec![b"http/1.1".to_vec()];
+        server.alpn_protocols = match alpn {
+            Alpn::Http1 => vec![b"http/1.1".to_vec()],
+            Alpn::Http2 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        };
         Ok(Arc::new(server))
     }
 
@@ -336,7 +350,7 @@ mod tests {
         let (certificate, key) = pair();
         folder.write("crt", &certificate);
         folder.write("key", &key);
-        let tls = Tls::load(&folder.config()).unwrap();
+        let tls = Tls::load(&folder.config(), Alpn::Http1).unwrap();
         let metrics = Metrics::new();
         let check = |changed: bool, taken: u32, refused: u32| {
             let before = Arc::clone(&tls.current().server);
@@ -370,7 +384,7 @@ mod tests {
         let folder = Folder::new("mistakes");
         let (certificate, key) = pair();
         let check = |config: &TlsConfig, field: &str| {
-            let error = Tls::load(config).expect_err("a mistake");
+            let error = Tls::load(config, Alpn::Http1).expect_err("a mistake");
             assert_eq!(error.field(), field, "{error}");
         };
         let config = folder.config();
@@ -380,7 +394,7 @@ mod tests {
         folder.write("key", &key);
         check(&config, "certificate_file");
         folder.write("crt", &certificate);
-        assert!(Tls::load(&config).is_ok());
+        assert!(Tls::load(&config, Alpn::Http1).is_ok());
         let ca = folder.write("ca", &certificate);
         let asks = |client_auth, client_ca_file: Option<&PathBuf>| TlsConfig {
             client_auth,
@@ -389,7 +403,7 @@ mod tests {
         };
         check(&asks(ClientAuth::Required, None), "client_auth");
         check(&asks(ClientAuth::None, Some(&ca)), "client_auth");
-        assert!(Tls::load(&asks(ClientAuth::Optional, Some(&ca))).is_ok());
+        assert!(Tls::load(&asks(ClientAuth::Optional, Some(&ca)), Alpn::Http1).is_ok());
         let empty = folder.write("empty", "");
         check(&asks(ClientAuth::Required, Some(&empty)), "client_ca_file");
     }

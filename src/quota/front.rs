@@ -207,6 +207,14 @@ impl AccountHandle {
         self.lock().tokens_left(now())
     }
 
+    /// Requests that are granted a minute and of these left; a provisioned deployment counts none.
+    #[must_use]
+    pub fn requests(&self) -> Option<(f64, f64)> {
+        let mut account = self.lock();
+        let limit = account.requests_per_minute()?;
+        Some((limit, account.requests_left(now())))
+    }
+
     pub(super) fn opened_at(&self, now: Instant) {
         self.lock().opened(now);
     }

@@ -255,6 +255,19 @@ impl CallLease {
         self.held.reckon(mean_minutes, now);
     }
 
+    /// Whose call it is.
+    #[must_use]
+    pub fn tenant(&self) -> &str {
+        &self.held.tenant
+    }
+
+    /// The agent or model that was asked for.
+    #[must_use]
+    pub fn route(&self) -> &str {
+        let kind = self.held.kind.split_once(':');
+        kind.map_or("", |(_, name)| name)
+    }
+
     /// What its caller's other calls have in common with it and nobody else's have, if its number is known. Not the
     /// number.
     #[must_use]

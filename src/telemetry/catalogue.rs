@@ -268,8 +268,48 @@ const END_REASON: Label = closed(
         "model_unavailable",
         "max_duration",
         "budget_exhausted",
+        "operator",
         "drained",
         "internal",
+    ],
+);
+
+/// What operators ask of the control service; `other` is what there is not.
+const CONTROL_METHOD: Label = closed(
+    "method",
+    &[
+        "ListCalls",
+        "GetCall",
+        "WatchCalls",
+        "EndCall",
+        "Say",
+        "ListDeployments",
+        "DrainDeployment",
+        "UndrainDeployment",
+        "DrainGateway",
+        "health",
+        "reflection",
+        "other",
+    ],
+);
+
+/// The codes of gRPC that a request can be answered with; `other` is one that it should not.
+const GRPC_CODE: Label = closed(
+    "code",
+    &[
+        "ok",
+        "invalid_argument",
+        "deadline_exceeded",
+        "not_found",
+        "permission_denied",
+        "resource_exhausted",
+        "failed_precondition",
+        "out_of_range",
+        "unimplemented",
+        "internal",
+        "unavailable",
+        "unauthenticated",
+        "other",
     ],
 );
 
@@ -729,6 +769,8 @@ metrics! {
         "Sessions that calls use at a deployment.";
     DEPLOYMENT_CONDITION = G, "trunkline_deployment_condition", Flag, [DEPLOYMENT, CONDITION],
         "1 for the condition that a deployment was last seen in.";
+    DEPLOYMENT_DRAINED = G, "trunkline_deployment_drained", Flag, [DEPLOYMENT],
+        "1 while an operator wants no session to be opened at a deployment.";
     DIAL_CHOICES = C, "trunkline_dial_choices_total", Count("sessions"), [POOL, DEPLOYMENT, CHOICE],
         "Sessions that were asked for, by what made the deployment the choice.";
     DIAL_FAILURES = C, "trunkline_dial_failures_total", Count("dials"), [DEPLOYMENT, DIAL_FAILURE],
@@ -845,7 +887,9 @@ metrics! {
     CREDENTIAL_RETRIES = C, "trunkline_credential_retries_total", Count("dials"), [DEPLOYMENT],
         "Dials that were refused and tried again with a newer key or token.";
     TLS_RELOADS = C, "trunkline_tls_reloads_total", Count("files"), [closed("outcome", &["taken", "refused"])],
-        "Changed certificate files of the listener, by whether they could be taken.";
+        "Changed certificate files of a listener, by whether they could be taken.";
+    CONTROL_REQUESTS = C, "trunkline_control_requests_total", Count("requests"), [CONTROL_METHOD, GRPC_CODE],
+        "Requests to the control service and its companions, by how they were answered; streams count when they begin.";
     CONFIG_RELOADS = C, "trunkline_config_reloads_total", Count("configurations"),
         [closed("outcome", &["applied", "unchanged", "failed"])],
         "Configurations that were read again, by what became of them; unchanged only where somebody asked by SIGHUP.";
@@ -861,6 +905,10 @@ metrics! {
         "1 while new calls are refused for this reason.";
     LOOP_LAG = G, "trunkline_loop_lag_seconds", Seconds, [],
         "How late tasks wake up: 99th percentile over 2 s.";
+    STALLS = C, "trunkline_stalls_total", Count("stalls"), [],
+        "Threads that took more than 2 s for one step.";
+    STALLED_THREADS = G, "trunkline_stalled_threads", Count("threads"), [],
+        "Threads that have been at one step for more than 2 s. While there is one the process is not ready.";
     MEMORY_USED = G, "trunkline_memory_used_ratio", Ratio, [],
         "Share of the control group's memory that is used; 0 without a limit.";
     DESCRIPTORS_LEFT = G, "trunkline_descriptors_left", Count("descriptors"), [],

@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 use super::catalogue::{self, Kind};
+use super::control::ControlMetrics;
 use super::door::DoorMetrics;
 use super::exemplars::Exemplars;
 use super::open_metrics::open_metrics;
@@ -173,6 +174,7 @@ pub struct Metrics {
     draining: IntGauge,
     door: DoorMetrics,
     records: RecordMetrics,
+    control: ControlMetrics,
     reload: ReloadMetrics,
     routing: RoutingMetrics,
     usage: UsageMetrics,
@@ -239,6 +241,7 @@ impl Metrics {
             draining: catalogue::DRAINING.int_gauge(registry),
             door: DoorMetrics::new(registry),
             records: RecordMetrics::new(registry),
+            control: ControlMetrics::new(registry),
             reload: ReloadMetrics::new(registry),
             routing: RoutingMetrics::new(registry),
             usage: UsageMetrics::new(registry),
@@ -283,6 +286,12 @@ impl Metrics {
     #[must_use]
     pub fn store(&self) -> &StoreMetrics {
         &self.store
+    }
+
+    /// The series of the control service.
+    #[must_use]
+    pub fn control(&self) -> &ControlMetrics {
+        &self.control
     }
 
     /// What became of changed configurations.

@@ -4,6 +4,7 @@
 //! nobody outside can make series.
 
 mod catalogue;
+mod control;
 mod door;
 mod exemplars;
 mod metrics;
@@ -18,6 +19,7 @@ mod traces;
 mod usage;
 
 pub use catalogue::{CATALOGUE, Kind, Label, Metric, Unit, Values, family, strangers};
+pub use control::ControlMetrics;
 pub use door::DoorMetrics;
 pub use metrics::{CallMetrics, Direction, FrameDrop, Metrics, Modality, SetupPhase};
 pub use open_metrics::{OPEN_METRICS, wants_open_metrics};

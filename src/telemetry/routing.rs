@@ -9,6 +9,7 @@ use super::catalogue;
 pub struct RoutingMetrics {
     sessions: IntGaugeVec,
     conditions: IntGaugeVec,
+    drained: IntGaugeVec,
     ejections: IntCounterVec,
     choices: IntCounterVec,
     hedges: IntCounterVec,
@@ -25,6 +26,7 @@ impl RoutingMetrics {
         Self {
             sessions: catalogue::DEPLOYMENT_SESSIONS.int_gauges(registry),
             conditions: catalogue::DEPLOYMENT_CONDITION.int_gauges(registry),
+            drained: catalogue::DEPLOYMENT_DRAINED.int_gauges(registry),
             ejections: catalogue::POOL_EJECTIONS.int_counters(registry),
             choices: catalogue::DIAL_CHOICES.int_counters(registry),
             hedges: catalogue::HEDGES.int_counters(registry),
@@ -51,12 +53,19 @@ impl RoutingMetrics {
         }
     }
 
+    /// An operator wants no session to be opened there, or wants it again.
+    pub fn drained(&self, deployment: &str, is_drained: bool) {
+        let drained = self.drained.with_label_values(&[deployment]);
+        drained.set(i64::from(is_drained));
+    }
+
     /// There is no deployment of that name any more, or another one: what it was seen in says nothing now.
     pub fn forget_condition(&self, deployment: &str, all: &[&'static str]) {
         for name in all {
             // There may be no such series.
             let _ = self.conditions.remove_label_values(&[deployment, name]);
         }
+        let _ = self.drained.remove_label_values(&[deployment]);
     }
 
     /// A deployment was left out of a pool.

@@ -133,7 +133,8 @@ impl Dialer {
             }
         };
         let members = 0..pool.members().len();
-        let candidates: Vec<_> = members.filter(|it| is_usable(*it)).map(candidate).collect();
+        let is_there = |it: &usize| !pool.members()[*it].is_drained() && is_usable(*it);
+        let candidates: Vec<_> = members.filter(is_there).map(candidate).collect();
         let key = match config.sticky {
             Some(Sticky::Caller) => request.caller.as_deref(),
             Some(Sticky::Tenant) => request.tenant.as_deref(),

@@ -330,6 +330,7 @@ impl Keeper {
             let reason = match deployment.standing() {
                 // Its task told what became of it.
                 _ if it.is_gone() => return false,
+                _ if deployment.is_drained() => "drained",
                 Standing::Open(_) | Standing::Probe | Standing::Probing | Standing::Out(_) => {
                     "unhealthy"
                 }

@@ -2,7 +2,7 @@
 //!
 //! A thin shell: it holds the pure cores of `routing`, reads the clock, and turns errors into their words.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ pub(super) struct DeploymentState {
     held: AtomicU32,
     /// Of these, those that stand by.
     waiting: AtomicU32,
+    /// An operator wants no session to be opened there.
+    drained: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -70,14 +72,33 @@ impl Deployment {
         self.state.lock().health.is_returning(now())
     }
 
-    /// Whether it can be counted on: it is neither failing nor refusing the credential. One that wants to be left alone
-    /// for a while can.
+    /// The condition that metrics show.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        self.state.lock().health.condition(now())
+    }
+
+    /// From now on no session is opened there, or again.
+    pub fn set_drained(&self, is_drained: bool, metrics: &Metrics) {
+        self.state.drained.store(is_drained, Ordering::Relaxed);
+        metrics.routing().drained(self.name(), is_drained);
+    }
+
+    /// Whether an operator wants no session to be opened there.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.state.drained.load(Ordering::Relaxed)
+    }
+
+    /// Whether it can be counted on: it is neither failing nor refusing the credential nor drained. One that wants to be
+    /// left alone for a while can.
     #[must_use]
     pub fn is_dependable(&self) -> bool {
-        matches!(
+        let is_well = matches!(
             self.standing(),
             Standing::Well | Standing::Returning(_) | Standing::Paused(_)
-        )
+        );
+        is_well && !self.is_drained()
     }
 
     /// Sessions there that are used, stand by or are being opened.
@@ -86,10 +107,16 @@ impl Deployment {
         self.state.held.load(Ordering::Relaxed)
     }
 
+    /// Of these, those that stand by.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        self.state.waiting.load(Ordering::Relaxed)
+    }
+
     /// Of these, those that have a call or are opened for one.
-    pub(super) fn calls(&self) -> u32 {
-        let waiting = self.state.waiting.load(Ordering::Relaxed);
-        self.held().saturating_sub(waiting)
+    #[must_use]
+    pub fn calls(&self) -> u32 {
+        self.held().saturating_sub(self.waiting())
     }
 
     /// After how long another deployment is dialled besides this one.

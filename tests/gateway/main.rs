@@ -16,6 +16,8 @@ mod caller_tls;
 mod chaos;
 mod chaos_sdk;
 mod client;
+mod control;
+mod control_access;
 mod credentials;
 mod descriptors;
 mod doors;

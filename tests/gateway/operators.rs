@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trunkline::admin::{self, AdminConfig, AdminToken};
+use trunkline::admin::{self, Access, AdminConfig};
 
 use crate::harness::{CONFIG, World};
 
@@ -24,10 +24,10 @@ impl Operators {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let config: AdminConfig = toml::from_str(admin).expect("good");
-        let token = AdminToken::read(&config).expect("good");
+        let access = Access::new(&config).expect("good");
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let gateway = Arc::clone(&world.gateway);
-        tasks.spawn(admin::serve(gateway, listener, token, stop.clone()));
+        tasks.spawn(admin::serve(gateway, listener, access, stop.clone()));
         Self {
             world,
             address,

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use trunkline::call::{
     Call, CallPolicy, CallTimeouts, CarryPolicy, Digit, DtmfPolicy, EndReason, HANG_UP_TOOL, Input,
-    Loss, Mark, ModelCommand, ModelError, ModelEvent, Output, ResponseStatus, Span, TurnPolicy,
-    Usage,
+    Loss, Mark, ModelCommand, ModelError, ModelEvent, Output, ResponseStatus, SayMode, Span,
+    TurnPolicy, Usage,
 };
 use trunkline::media::GapSettings;
 
@@ -119,6 +119,8 @@ impl Bytes<'_> {
             73 if self.below(10) == 0 => Action::End,
             74 if self.below(10) == 0 => Action::EndOrderly,
             75 if self.below(10) == 0 => Action::EndSoon,
+            76 if self.below(4) == 0 => Action::Say(self.below(3)),
+            77 if self.below(10) == 0 => Action::Leave,
             84..87 => Action::Lost(self.below(9)),
             87..92 => Action::Opened(self.below(2) == 0),
             92 => Action::NoSession,
@@ -188,6 +190,8 @@ enum Action {
     Alive,
     EndOrderly,
     EndSoon,
+    Say(u8),
+    Leave,
 }
 
 const LOSSES: [Loss; 9] = [
@@ -356,6 +360,11 @@ impl Laws {
             Action::EndSoon => self.input(Input::EndSoon {
                 text: String::new(),
             }),
+            Action::Say(mode) => self.input(Input::Say {
+                text: String::new(),
+                mode: [SayMode::Verbatim, SayMode::User, SayMode::System][usize::from(*mode)],
+            }),
+            Action::Leave => self.input(Input::LeaveSession),
             Action::Quiet => {}
             // Nothing comes of a session that is gone.
             _ if !self.up => {}
