@@ -24,6 +24,8 @@ pub mod routing;
 
 pub mod records;
 
+pub mod traces;
+
 pub mod telemetry;
 
 pub mod transport;

@@ -24,6 +24,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("quota", 4),
     ("routing", 4),
     ("records", 4),
+    ("traces", 4),
     ("ingress", 5),
     ("upstream", 5),
     ("bridge", 6),
@@ -51,12 +52,12 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
         "a pure module holds no socket",
     ),
     (
-        &["auth", "quota", "routing", "records"],
-        &["auth", "quota", "routing", "records"],
+        &["auth", "quota", "routing", "records", "traces"],
+        &["auth", "quota", "routing", "records", "traces"],
         "decisions do not know each other",
     ),
     (
-        &["auth", "quota", "routing", "records"],
+        &["auth", "quota", "routing", "records", "traces"],
         &["media"],
         "decisions do not know audio",
     ),

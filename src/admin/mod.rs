@@ -15,7 +15,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode};
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use secrecy::SecretString;
@@ -26,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
 use crate::listener::{Gateway, TlsConfig, secure};
+use crate::telemetry::{OPEN_METRICS, wants_open_metrics};
 
 use connection::{Stream, Streams};
 use grpc::{Grpc, Right};
@@ -156,14 +158,27 @@ impl Admin {
                 );
                 answer
             }
-            "/metrics" => match self.gateway.metrics().render() {
-                Ok(text) => respond(StatusCode::OK, text),
-                Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-            },
+            "/metrics" => self.metrics(request.headers()),
             _ => respond(
                 StatusCode::NOT_FOUND,
                 "/livez, /readyz or /metrics\n".to_owned(),
             ),
+        }
+    }
+
+    /// All metrics, in the format that is asked for.
+    fn metrics(&self, headers: &HeaderMap) -> Response<Body> {
+        let metrics = self.gateway.metrics();
+        let mut accepted = headers.get_all(ACCEPT).iter();
+        if accepted.any(|it| it.to_str().is_ok_and(wants_open_metrics)) {
+            let mut answer = respond(StatusCode::OK, metrics.render_open());
+            let kind = HeaderValue::from_static(OPEN_METRICS);
+            answer.headers_mut().insert(CONTENT_TYPE, kind);
+            return answer;
+        }
+        match metrics.render() {
+            Ok(text) => respond(StatusCode::OK, text),
+            Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
 }

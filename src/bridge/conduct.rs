@@ -38,6 +38,7 @@ use super::registry::{CallPermit, Calls};
 use super::replace::{Came, Sessions};
 use super::summary::{Audience, CallSummary, Ledger};
 use super::tool::{ToolCall, ToolResult, ToolRunner};
+use super::trace::CallTrace;
 
 /// Reply audio is not sent on top of what a caller has not taken for so long (limits reference).
 const MAX_BEHIND: Duration = Duration::from_millis(500);
@@ -63,6 +64,8 @@ pub struct ConductedCall {
     pub lease: CallLease,
     /// What its record is made of, if there is to be one.
     pub recording: Option<Box<Recording>>,
+    /// Its spans, if it is sampled.
+    pub trace: Option<Box<CallTrace>>,
     /// All calls of the process.
     pub calls: Calls,
     /// The right to be one of them.
@@ -82,6 +85,7 @@ impl ConductedCall {
             metrics,
             lease,
             recording,
+            mut trace,
             calls,
             permit,
         } = self;
@@ -94,6 +98,9 @@ impl ConductedCall {
             configured,
         } = session;
         let session = super::session_id(&leg.session_created);
+        if let Some(trace) = &mut trace {
+            trace.session(place.deployment(), &session, &leg.setup);
+        }
         let deployment = place.deployment().name();
         let name = dialect.name();
         let at = (deployment, session.as_str());
@@ -102,6 +109,7 @@ impl ConductedCall {
             metrics,
             lease,
             recording,
+            trace,
             listing,
         };
         let ledger = Ledger::new(audience, call_id, name, deployment, session);
@@ -327,6 +335,9 @@ impl Conduct {
 
     fn tool_result(&mut self, result: ToolResult, now: Instant) {
         self.ledger.metrics.tool(result.outcome);
+        if let Some(trace) = self.ledger.trace() {
+            trace.tool_ended(&result.call_id, result.outcome);
+        }
         let finished = Input::ToolFinished {
             call_id: result.call_id,
             output: result.output,
@@ -437,6 +448,7 @@ impl Conduct {
         if let Some(recording) = self.ledger.recording() {
             recording.attached(info.provider_call_id.as_deref(), &info.parameters);
         }
+        self.ledger.attached(&info.parameters);
         self.formats = self.formats_at(&self.place);
         if let Some(formats) = self.formats {
             self.place.asks_for(formats);
@@ -641,14 +653,21 @@ impl Conduct {
                 call_id,
                 name,
                 arguments,
-            } if name == PRESS_KEYS_TOOL => self.press_keys(call_id, &arguments),
+            } if name == PRESS_KEYS_TOOL => {
+                if let Some(trace) = self.ledger.trace() {
+                    trace.tool_began(&call_id, &name);
+                }
+                self.press_keys(call_id, &arguments);
+            }
             Output::RunTool {
                 call_id,
                 name,
                 arguments,
             } => {
                 let webhook = self.agent.config.webhooks.get(&name);
+                let trace = self.ledger.trace();
                 let call = ToolCall {
+                    trace: trace.and_then(|trace| trace.tool_began(&call_id, &name)),
                     call: self.ledger.call_id().to_owned(),
                     call_id,
                     name,
@@ -748,6 +767,9 @@ impl Conduct {
             .is_some_and(|media| media.queue.is_empty());
         if self.reply_closed && is_sent {
             self.reply_closed = false;
+            if let Some(trace) = self.ledger.trace() {
+                trace.reply_ended();
+            }
             self.tell_caller(CallerCommand::ReplyEnded);
         }
     }

@@ -24,6 +24,8 @@ mod relay_replace;
 mod replace;
 mod summary;
 mod tool;
+mod trace;
+mod trace_turn;
 mod watchdog;
 mod workers;
 
@@ -48,6 +50,7 @@ pub use registry::{CallPermit, Calls};
 pub use relay::{REALTIME, RelayLimits, RelayedCall};
 pub use summary::{CallSummary, MAX_TURNS, Share};
 pub use tool::{ToolRunner, WebhookConfig};
+pub use trace::{CallTrace, TracedCall};
 pub use watchdog::{Limits as WatchdogLimits, Pulse, watch as watch_threads};
 pub use workers::Workers;
 

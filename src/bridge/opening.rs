@@ -101,6 +101,12 @@ pub enum OpenError {
 }
 
 impl OpenedSession {
+    /// The session itself.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// The name of the deployment where it is.
     #[must_use]
     pub fn deployment(&self) -> &str {

@@ -11,7 +11,7 @@ use crate::records::{
     CallRecord, CostRecord, HeardRecord, Privacy, Recorder, SessionRecord, TokensRecord,
     TranscriptLine, TranscriptRecord, TurnRecord, TurnsRecord, VERSION, millis,
 };
-use crate::telemetry::FrameDrop;
+use crate::telemetry::{FrameDrop, TraceId};
 
 use super::summary::CallSummary;
 
@@ -89,6 +89,11 @@ impl Recording {
     pub(super) fn began(&mut self, dialect: &str) {
         dialect.clone_into(&mut self.record.dialect);
         self.began = (SystemTime::now(), Instant::now());
+    }
+
+    /// The call has a trace.
+    pub(super) fn traced(&mut self, trace: TraceId) {
+        self.record.trace_id = Some(trace.to_string());
     }
 
     /// What was said is to be kept.

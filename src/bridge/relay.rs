@@ -37,6 +37,7 @@ use super::relay_heard::RelayHeard;
 use super::relay_replace::{Carry, Reopened};
 use super::session_id;
 use super::summary::{Audience, CallSummary, Ledger};
+use super::trace::CallTrace;
 
 /// The name of this way of calling, as routes and metric labels have it.
 pub const REALTIME: &str = "realtime";
@@ -68,6 +69,8 @@ pub struct RelayedCall {
     pub lease: CallLease,
     /// What its record is made of, if there is to be one.
     pub recording: Option<Box<Recording>>,
+    /// Its spans, if it is sampled.
+    pub trace: Option<Box<CallTrace>>,
     /// All calls of the process.
     pub calls: Calls,
     /// The right to be one of them.
@@ -106,6 +109,10 @@ impl RelayedCall {
         });
         let recording = self.recording.as_deref();
         let heard = recording.map(|it| RelayHeard::new(it.wants_transcript()));
+        let trace = self.trace.map(|mut trace| {
+            trace.session(place.deployment(), &session, &leg.setup);
+            trace
+        });
         let at = place.deployment().name();
         let who = (self.call_id.as_str(), REALTIME);
         let (listing, orders) =
@@ -115,6 +122,7 @@ impl RelayedCall {
             metrics: self.metrics,
             lease: self.lease,
             recording: self.recording,
+            trace,
             listing,
         };
         let ledger = Ledger::new(audience, self.call_id, REALTIME, at, session);

@@ -371,6 +371,9 @@ impl Relay {
         carry.n_failures += 1;
         carry.due_since = None;
         carry.lost = Some((now, loss, end));
+        if let Some(trace) = self.ledger.trace() {
+            trace.session_lost(loss.name());
+        }
         let is_hopeless = carry.n_failures > MAX_FAILURES;
         self.lose_mirror(now);
         if is_hopeless {
@@ -538,8 +541,9 @@ impl Relay {
             "the call goes on at another session"
         );
         let metrics = self.ledger.metrics.at(deployment);
-        self.ledger.moved(metrics, deployment, session_id);
         self.ledger.replaced(cause);
+        self.ledger
+            .moved(metrics, place.deployment(), &leg.setup, session_id);
         let old_leg = self.legs.replace_model(Leg::new(leg.socket));
         let old_place = std::mem::replace(&mut self.place, place);
         carry.leave(old_leg, Some(old_place));

@@ -12,7 +12,7 @@ use crate::call::{EndReason, Input, Loss, Span};
 use crate::media::{MediaError, Replay};
 use crate::realtime::{append_bytes_into, create_user_audio};
 use crate::upstream::{
-    Decoder, DialError, Place, Session, SessionFormats, SessionRequest, Trouble,
+    Decoder, DialError, Place, Session, SessionFormats, SessionRequest, SessionSetup, Trouble,
 };
 
 use super::conduct::{Conduct, Current};
@@ -33,6 +33,7 @@ struct Next {
     configured: Option<SessionFormats>,
     session_id: String,
     ends_at: Option<Instant>,
+    setup: SessionSetup,
 }
 
 /// What became of a session that was asked for.
@@ -163,6 +164,9 @@ impl Conduct {
             cause = loss.name(),
             "the session is lost, the call goes on"
         );
+        if let Some(trace) = self.ledger.trace() {
+            trace.session_lost(loss.name());
+        }
         self.ledger.listing.session_lost(loss.name());
         if let Some(trouble) = trouble(loss, self.ledger.retry_after) {
             self.place.report(trouble);
@@ -192,6 +196,7 @@ impl Conduct {
                 self.sessions.next = Some(Next {
                     session_id: super::session_id(&session.leg.session_created),
                     ends_at: session.leg.ends_at,
+                    setup: session.leg.setup,
                     leg: Leg::new(session.leg.socket),
                     place: session.place,
                     configured: session.configured,
@@ -227,6 +232,7 @@ impl Conduct {
             configured,
             session_id,
             ends_at,
+            setup,
         } = next;
         let from = self.place.deployment().name().to_owned();
         let deployment = place.deployment().name();
@@ -237,7 +243,8 @@ impl Conduct {
             "the call goes on at another session"
         );
         let metrics = self.ledger.metrics.at(deployment);
-        self.ledger.moved(metrics, deployment, session_id);
+        self.ledger
+            .moved(metrics, place.deployment(), &setup, session_id);
         let old_leg = self.legs.replace_model(leg);
         let old_place = std::mem::replace(&mut self.place, place);
         self.sessions.leave(old_leg, Some(old_place));

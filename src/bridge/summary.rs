@@ -1,17 +1,20 @@
 //! What is known of a call when it is over, and what the metrics are told while it goes on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::field;
 
 use crate::call::{EndReason, Loss, ModelEvent, Observation, RateLimit, TurnLatency, Usage};
 use crate::quota::CallLease;
 use crate::telemetry::{CallMetrics, Direction, FrameDrop};
-use crate::upstream::Decoded;
+use crate::upstream::{Decoded, Deployment, SessionSetup};
 
 use super::live::Listing;
 use super::record::Recording;
+use super::trace::CallTrace;
 
 /// One ended call.
 #[derive(Clone, Debug)]
@@ -89,6 +92,8 @@ pub(super) struct Ledger {
     pub(super) lease: CallLease,
     /// What its record is made of, if there is to be one.
     recording: Option<Box<Recording>>,
+    /// Its spans, if it is sampled.
+    trace: Option<Box<CallTrace>>,
     /// What the last event of the deployment said of how long it wants to be left alone.
     pub(super) retry_after: Option<Duration>,
     /// What others see of the call.
@@ -107,9 +112,7 @@ impl Drop for Ledger {
         if std::thread::panicking() {
             self.metrics.panicked();
         }
-        if let Some(recording) = self.recording.take() {
-            recording.end(&self.summary);
-        }
+        self.hand_over();
     }
 }
 
@@ -118,6 +121,7 @@ pub(super) struct Audience {
     pub(super) metrics: Arc<CallMetrics>,
     pub(super) lease: CallLease,
     pub(super) recording: Option<Box<Recording>>,
+    pub(super) trace: Option<Box<CallTrace>>,
     pub(super) listing: Listing,
 }
 
@@ -133,12 +137,16 @@ impl Ledger {
             metrics,
             lease,
             recording,
+            trace,
             listing,
         } = audience;
         metrics.began();
         lease.opened(deployment, Instant::now().into_std());
         let recording = recording.map(|mut recording| {
             recording.began(dialect);
+            if let Some(trace) = &trace {
+                recording.traced(trace.id());
+            }
             recording.session(deployment, &session_id);
             recording
         });
@@ -146,6 +154,7 @@ impl Ledger {
             metrics,
             lease,
             recording,
+            trace,
             retry_after: None,
             listing,
             summary: CallSummary {
@@ -178,6 +187,20 @@ impl Ledger {
         self.recording.as_deref_mut()
     }
 
+    /// The trace, if the call is sampled.
+    pub(super) fn trace(&mut self) -> Option<&mut CallTrace> {
+        self.trace.as_deref_mut()
+    }
+
+    /// What the caller attached to the call, among it whose trace it belongs to.
+    pub(super) fn attached(&mut self, parameters: &BTreeMap<String, String>) {
+        let Some(trace) = &mut self.trace else { return };
+        trace.attached(parameters);
+        if let Some(recording) = &mut self.recording {
+            recording.traced(trace.id());
+        }
+    }
+
     /// Audio was thrown away.
     pub(super) fn dropped(&mut self, cause: FrameDrop, duration: Duration) {
         self.metrics.dropped(cause, duration);
@@ -203,7 +226,12 @@ impl Ledger {
     }
 
     pub(super) fn turn(&mut self, turn: TurnLatency) {
-        self.metrics.turn(turn.latency, turn.model, turn.gateway);
+        let trace = self.trace.as_ref().map(|trace| trace.id());
+        self.metrics
+            .turn(turn.latency, turn.model, turn.gateway, trace);
+        if let Some(trace) = &mut self.trace {
+            trace.turn(turn);
+        }
         self.listing.turn(turn);
         self.summary.n_turns += 1;
         if self.summary.turns.len() == MAX_TURNS {
@@ -214,12 +242,18 @@ impl Ledger {
 
     pub(super) fn first_audio(&mut self, after: Duration) {
         self.metrics.first_audio(after);
+        if let Some(trace) = &mut self.trace {
+            trace.first_audio();
+        }
         self.listing.first_audio(after);
         self.summary.first_audio = Some(after);
     }
 
     pub(super) fn barged_in(&mut self, unheard: Duration) {
         self.metrics.barged_in(unheard);
+        if let Some(trace) = &mut self.trace {
+            trace.barged_in();
+        }
         self.listing.barged_in(unheard);
         self.summary.n_barge_ins += 1;
     }
@@ -271,6 +305,9 @@ impl Ledger {
                 _ => recording.failed_over(),
             }
         }
+        if let Some(trace) = &mut self.trace {
+            trace.replaced(cause);
+        }
     }
 
     fn not_replaced(&self, loss: Loss) {
@@ -282,12 +319,17 @@ impl Ledger {
     pub(super) fn moved(
         &mut self,
         metrics: Arc<CallMetrics>,
-        deployment: &str,
+        at: &Deployment,
+        setup: &SessionSetup,
         session_id: String,
     ) {
+        let deployment = at.name();
         self.lease.opened(deployment, Instant::now().into_std());
         if let Some(recording) = &mut self.recording {
             recording.session(deployment, &session_id);
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.session(at, &session_id, setup);
         }
         self.listing.moved(deployment, &session_id);
         self.metrics = metrics;
@@ -307,6 +349,9 @@ impl Ledger {
         let event = &decoded.event();
         if let Some(recording) = &mut self.recording {
             recording.model_event(event);
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.model_event(event);
         }
         match event {
             ModelEvent::ResponseCreated { .. } => {
@@ -377,12 +422,20 @@ impl Ledger {
             turns = summary.n_turns,
             barge_ins = summary.n_barge_ins,
             tokens = summary.usage.total(),
+            trace_id = self.trace.as_ref().map(|trace| field::display(trace.id())),
             "call ended"
         );
+        self.hand_over();
+        self.summary.clone()
+    }
+
+    fn hand_over(&mut self) {
         if let Some(recording) = self.recording.take() {
             recording.end(&self.summary);
         }
-        self.summary.clone()
+        if let Some(trace) = self.trace.take() {
+            trace.end(&self.summary);
+        }
     }
 }
 
@@ -434,6 +487,7 @@ mod tests {
                 metrics: call,
                 lease,
                 recording,
+                trace: None,
                 listing,
             };
             let _ledger = Ledger::new(audience, id, "audio", "east", session);

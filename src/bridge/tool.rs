@@ -15,6 +15,8 @@ use tokio::task::JoinSet;
 
 use crate::outbound::{Limits, Outbound, OutboundError, Reach};
 
+use super::trace::ToolContext;
+
 /// The longest answer of a webhook; it becomes part of the conversation and is billed with every turn.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -92,6 +94,8 @@ pub(super) struct ToolCall {
     pub(super) arguments: String,
     /// What the caller attached to the call.
     pub(super) parameters: Arc<BTreeMap<String, String>>,
+    /// Whose trace its own spans belong to, if the call has one.
+    pub(super) trace: Option<ToolContext>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -165,10 +169,13 @@ async fn post(
         "arguments": arguments,
         "parameters": *call.parameters,
     });
-    let request = Request::post(webhook.url.clone())
+    let mut request = Request::post(webhook.url.clone())
         .header("content-type", "application/json")
         .body(Bytes::from(body.to_string()))
         .map_err(|_| ToolError::Unreachable)?;
+    if let Some(trace) = &call.trace {
+        trace.add_to(request.headers_mut());
+    }
     let limits = Limits {
         timeout: webhook.timeout,
         max_answer: MAX_ANSWER,

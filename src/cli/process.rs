@@ -75,6 +75,7 @@ impl Process {
         let listener = config.listener.clone();
         let gateway = Gateway::with_quota(listener, routes, quota, dialer, tools, metrics);
         tasks.spawn(gateway.recorder().clone().deliver(outbound.clone()));
+        tasks.spawn(gateway.tracer().clone().export(outbound.clone()));
         tasks.spawn(gateway.keep_credentials(outbound, stop.clone()));
         let process = Self {
             gateway,
@@ -188,6 +189,7 @@ impl Process {
     pub(super) async fn stop(self) {
         self.stop.cancel();
         self.gateway.recorder().close();
+        self.gateway.tracer().close();
         self.tasks.close();
         self.tasks.wait().await;
         self.gateway.close().await;

@@ -5,6 +5,7 @@ mod quota;
 mod reading;
 mod records;
 mod reload;
+mod traces;
 mod warnings;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::listener::{
 use crate::quota::{Price, QuotaConfig, TenantQuota};
 use crate::realtime::{SessionPolicy, SessionPolicyConfig, Shape};
 use crate::records::RecordsConfig;
+use crate::traces::TracesConfig;
 use crate::upstream::{Deployment, DeploymentConfig, Identities, MemberConfig, Pool, PoolConfig};
 
 pub use reading::Loaded;
@@ -73,6 +75,9 @@ pub struct Config {
     /// What is recorded of calls, and where.
     #[serde(default)]
     pub records: RecordsConfig,
+    /// Which calls are traced, and where to.
+    #[serde(default)]
+    pub traces: TracesConfig,
     /// When the file is read again.
     #[serde(default)]
     pub reload: ReloadConfig,
@@ -248,6 +253,7 @@ impl Config {
         self.check_listeners(&mut mistakes);
         self.check_quota(&mut mistakes);
         let records = self.build_records(&mut mistakes);
+        let traces = self.build_traces(&mut mistakes);
         if let Some(problem) = self.reload.mistake() {
             mistakes.add(&["reload", "watch"], problem.to_owned());
         }
@@ -289,6 +295,7 @@ impl Config {
                 session_policies,
                 quota: self.quota_plan(),
                 records: Arc::new(records),
+                traces: Arc::new(traces),
                 twilio: self.twilio.clone(),
                 asterisk,
                 tls,

@@ -27,6 +27,7 @@ impl Config {
         self.warn_of_pools(&mut found);
         self.warn_of_operators(&mut found);
         self.warn_of_records(&mut found);
+        self.warn_of_traces(&mut found);
         found.found
     }
 
@@ -253,6 +254,7 @@ impl Config {
             all.push(Secret::new(path(), "second_auth_token", value, file));
         }
         all.extend(self.secrets_of_records());
+        all.extend(self.secrets_of_traces());
         all.extend(self.secrets_of_providers());
         all
     }
@@ -267,6 +269,13 @@ impl Config {
             all.push(Secret::new(path, "secret", value, file));
         }
         all
+    }
+
+    fn secrets_of_traces(&self) -> impl Iterator<Item = Secret<'_>> {
+        self.traces.headers.iter().map(|(name, header)| {
+            let path = vec!["traces", "headers", name.as_str()];
+            Secret::new(path, "value", &header.value, &header.value_file)
+        })
     }
 
     fn secrets_of_providers(&self) -> Vec<Secret<'_>> {

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tracing::Instrument;
@@ -35,7 +35,7 @@ use super::answer::{Answer, json, name};
 use super::desk::Desk;
 use super::door::Peer;
 use super::new_call_id;
-use super::phone::{MAX_UNSENT, STYLE};
+use super::phone::{MAX_UNSENT, PhoneRequest, STYLE};
 
 /// A few names and the call's parameters.
 const MAX_BODY: usize = 16 * 1024;
@@ -311,14 +311,21 @@ impl Desk {
         request: Request<Body>,
         peer: &Peer,
     ) -> Result<(), Refusal> {
+        let (received, headers) = (Instant::now(), request.headers().clone());
         let posted = self.posted_by(Asterisk::NAME, request, MAX_BODY, peer);
         let (identity, _, body) = posted.await?;
         let channel = self.channel(&identity, &body)?;
         let dialect = channel.dialect;
         // The session comes first, as for everybody: Asterisk takes the open socket for an answer.
-        let call = self
-            .prepare_identified(call_id, dialect, &channel.agent, &identity, None, peer)
-            .await?;
+        let request = PhoneRequest {
+            call_id,
+            agent: &channel.agent,
+            ticket: None,
+            headers: Some(&headers),
+            received,
+            peer,
+        };
+        let call = self.prepare_identified(dialect, request, &identity).await?;
         let limits = FrameLimits {
             from: Sender::Server,
             ..self

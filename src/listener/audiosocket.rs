@@ -25,7 +25,7 @@ use crate::transport::{Packet, Packets, Transport, tune};
 use super::accept::ACCEPT_PAUSE;
 use super::desk::Desk;
 use super::door::{Connection, Peer, Unheard};
-use super::phone::MAX_UNSENT;
+use super::phone::{MAX_UNSENT, PhoneRequest};
 use super::{Gateway, new_call_id};
 
 /// How long the peer may take to hang up too.
@@ -167,6 +167,7 @@ impl Desk {
         first: &[u8],
         peer: &Peer,
     ) -> Result<ConductedCall, Refusal> {
+        let received = Instant::now();
         peer.check().map_err(|unheard| {
             let (code, wait) = match unheard {
                 Unheard::Blocked(wait) => ("too_many_failures", wait),
@@ -209,7 +210,14 @@ impl Desk {
         let agent = agent.ok_or_else(Refusal::not_found)?;
         let call = self.config.audiosocket.call();
         let dialect = Dialect::AudioSocket(Box::new(call.unwrap_or_default()));
-        self.prepare_identified(call_id, dialect, &agent, &identity, None, peer)
-            .await
+        let request = PhoneRequest {
+            call_id,
+            agent: &agent,
+            ticket: None,
+            headers: None,
+            received,
+            peer,
+        };
+        self.prepare_identified(dialect, request, &identity).await
     }
 }

@@ -17,6 +17,7 @@ use crate::ingress::{Dialect, ErrorStyle, FrontDoor, MintRoute, Refusal, Webex};
 use crate::quota::Quota;
 use crate::records::Recorder;
 use crate::telemetry::Metrics;
+use crate::traces::Tracer;
 use crate::upstream::{Dialer, Pool};
 
 use super::answer::{Answer, last, name, refuse, refuse_upgrade, secure, text};
@@ -41,6 +42,7 @@ pub(super) struct Desk {
     pub(super) calls: Calls,
     pub(super) quota: Quota,
     pub(super) recorder: Recorder,
+    pub(super) tracer: Tracer,
     pub(super) door: Arc<Door>,
     pub(super) capacity: Arc<Capacity>,
     /// Connections that are no call.

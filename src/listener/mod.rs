@@ -32,6 +32,7 @@ mod socket;
 mod sources;
 mod tickets;
 mod tls;
+mod traced;
 mod webex;
 
 use std::sync::Arc;
@@ -46,6 +47,7 @@ use crate::ingress::{FrontDoor, Refusal};
 use crate::quota::{InProcess, Quota};
 use crate::records::Recorder;
 use crate::telemetry::Metrics;
+use crate::traces::Tracer;
 use crate::upstream::{DialError, Dialer};
 
 use desk::{Capacity, Desk};
@@ -85,6 +87,7 @@ pub struct Gateway {
     calls: Calls,
     quota: Quota,
     recorder: Recorder,
+    tracer: Tracer,
     door: Arc<Door>,
     capacity: Arc<Capacity>,
     connections: TaskTracker,
@@ -126,6 +129,7 @@ impl Gateway {
         let dialer = dialer.with_load(Arc::new(QuotaLoad(quota.clone())));
         metrics.door().calls_limit(config.max_calls);
         let recorder = Recorder::new(Arc::clone(&routes.records), Arc::clone(&metrics));
+        let tracer = Tracer::new(Arc::clone(&routes.traces), Arc::clone(&metrics));
         let desk = Desk {
             front_door: FrontDoor {
                 lenient_api_version: config.lenient_api_version,
@@ -137,6 +141,7 @@ impl Gateway {
             calls: Calls::new(config.max_calls),
             quota,
             recorder,
+            tracer,
             door: Door::new(&config),
             capacity: Arc::new(Capacity::new(config.shed)),
             connections: TaskTracker::new(),
@@ -151,6 +156,7 @@ impl Gateway {
             calls: desk.calls.clone(),
             quota: desk.quota.clone(),
             recorder: desk.recorder.clone(),
+            tracer: desk.tracer.clone(),
             door: Arc::clone(&desk.door),
             capacity: Arc::clone(&desk.capacity),
             connections: desk.connections.clone(),
@@ -183,6 +189,12 @@ impl Gateway {
     #[must_use]
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
+    }
+
+    /// Where calls leave their traces; somebody must run its [`Tracer::export`].
+    #[must_use]
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
     }
 
     /// The process's metrics.

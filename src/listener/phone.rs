@@ -7,22 +7,26 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Uri};
 use hyper::body::Incoming as Body;
 use secrecy::ExposeSecret;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::auth::{Identity, Purpose, Shown, Signed, SignedRequest};
-use crate::bridge::{ConductedCall, RecordedCall, Recording};
+use crate::bridge::{CallTrace, ConductedCall, RecordedCall, Recording, SessionSource, TracedCall};
 use crate::ingress::{
     Credential, Dialect, ErrorStyle, Head, Refusal, RejectReason, Speak as _, Telnyx, VoiceWebhook,
     texml_connect, twiml_connect, twiml_reject,
 };
 use crate::quota::CallKind;
-use crate::upstream::SessionRequest;
+use crate::telemetry::TRACEPARENT;
+use crate::upstream::{Session, SessionRequest};
 
 use super::answer::{Answer, switch, xml};
 use super::desk::Desk;
 use super::door::Peer;
 use super::mint::mint_refusal;
+use super::quota::Admission;
 use super::socket::SocketLimits;
+use super::traced::traced;
 use super::{dial_refusal, socket};
 
 /// The dialects whose numbers call a webhook first.
@@ -39,6 +43,23 @@ const MAX_FORM: usize = 64 * 1024;
 /// the largest audio.
 pub(super) const MAX_UNSENT: usize = 48_000 + 16 * 1024;
 
+/// A call that an agent is to answer.
+#[derive(Clone, Copy)]
+pub(super) struct PhoneRequest<'a> {
+    /// The gateway's id of the call.
+    pub(super) call_id: &'a str,
+    /// Whom it asks for.
+    pub(super) agent: &'a str,
+    /// What its path has behind the agent.
+    pub(super) ticket: Option<&'a str>,
+    /// Where it came by HTTP, what it carries.
+    pub(super) headers: Option<&'a HeaderMap>,
+    /// When it came.
+    pub(super) received: Instant,
+    /// Where from.
+    pub(super) peer: &'a Peer,
+}
+
 impl Desk {
     /// Answers a phone's WebSocket. `ticket` is what the path has behind the agent.
     pub(super) async fn phone(
@@ -50,6 +71,7 @@ impl Desk {
         mut request: Request<Body>,
         peer: &Peer,
     ) -> Answer {
+        let received = Instant::now();
         let Some(mut dialect) = Dialect::by_name(dialect) else {
             return self.refused(dialect, &Refusal::not_found(), STYLE);
         };
@@ -77,8 +99,15 @@ impl Desk {
                     }),
                     ..Shown::default()
                 };
-                self.prepare_phone(call_id, dialect, agent, shown, peer)
-                    .await
+                let request = PhoneRequest {
+                    call_id,
+                    agent,
+                    ticket,
+                    headers: Some(&head.headers),
+                    received,
+                    peer,
+                };
+                self.prepare_phone(dialect, request, shown).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -104,59 +133,65 @@ impl Desk {
 
     async fn prepare_phone(
         self: &Arc<Self>,
-        call_id: &str,
         dialect: Dialect,
-        agent: &str,
+        request: PhoneRequest<'_>,
         shown: Shown<'_>,
-        peer: &Peer,
     ) -> Result<ConductedCall, Refusal> {
         let name = dialect.name();
-        let ticket = shown.ticket;
         let purpose = Purpose::Call {
             dialect: name,
-            agent: Some(agent),
+            agent: Some(request.agent),
         };
-        let identity = self.identify(name, shown, purpose, peer).await?;
-        self.prepare_identified(call_id, dialect, agent, &identity, ticket, peer)
-            .await
+        let identity = self.identify(name, shown, purpose, request.peer).await?;
+        self.prepare_identified(dialect, request, &identity).await
     }
 
     /// A call by somebody who is known, with a session to begin with.
     pub(super) async fn prepare_identified(
         self: &Arc<Self>,
-        call_id: &str,
         dialect: Dialect,
-        agent: &str,
+        request: PhoneRequest<'_>,
         identity: &Identity,
-        ticket: Option<&str>,
-        peer: &Peer,
     ) -> Result<ConductedCall, Refusal> {
         let name = dialect.name();
-        let (agent, pool) = self.routes.for_agent(&identity.tenant, agent)?;
-        let admission = self.admit_announced(identity, &agent.name, ticket, &pool);
-        let (permit, lease) = admission.await?;
-        self.use_up(name, identity).await?;
-        // A provider's addresses say nothing of who calls.
-        let caller = lease.caller_key().map(str::to_owned);
-        let caller = caller.unwrap_or_else(|| peer.source());
-        let sessions = self.sessions(Arc::clone(&pool), identity, caller);
-        let request = SessionRequest {
-            standby_line: Some(agent.standby_line.clone()),
-            ..SessionRequest::default()
+        let (call_id, tenant) = (request.call_id, identity.tenant.as_str());
+        let (agent, pool) = self.routes.for_agent(tenant, request.agent)?;
+        let kind = CallKind::Agent(&agent.name);
+        let admission = self.admit_announced(identity, &agent.name, request.ticket, &pool);
+        let admission = admission.await;
+        let told = request.headers.and_then(|it| self.trace_context(it));
+        let announced = admission.as_ref().ok();
+        let announced = announced.and_then(|(_, lease)| lease.trace_context());
+        let call = TracedCall {
+            call_id,
+            dialect: name,
+            tenant,
+            kind,
+            received: request.received,
         };
-        let session = sessions.open(&request).await;
-        let session = session.map_err(|error| {
-            tracing::warn!(%error, call_id, "no session for a call");
-            dial_refusal(&error)
-        })?;
+        let mut trace = CallTrace::begin(&self.tracer, call, told.as_ref().or(announced));
+        let standby_line = agent.standby_line.clone();
+        let opened = async {
+            let (permit, lease) = admission?;
+            self.use_up(name, identity).await?;
+            // A provider's addresses say nothing of who calls.
+            let caller = lease.caller_key().map(str::to_owned);
+            let caller = caller.unwrap_or_else(|| request.peer.source());
+            let sessions = self.sessions(Arc::clone(&pool), identity, caller);
+            let session = open(call_id, &sessions, standby_line, &mut trace).await?;
+            Ok(((permit, lease), sessions, session))
+        };
+        let opened: Result<(Admission, SessionSource, Session), Refusal> = opened.await;
+        let (((permit, lease), sessions, session), trace) = traced(opened, trace)?;
         let recorded = RecordedCall {
             call_id,
-            tenant: &identity.tenant,
-            kind: CallKind::Agent(&agent.name),
+            tenant,
+            kind,
             number: lease.caller_number(),
         };
         Ok(ConductedCall {
             recording: Recording::open(&self.recorder, recorded),
+            trace,
             metrics: self.metrics.call(name, session.place.deployment().name()),
             call_id: call_id.to_owned(),
             dialect,
@@ -228,7 +263,7 @@ impl Desk {
             return Ok(twiml_reject(RejectReason::Busy));
         }
         let number = webhook.from.as_deref();
-        let lease = match self.announce(tenant, &agent, number, &pool).await {
+        let mut lease = match self.announce(tenant, &agent, number, &pool).await {
             Ok(lease) => lease,
             Err(busy) => {
                 self.metrics.refused(dialect, busy.code);
@@ -237,12 +272,20 @@ impl Desk {
         };
         let stream = self.stream_url(dialect, &head.headers, tenant, &agent)?;
         pool.expect_call(&answers.standby_line);
+        let context = self.trace_context(&head.headers);
+        // Another gateway may be the one that the call comes to.
+        let traceparent = context.as_ref().map(ToString::to_string);
+        lease.set_trace_context(context);
         self.keep_place(tenant, &agent, &stream, lease);
         let from = webhook.from.as_deref().unwrap_or_default();
         let to = webhook.to.as_deref().unwrap_or_default();
         let document = match dialect {
             TELNYX => texml_connect(&stream),
-            _ => twiml_connect(&stream, &[("from", from), ("to", to)]),
+            _ => {
+                let mut parameters = vec![("from", from), ("to", to)];
+                parameters.extend(traceparent.iter().map(|it| (TRACEPARENT, it.as_str())));
+                twiml_connect(&stream, &parameters)
+            }
         };
         document.map_err(|error| bad_form(&error.to_string()))
     }
@@ -274,6 +317,29 @@ impl Desk {
         }
         Ok(url)
     }
+}
+
+/// A session for a phone's call.
+async fn open(
+    call_id: &str,
+    sessions: &SessionSource,
+    standby_line: String,
+    trace: &mut Option<Box<CallTrace>>,
+) -> Result<Session, Refusal> {
+    let request = SessionRequest {
+        standby_line: Some(standby_line),
+        ..SessionRequest::default()
+    };
+    let asked = Instant::now();
+    let session = sessions.open(&request).await;
+    let session = session.map_err(|error| {
+        tracing::warn!(%error, call_id, "no session for a call");
+        dial_refusal(&error)
+    })?;
+    if let Some(trace) = trace {
+        trace.session_opened(asked, &session);
+    }
+    Ok(session)
 }
 
 /// Path and query as they were sent.

@@ -49,6 +49,7 @@ impl Gateway {
         }
         self.quota.replace(routes.quota.clone());
         self.recorder.replace(Arc::clone(&routes.records));
+        self.tracer.replace(Arc::clone(&routes.traces));
         self.door.set_rules(&config);
         self.capacity.set_config(config.shed);
         self.calls.set_limit(config.max_calls);

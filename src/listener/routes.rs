@@ -9,6 +9,7 @@ use crate::ingress::{Dialect, Refusal};
 use crate::quota::QuotaPlan;
 use crate::realtime::Shape;
 use crate::records::RecordsPlan;
+use crate::traces::TracesPlan;
 use crate::upstream::{Deployment, Identities, Pool};
 
 use super::asterisk::AsteriskServers;
@@ -42,6 +43,8 @@ pub struct Routes {
     pub quota: QuotaPlan,
     /// What is recorded of calls, and where.
     pub records: Arc<RecordsPlan>,
+    /// Which calls are traced, and where to.
+    pub traces: Arc<TracesPlan>,
     /// How Twilio's numbers are answered.
     pub twilio: TwilioConfig,
     /// Where calls may be fetched that wait in Asterisk.

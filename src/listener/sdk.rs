@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use http::Request;
+use http::{HeaderMap, Request};
 use hyper::body::Incoming as Body;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::auth::{EphemeralSession, Identity, Purpose, Shown};
 use crate::bridge::{
-    OpenError, OpenedSession, REALTIME, RecordedCall, Recording, RelayedCall, SessionSource,
+    CallTrace, OpenError, OpenedSession, REALTIME, RecordedCall, Recording, RelayedCall,
+    SessionSource, TracedCall,
 };
 use crate::ingress::{Credential, FrontDoor, RealtimeRequest, Refusal};
 use crate::quota::CallKind;
@@ -19,6 +21,7 @@ use super::desk::Desk;
 use super::door::Peer;
 use super::quota::Admission;
 use super::socket::SocketLimits;
+use super::traced::traced;
 use super::{RealtimeLimits, dial_refusal, socket};
 
 /// One event of a deployment, whatever its size, and then some; while it waits, the deployment is not read.
@@ -33,13 +36,14 @@ pub(super) fn socket_limits(limits: &RealtimeLimits) -> SocketLimits {
 }
 
 /// What an SDK client's call needs to begin.
-type Prepared = (
-    Shape,
-    Admission,
-    SessionSource,
-    OpenedSession,
-    Option<Box<Recording>>,
-);
+struct Prepared {
+    shape: Shape,
+    admission: Admission,
+    sessions: SessionSource,
+    session: OpenedSession,
+    recording: Option<Box<Recording>>,
+    trace: Option<Box<CallTrace>>,
+}
 
 impl Desk {
     /// Answers an SDK client's WebSocket.
@@ -50,6 +54,7 @@ impl Desk {
         mut request: Request<Body>,
         peer: &Peer,
     ) -> Answer {
+        let received = Instant::now();
         let style = FrontDoor::style_of(path);
         let asked = match self
             .front_door
@@ -62,8 +67,16 @@ impl Desk {
             Ok(upgrade) => upgrade,
             Err(answer) => return *answer,
         };
-        let prepared = self.prepare_sdk(call_id, &asked, peer).await;
-        let (shape, (permit, lease), sessions, session, recording) = match prepared {
+        let come = (received, request.headers());
+        let prepared = self.prepare_sdk(call_id, &asked, come, peer).await;
+        let Prepared {
+            shape,
+            admission: (permit, lease),
+            sessions,
+            session,
+            recording,
+            trace,
+        } = match prepared {
             Ok(prepared) => prepared,
             Err(refusal) => return self.refused(REALTIME, &refusal, style),
         };
@@ -90,6 +103,7 @@ impl Desk {
                     carry: limits.carry(),
                     lease,
                     recording,
+                    trace,
                     calls,
                     permit,
                 };
@@ -104,6 +118,7 @@ impl Desk {
         &self,
         call_id: &str,
         asked: &RealtimeRequest,
+        (received, headers): (Instant, &HeaderMap),
         peer: &Peer,
     ) -> Result<Prepared, Refusal> {
         let shown = Shown {
@@ -122,18 +137,36 @@ impl Desk {
         let pool = self.routes.for_model(tenant, model)?;
         let sessions = self.sessions(Arc::clone(&pool), &identity, peer.source());
         let kind = CallKind::Model(model.unwrap_or(pool.name()));
-        let admission = self.admit_to(&identity, kind, &pool).await?;
-        self.use_up(REALTIME, &identity).await?;
-        let policy = self.routes.session_policy(tenant);
-        let preset = identity.session.as_deref().map(preset).transpose()?;
-        let opening = OpenedSession::open(&sessions, transcription, policy, preset.as_ref());
-        let session = opening.await.map_err(|error| {
-            tracing::warn!(%error, call_id, "no session for a call");
-            match error {
-                OpenError::Preset(error) => Refusal::session_refused(error.message),
-                OpenError::Dial(error) => dial_refusal(&error),
+        let call = TracedCall {
+            call_id,
+            dialect: REALTIME,
+            tenant,
+            kind,
+            received,
+        };
+        let context = self.trace_context(headers);
+        let mut trace = CallTrace::begin(&self.tracer, call, context.as_ref());
+        let opened = async {
+            let admission = self.admit_to(&identity, kind, &pool).await?;
+            self.use_up(REALTIME, &identity).await?;
+            let policy = self.routes.session_policy(tenant);
+            let preset = identity.session.as_deref().map(preset).transpose()?;
+            let asked = Instant::now();
+            let opening = OpenedSession::open(&sessions, transcription, policy, preset.as_ref());
+            let session = opening.await.map_err(|error| {
+                tracing::warn!(%error, call_id, "no session for a call");
+                match error {
+                    OpenError::Preset(error) => Refusal::session_refused(error.message),
+                    OpenError::Dial(error) => dial_refusal(&error),
+                }
+            })?;
+            if let Some(trace) = &mut trace {
+                trace.session_opened(asked, session.session());
             }
-        })?;
+            Ok((admission, session))
+        };
+        let opened = opened.await;
+        let ((admission, session), trace) = traced(opened, trace)?;
         let recorded = RecordedCall {
             call_id,
             tenant,
@@ -141,7 +174,14 @@ impl Desk {
             number: None,
         };
         let recording = Recording::open(&self.recorder, recorded);
-        Ok((shape, admission, sessions, session, recording))
+        Ok(Prepared {
+            shape,
+            admission,
+            sessions,
+            session,
+            recording,
+            trace,
+        })
     }
 }
 

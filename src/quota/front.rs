@@ -379,6 +379,7 @@ impl Quota {
         Ok(CallLease {
             held,
             quota: self.clone(),
+            trace_context: None,
         })
     }
 

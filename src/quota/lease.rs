@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::task::AtomicWaker;
 
 use crate::call::{RateLimits, Usage};
+use crate::telemetry::TraceContext;
 
 use super::account::Reservation;
 use super::forecast::CallForecast;
@@ -44,6 +45,8 @@ pub enum Notice {
 pub struct CallLease {
     pub(super) held: Arc<Held>,
     pub(super) quota: Quota,
+    /// What the request that announced the call said of its trace. Quota has no use for it.
+    pub(super) trace_context: Option<Box<TraceContext>>,
 }
 
 /// What a lease and the keeper share.
@@ -276,6 +279,17 @@ impl CallLease {
     #[must_use]
     pub fn caller_number(&self) -> Option<&str> {
         self.held.number.as_deref()
+    }
+
+    /// Whose trace the call belongs to, as a provider's webhook told it.
+    #[must_use]
+    pub fn trace_context(&self) -> Option<&TraceContext> {
+        self.trace_context.as_deref()
+    }
+
+    /// A provider's webhook told whose trace the call belongs to.
+    pub fn set_trace_context(&mut self, context: Option<TraceContext>) {
+        self.trace_context = context.map(Box::new);
     }
 
     /// The deployment said what is left.

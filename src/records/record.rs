@@ -15,6 +15,9 @@ pub struct CallRecord {
     pub version: u32,
     /// The gateway's id of the call, which its log lines have too. Receivers tell repeats by it.
     pub call_id: String,
+    /// The id of its trace, if it is sampled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     /// The provider's name for the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider_call_id: Option<String>,

@@ -212,6 +212,27 @@ const ROUTE: Label = closed(
     ],
 );
 
+/// Why no collector has a span.
+pub(super) const SPAN_DROPS: &[&str] = &[
+    "span_limit",
+    "queue_full",
+    "refused",
+    "rejected",
+    "not_taken",
+    "shutdown",
+];
+
+/// Why spans are sent again.
+const TRACE_RETRY: &[&str] = &[
+    "timeout",
+    "unreachable",
+    "answer",
+    "status_429",
+    "status_502",
+    "status_503",
+    "status_504",
+];
+
 /// Why a call record is not where it was to go.
 pub(super) const RECORD_FAILURES: &[&str] = &["refused", "file", "spool"];
 
@@ -813,6 +834,18 @@ metrics! {
         "Operations that were decided in this process because the shared store could not say.";
     STORE_LOST = C, "trunkline_store_lost_total", Count("messages"), [closed("kind", &["release", "spend"])],
         "What was to be told to the shared store when it is back, and was too much to remember.";
+
+    // Traces.
+    SPANS_EXPORTED = C, "trunkline_trace_spans_exported_total", Count("spans"), [],
+        "Spans of calls that a collector has taken.";
+    SPANS_DROPPED = C, "trunkline_trace_spans_dropped_total", Count("spans"), [closed("cause", SPAN_DROPS)],
+        "Spans that no collector has: too many of one call (span_limit), too many that wait (queue_full), refused (refused, rejected), not taken in several attempts (not_taken), or left at the end of the process (shutdown).";
+    TRACE_RETRIES = C, "trunkline_trace_export_retries_total", Count("attempts"), [closed("cause", TRACE_RETRY)],
+        "Attempts to send spans that failed and were to be repeated.";
+    SPANS_QUEUED = G, "trunkline_trace_spans_queued", Count("spans"), [],
+        "Spans of ended calls that wait to be sent.";
+    TRACE_CONTEXTS = C, "trunkline_trace_contexts_total", Count("requests"), [closed("outcome", &["read", "malformed"])],
+        "Requests of known callers that told whose trace they belong to, while traces are on.";
 
     // Call records.
     RECORDS_DELIVERED = C, "trunkline_call_records_delivered_total", Count("records"),

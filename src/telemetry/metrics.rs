@@ -9,14 +9,18 @@ use prometheus::{
     IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
-use super::catalogue;
+use super::catalogue::{self, Kind};
 use super::control::ControlMetrics;
 use super::door::DoorMetrics;
+use super::exemplars::Exemplars;
+use super::open_metrics::open_metrics;
 use super::process::ProcessCollector;
 use super::records::RecordMetrics;
 use super::reload::ReloadMetrics;
 use super::routing::RoutingMetrics;
 use super::store::StoreMetrics;
+use super::trace_context::TraceId;
+use super::traces::TraceMetrics;
 use super::usage::UsageMetrics;
 
 /// A step of setting up a call's model leg.
@@ -175,6 +179,8 @@ pub struct Metrics {
     routing: RoutingMetrics,
     usage: UsageMetrics,
     store: StoreMetrics,
+    traces: TraceMetrics,
+    exemplars: Exemplars,
     handles: Mutex<BTreeMap<(String, String), Arc<CallMetrics>>>,
 }
 
@@ -240,6 +246,8 @@ impl Metrics {
             routing: RoutingMetrics::new(registry),
             usage: UsageMetrics::new(registry),
             store: StoreMetrics::new(registry),
+            traces: TraceMetrics::new(registry),
+            exemplars: Exemplars::default(),
             handles: Mutex::default(),
             registry: all,
         };
@@ -266,6 +274,12 @@ impl Metrics {
     #[must_use]
     pub fn records(&self) -> &RecordMetrics {
         &self.records
+    }
+
+    /// What is counted of the traces of calls.
+    #[must_use]
+    pub fn traces(&self) -> &TraceMetrics {
+        &self.traces
     }
 
     /// What is counted of the store that replicas share.
@@ -395,6 +409,12 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// All metrics as OpenMetrics, with exemplars.
+    #[must_use]
+    pub fn render_open(&self) -> String {
+        open_metrics(&self.registry.gather(), &self.exemplars)
     }
 }
 
@@ -548,11 +568,26 @@ impl CallMetrics {
         self.all.panics.inc();
     }
 
-    /// A turn was answered. `model + gateway = latency`.
-    pub fn turn(&self, latency: Duration, model: Duration, gateway: Duration) {
-        self.turn.observe(latency.as_secs_f64());
-        self.turn_model.observe(model.as_secs_f64());
-        self.turn_gateway.observe(gateway.as_secs_f64());
+    /// A turn was answered. `model + gateway = latency`. `trace` is the call's, if it is sampled.
+    pub fn turn(
+        &self,
+        latency: Duration,
+        model: Duration,
+        gateway: Duration,
+        trace: Option<TraceId>,
+    ) {
+        for (histogram, metric, took) in [
+            (&self.turn, catalogue::TURN_LATENCY, latency),
+            (&self.turn_model, catalogue::TURN_MODEL, model),
+            (&self.turn_gateway, catalogue::TURN_GATEWAY, gateway),
+        ] {
+            histogram.observe(took.as_secs_f64());
+            if let (Some(trace), Kind::Histogram(bounds)) = (trace, metric.kind) {
+                let series = (metric.name, self.dialect.as_str());
+                let value = took.as_secs_f64();
+                self.all.exemplars.observe(series, bounds, value, trace);
+            }
+        }
     }
 
     /// The first reply audio left so long after the answer.

@@ -6,21 +6,28 @@
 mod catalogue;
 mod control;
 mod door;
+mod exemplars;
 mod metrics;
+mod open_metrics;
 mod process;
 mod records;
 mod reload;
 mod routing;
 mod store;
+mod trace_context;
+mod traces;
 mod usage;
 
 pub use catalogue::{CATALOGUE, Kind, Label, Metric, Unit, Values, family, strangers};
 pub use control::ControlMetrics;
 pub use door::DoorMetrics;
 pub use metrics::{CallMetrics, Direction, FrameDrop, Metrics, Modality, SetupPhase};
+pub use open_metrics::{OPEN_METRICS, wants_open_metrics};
 pub use process::open_files;
 pub use records::RecordMetrics;
 pub use reload::ReloadMetrics;
 pub use routing::RoutingMetrics;
 pub use store::StoreMetrics;
+pub use trace_context::{BadTraceparent, SpanId, TRACEPARENT, TRACESTATE, TraceContext, TraceId};
+pub use traces::TraceMetrics;
 pub use usage::UsageMetrics;

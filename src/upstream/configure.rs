@@ -10,8 +10,9 @@ use crate::transport::Received;
 
 use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
-use super::dial::{DialError, Dialer, ModelLeg, PhaseClock, closed, handshake_error, label, lost};
+use super::dial::{DialError, Dialer, ModelLeg, closed, handshake_error, label, lost};
 use super::pool::Trouble;
+use super::setup::PhaseClock;
 
 /// Events kept that come before the deployment has taken the settings; there is hardly ever one.
 const MAX_EARLY: usize = 64;

@@ -254,6 +254,21 @@ impl Deployment {
         &self.config.model
     }
 
+    /// Whose it is, as OpenTelemetry names providers.
+    #[must_use]
+    pub fn provider(&self) -> &'static str {
+        match self.config.kind {
+            Kind::Azure => "azure.ai.openai",
+            Kind::OpenAi => "openai",
+        }
+    }
+
+    /// Host and port.
+    #[must_use]
+    pub fn address(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+
     pub(super) fn credential(&self) -> &Credential {
         &self.credential
     }

@@ -32,6 +32,7 @@ use super::credential::{NoToken, Shown};
 use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
 use super::resolve::{Addresses, PATIENCE, Resolve, System};
+use super::setup::{PhaseClock, SessionSetup};
 use super::state::{Verdict, now};
 
 /// The largest event taken from a deployment; items with inline audio of 3.5 MB were seen (protocol reference 1.6).
@@ -68,6 +69,8 @@ pub struct ModelLeg {
     pub session_created: Utf8Bytes,
     /// When the vendor will end the session, if it said so and that is to come.
     pub ends_at: Option<Instant>,
+    /// How it came about.
+    pub setup: SessionSetup,
     /// The version of the credential that it was opened with.
     pub(super) shown: u64,
 }
@@ -434,6 +437,7 @@ impl Dialer {
         Ok(ModelLeg {
             socket,
             session_created: first,
+            setup: clock.setup,
             shown: shown.version(),
             ends_at: expires_at.and_then(|at| self.instant(at)),
         })
@@ -545,42 +549,6 @@ pub(super) fn connector(roots: RootCertStore) -> TlsConnector {
         .with_root_certificates(roots)
         .with_no_client_auth();
     TlsConnector::from(Arc::new(config))
-}
-
-/// Times one phase after another.
-pub(super) struct PhaseClock<'a> {
-    deployment: &'a Deployment,
-    metrics: &'a Metrics,
-}
-
-impl<'a> PhaseClock<'a> {
-    pub(super) fn new(deployment: &'a Deployment, metrics: &'a Metrics) -> Self {
-        Self {
-            deployment,
-            metrics,
-        }
-    }
-
-    pub(super) async fn time<T>(
-        &mut self,
-        phase: SetupPhase,
-        limit: Duration,
-        work: impl Future<Output = Result<T, DialError>>,
-    ) -> Result<T, DialError> {
-        let began = Instant::now();
-        let Ok(result) = timeout(limit, work).await else {
-            return Err(DialError::Timeout {
-                deployment: self.deployment.name.clone(),
-                phase,
-                limit,
-            });
-        };
-        if result.is_ok() {
-            self.metrics
-                .setup(self.deployment.name(), phase, began.elapsed());
-        }
-        result
-    }
 }
 
 async fn upgrade(

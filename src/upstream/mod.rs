@@ -14,6 +14,7 @@ mod entra_config;
 mod open;
 mod pool;
 mod resolve;
+mod setup;
 mod standby;
 mod state;
 mod stock;
@@ -36,4 +37,5 @@ pub use pool::{
     StandbyConfig, Sticky, Trouble,
 };
 pub use resolve::Resolve;
+pub use setup::SessionSetup;
 pub use standby::{Configure, Standby, StandbyLine};

@@ -84,6 +84,12 @@ address = "127.0.0.1:0"
 
 [records]
 sink = "log"
+
+# Nobody listens there.
+[traces]
+endpoint = "http://127.0.0.1:9/v1/traces"
+delay = "100ms"
+
 [auth]
 mode = "keys"
 
@@ -334,6 +340,7 @@ class Prometheus:
                 f"--config.file={folder}/prometheus.yml",
                 f"--storage.tsdb.path={folder}/data",
                 f"--web.listen-address={self.address}",
+                "--enable-feature=exemplar-storage",
             ],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -359,12 +366,20 @@ class Prometheus:
 
     def query(self, query):
         """The series that it answers with now."""
-        url = f"http://{self.address}/api/v1/query?" + urllib.parse.urlencode({"query": query})
+        return self._get("query", query)["result"]
+
+    def exemplars(self, query):
+        """What it keeps of the last hour, by series."""
+        now = time.time()
+        return self._get("query_exemplars", query, start=now - 3600, end=now + 60)
+
+    def _get(self, what, query, **more):
+        url = f"http://{self.address}/api/v1/{what}?" + urllib.parse.urlencode({"query": query, **more})
         try:
             answer = json.loads(get(url))
         except urllib.error.HTTPError as error:
             raise ValueError(f"{query}: {error.read().decode(errors='replace')}") from error
-        return answer["data"]["result"]
+        return answer["data"]
 
     def __exit__(self, *_):
         stop(self._process)

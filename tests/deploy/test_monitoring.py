@@ -102,6 +102,7 @@ RARE = {
         "store_fallbacks_total",
         "store_lost_total",
         "tls_reloads_total",
+        "trace_contexts_total",
         "token_expiry_seconds",
         "token_refreshes_total",
         "underruns_total",
@@ -180,6 +181,17 @@ def recorded_now(prometheus):
 def is_picky(query):
     """Whether it asks for what should not be, or for certain values of labels."""
     return any(sign in query for sign in ("== 1", "!=", 'cached="', 'code="', 'outcome="'))
+
+
+@pytest.mark.parametrize("what", ["latency", "model", "gateway"])
+def test_prometheus_keeps_the_traces_of_turns(prometheus, what):
+    """A gateway that traces serves OpenMetrics to Prometheus, and a slow turn leads to its trace."""
+    kept = prometheus.exemplars(f"trunkline_turn_{what}_seconds_bucket")
+    assert kept
+    for series in kept:
+        for exemplar in series["exemplars"]:
+            assert re.fullmatch(r"[0-9a-f]{32}", exemplar["labels"]["trace_id"])
+            assert float(exemplar["value"]) <= float(series["seriesLabels"]["le"])
 
 
 def test_prometheus_evaluates_every_rule(prometheus):

@@ -181,7 +181,8 @@ impl World {
         let auth = routes.auth.clone();
         let gateway = Gateway::new(parsed.listener, routes, dialer, tools, metrics);
         tasks.spawn(Arc::clone(&gateway).keep_standby(CancellationToken::new()));
-        tasks.spawn(gateway.recorder().clone().deliver(outbound));
+        tasks.spawn(gateway.recorder().clone().deliver(outbound.clone()));
+        tasks.spawn(gateway.tracer().clone().export(outbound));
         tasks.spawn(gateway.quota().clone().keep(CancellationToken::new()));
         let world = Self {
             auth,

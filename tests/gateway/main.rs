@@ -47,4 +47,5 @@ mod routing;
 mod speech;
 mod standby;
 mod tls;
+mod traces;
 mod wire;

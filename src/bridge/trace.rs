@@ -1,0 +1,630 @@
+//! The spans of one sampled call, gathered while it goes on. A call that is not sampled has none of this.
+//!
+//! Names and attributes are those of OpenTelemetry's semantic conventions where there are any (`gen_ai.*`,
+//! `server.address`, `error.type`), else ours (`trunkline.*`). None of them holds a number, a word that was said or what
+//! the caller attached to the call.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderValue};
+use tokio::time::Instant;
+
+use crate::call::{EndReason, ModelEvent, TurnLatency, Usage};
+use crate::quota::CallKind;
+use crate::telemetry::{SetupPhase, SpanId, TRACEPARENT, TRACESTATE, TraceContext, TraceId};
+use crate::traces::otlp::{
+    AnyValue, ArrayValue, Event, KeyValue, Span, SpanKind, Status, StatusCode, Value,
+};
+use crate::traces::{Begun, Tracer};
+use crate::upstream::{Deployment, Session, SessionSetup};
+
+use super::summary::CallSummary;
+use super::trace_turn::{Turn, Turns, new_span_id};
+
+/// Spans of one call beside its root; more are counted.
+const MAX_SPANS: usize = 512;
+
+/// Of them, those that are kept for turns, so that nothing is left without the turn that it is in: two can be open.
+const KEPT: usize = 2;
+
+/// Texts of others' that become part of a span.
+const MAX_TEXT: usize = 128;
+
+/// The trace of a live call.
+#[derive(Debug)]
+pub struct CallTrace {
+    tracer: Tracer,
+    begun: Begun,
+    root: SpanId,
+    clock: WallClock,
+    began: Instant,
+    dialect: &'static str,
+    attributes: Vec<KeyValue>,
+    /// Those that are over.
+    spans: Vec<Span>,
+    /// Those that have begun.
+    n_spans: usize,
+    left_out: u64,
+    session: Option<OpenSession>,
+    /// Since when the call has been without a session, and why.
+    lost: Option<(Instant, &'static str)>,
+    /// Why the session that comes next takes the place of this one.
+    replacing: Option<&'static str>,
+    turns: Turns,
+    /// By the model's id of the function call.
+    tools: BTreeMap<String, OpenTool>,
+}
+
+/// Whose call it is.
+#[derive(Clone, Copy, Debug)]
+pub struct TracedCall<'a> {
+    /// The gateway's id of the call.
+    pub call_id: &'a str,
+    /// The caller's dialect.
+    pub dialect: &'static str,
+    /// Whose.
+    pub tenant: &'a str,
+    /// For whom.
+    pub kind: CallKind<'a>,
+    /// When the caller's request came.
+    pub received: Instant,
+}
+
+#[derive(Debug)]
+struct OpenSession {
+    id: SpanId,
+    since: Instant,
+    deployment: String,
+    attributes: Vec<KeyValue>,
+}
+
+#[derive(Debug)]
+struct OpenTool {
+    id: SpanId,
+    parent: SpanId,
+    since: Instant,
+    name: String,
+}
+
+/// Moments of the process's clock as times of day.
+#[derive(Clone, Copy, Debug)]
+struct WallClock {
+    at: Instant,
+    since_1970: Duration,
+}
+
+impl WallClock {
+    fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            since_1970: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
+        }
+    }
+
+    fn nanos(self, moment: Instant) -> u64 {
+        let later = moment.saturating_duration_since(self.at);
+        let earlier = self.at.saturating_duration_since(moment);
+        let since = (self.since_1970 + later).saturating_sub(earlier);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl CallTrace {
+    /// The trace of a call that is let in; none if it is not sampled. `context` is what came with its request.
+    #[must_use]
+    pub fn begin(
+        tracer: &Tracer,
+        call: TracedCall<'_>,
+        context: Option<&TraceContext>,
+    ) -> Option<Box<Self>> {
+        let begun = tracer.begin(context)?;
+        let mut attributes = vec![
+            KeyValue::new("trunkline.call_id", call.call_id),
+            KeyValue::new("trunkline.dialect", call.dialect),
+            KeyValue::new("trunkline.tenant", call.tenant),
+        ];
+        attributes.push(match call.kind {
+            CallKind::Agent(agent) => KeyValue::new("gen_ai.agent.name", agent),
+            CallKind::Model(model) => KeyValue::new("gen_ai.request.model", bounded(model)),
+        });
+        Some(Box::new(Self {
+            tracer: tracer.clone(),
+            begun,
+            root: new_span_id(),
+            clock: WallClock::now(),
+            began: call.received,
+            dialect: call.dialect,
+            attributes,
+            spans: Vec::new(),
+            n_spans: 0,
+            left_out: 0,
+            session: None,
+            lost: None,
+            replacing: None,
+            turns: Turns::default(),
+            tools: BTreeMap::new(),
+        }))
+    }
+
+    /// The id of the trace.
+    #[must_use]
+    pub fn id(&self) -> TraceId {
+        self.begun.trace
+    }
+
+    /// The caller was let in, and its session was asked for at `asked` and came just now.
+    pub fn session_opened(&mut self, asked: Instant, session: &Session) {
+        self.admitted(asked);
+        let now = Instant::now();
+        let setup = &session.leg.setup;
+        let deployment = session.place.deployment();
+        let attributes = vec![
+            KeyValue::new("trunkline.deployment", deployment.name()),
+            KeyValue::new("trunkline.session.standby", setup.is_before(asked)),
+        ];
+        let id = new_span_id();
+        let parent = self.root;
+        self.add(
+            "open session",
+            SpanKind::Internal,
+            id,
+            parent,
+            (asked, now),
+            attributes,
+        );
+        self.phases(setup, id, asked);
+    }
+
+    fn admitted(&mut self, until: Instant) {
+        let (id, parent) = (new_span_id(), self.root);
+        let span = (self.began, until);
+        self.add("admit", SpanKind::Internal, id, parent, span, Vec::new());
+    }
+
+    /// The call was refused, by a closed name: it ends before it began.
+    pub fn refused(mut self: Box<Self>, code: &'static str) {
+        let now = Instant::now();
+        self.attributes.push(KeyValue::new("error.type", code));
+        self.hand_over(error(code), now);
+    }
+
+    /// How the connection of a session was made, unless that was before anybody asked.
+    fn phases(&mut self, setup: &SessionSetup, parent: SpanId, asked: Instant) {
+        if setup.is_before(asked) {
+            return;
+        }
+        for (phase, from, to) in setup.phases() {
+            let name = match phase {
+                SetupPhase::Dial => "dial",
+                SetupPhase::Tls => "tls handshake",
+                SetupPhase::Upgrade => "websocket upgrade",
+                SetupPhase::SessionCreated => "session created",
+                SetupPhase::SessionUpdated => "session updated",
+            };
+            self.add(
+                name,
+                SpanKind::Internal,
+                new_span_id(),
+                parent,
+                (from, to),
+                Vec::new(),
+            );
+        }
+    }
+
+    /// From now on the call uses that session.
+    pub(super) fn session(
+        &mut self,
+        deployment: &Deployment,
+        session_id: &str,
+        setup: &SessionSetup,
+    ) {
+        let now = Instant::now();
+        let from = self.leave_session(now);
+        if let (Some(from), Some(cause)) = (from, self.replacing.take()) {
+            self.replaced_session(&from, cause, deployment, setup);
+        }
+        let mut attributes = vec![
+            KeyValue::new("trunkline.deployment", deployment.name()),
+            KeyValue::new("gen_ai.provider.name", deployment.provider()),
+            KeyValue::new("gen_ai.request.model", deployment.model()),
+            KeyValue::new("gen_ai.conversation.id", bounded(session_id)),
+            KeyValue::new("server.address", deployment.address().0),
+            KeyValue::new("server.port", u64::from(deployment.address().1)),
+        ];
+        if let Some(region) = deployment.region() {
+            attributes.push(KeyValue::new("cloud.region", region));
+        }
+        self.session = self.has_room().then(|| OpenSession {
+            id: new_span_id(),
+            since: now,
+            deployment: deployment.name().to_owned(),
+            attributes,
+        });
+    }
+
+    /// The name of the deployment where it was.
+    fn leave_session(&mut self, now: Instant) -> Option<String> {
+        let session = self.session.take()?;
+        let span = (session.since, now);
+        let span = self.span("session", SpanKind::Client, session.id, self.root, span);
+        self.spans.push(Span {
+            attributes: session.attributes,
+            ..span
+        });
+        Some(session.deployment)
+    }
+
+    /// The session is of no more use, because of that.
+    pub(super) fn session_lost(&mut self, cause: &'static str) {
+        self.lost.get_or_insert((Instant::now(), cause));
+    }
+
+    /// Another session is about to take the place of the one in use, because of that.
+    pub(super) fn replaced(&mut self, cause: &'static str) {
+        self.replacing = Some(cause);
+    }
+
+    fn replaced_session(
+        &mut self,
+        from: &str,
+        cause: &'static str,
+        to: &Deployment,
+        setup: &SessionSetup,
+    ) {
+        let now = Instant::now();
+        let lost = self.lost.take().map(|(since, _)| since);
+        let since = lost.or(setup.began()).unwrap_or(now);
+        let id = new_span_id();
+        let attributes = vec![
+            KeyValue::new("trunkline.replacement.cause", cause),
+            KeyValue::new("trunkline.replacement.from", from),
+            KeyValue::new("trunkline.deployment", to.name()),
+            KeyValue::new("trunkline.session.standby", setup.is_before(since)),
+        ];
+        let parent = self.root;
+        self.add(
+            "replace session",
+            SpanKind::Internal,
+            id,
+            parent,
+            (since, now),
+            attributes,
+        );
+        self.phases(setup, id, since);
+    }
+
+    /// What the caller attached to the call may say whose trace it belongs to.
+    pub(super) fn attached(&mut self, parameters: &BTreeMap<String, String>) {
+        let Some(parent) = parameters.get(TRACEPARENT).filter(|_| self.begun.may_join) else {
+            return;
+        };
+        let state = parameters.get(TRACESTATE).map(String::as_str);
+        let context = TraceContext::parse(parent, state);
+        self.tracer.metrics().traces().context(context.is_ok());
+        if let Ok(context) = context {
+            self.begun = Begun {
+                trace: context.trace,
+                parent: Some(context.parent),
+                state: context.state,
+                may_join: false,
+            };
+        }
+    }
+
+    /// Notes an event of the deployment.
+    pub(super) fn model_event(&mut self, event: &ModelEvent<'_>) {
+        self.turns.model_event(event, Instant::now());
+        self.close_turns();
+    }
+
+    pub(super) fn turn(&mut self, latency: TurnLatency) {
+        self.turns.answered(latency, Instant::now());
+    }
+
+    pub(super) fn first_audio(&mut self) {
+        self.turns.heard(Instant::now());
+    }
+
+    pub(super) fn reply_ended(&mut self) {
+        self.turns.reply_ended(Instant::now());
+    }
+
+    pub(super) fn barged_in(&mut self) {
+        self.turns.barged_in(Instant::now());
+    }
+
+    /// A tool begins to run. Returns what its request is to carry so that the tool's own spans join.
+    pub(super) fn tool_began(&mut self, call_id: &str, name: &str) -> Option<ToolContext> {
+        if !self.has_room() {
+            return None;
+        }
+        let id = new_span_id();
+        let tool = OpenTool {
+            id,
+            parent: self.turns.current().unwrap_or(self.root),
+            since: Instant::now(),
+            name: bounded(name).to_owned(),
+        };
+        self.tools.insert(call_id.to_owned(), tool);
+        Some(ToolContext {
+            traceparent: TraceContext::of_span(self.begun.trace, id).to_string(),
+            tracestate: self.begun.state.clone(),
+        })
+    }
+
+    /// It returned.
+    pub(super) fn tool_ended(&mut self, call_id: &str, outcome: &'static str) {
+        let Some(tool) = self.tools.remove(call_id) else {
+            return;
+        };
+        let OpenTool {
+            id,
+            parent,
+            since,
+            name,
+        } = tool;
+        let span = (since, Instant::now());
+        let mut span = self.span("execute_tool", SpanKind::Client, id, parent, span);
+        span.attributes = vec![
+            KeyValue::new("gen_ai.operation.name", "execute_tool"),
+            KeyValue::new("gen_ai.tool.name", name.as_str()),
+            KeyValue::new("gen_ai.tool.call.id", bounded(call_id)),
+        ];
+        if outcome != "ok" {
+            span.attributes.push(KeyValue::new("error.type", outcome));
+            span.status = error(outcome);
+        }
+        self.spans.push(span);
+    }
+
+    fn close_turns(&mut self) {
+        while let Some(turn) = self.turns.take_over() {
+            if self.has_room_below(MAX_SPANS) {
+                let span = self.turn_span(turn);
+                self.spans.push(span);
+            }
+        }
+    }
+
+    fn turn_span(&self, turn: Turn) -> Span {
+        let moments = (turn.began, turn.last);
+        let span = self.span("turn", SpanKind::Internal, turn.id, self.root, moments);
+        let begun_by = if turn.is_callers { "caller" } else { "model" };
+        let mut attributes = vec![
+            KeyValue::new("trunkline.turn.number", turn.number),
+            KeyValue::new("trunkline.turn.begun_by", begun_by),
+            KeyValue::new("trunkline.turn.barge_in", turn.barge_in),
+        ];
+        if let Some(TurnLatency {
+            latency,
+            model,
+            gateway,
+        }) = turn.latency
+        {
+            for (key, took) in [
+                ("trunkline.turn.latency", latency),
+                ("trunkline.turn.model_latency", model),
+                ("trunkline.turn.gateway_latency", gateway),
+            ] {
+                attributes.push(KeyValue::new(key, took.as_secs_f64()));
+            }
+        }
+        if let Some(response) = turn.responses.last() {
+            attributes.push(KeyValue::new("gen_ai.response.id", bounded(response)));
+        }
+        if let Some(status) = turn.status {
+            let value = Some(Value::from(status.name()));
+            let values = vec![AnyValue { value }];
+            let reasons = Value::Array(ArrayValue { values });
+            attributes.push(KeyValue::new("gen_ai.response.finish_reasons", reasons));
+        }
+        attributes.extend(tokens(&turn.usage));
+        let mut status = None;
+        if let Some(code) = &turn.error {
+            attributes.push(KeyValue::new("error.type", bounded(code)));
+            status = error("the response failed");
+        }
+        let event = |(at, name): &(Instant, &'static str)| Event {
+            time_unix_nano: self.clock.nanos(*at),
+            name: (*name).to_owned(),
+            attributes: Vec::new(),
+        };
+        let mut events: Vec<_> = turn.events.iter().map(event).collect();
+        events.sort_by_key(|event| event.time_unix_nano);
+        Span {
+            attributes,
+            events,
+            dropped_events_count: turn.n_left_out,
+            status,
+            ..span
+        }
+    }
+
+    /// Hands all spans over.
+    pub(super) fn end(mut self: Box<Self>, summary: &CallSummary) {
+        let now = Instant::now();
+        let left: Vec<_> = self.tools.keys().cloned().collect();
+        for call_id in left {
+            self.tool_ended(&call_id, "call_ended");
+        }
+        self.turns.end();
+        self.close_turns();
+        self.leave_session(now);
+        if let Some((since, cause)) = self.lost.take() {
+            let attributes = vec![
+                KeyValue::new("trunkline.replacement.cause", cause),
+                KeyValue::new("error.type", "unavailable"),
+            ];
+            let (id, parent) = (new_span_id(), self.root);
+            let span = (since, now);
+            self.add(
+                "replace session",
+                SpanKind::Internal,
+                id,
+                parent,
+                span,
+                attributes,
+            );
+            if let Some(span) = self.spans.last_mut().filter(|it| it.span_id == id.bytes()) {
+                span.status = error("no other session was to be had");
+            }
+        }
+        let reason = summary.end_reason;
+        self.attributes.extend([
+            KeyValue::new("trunkline.end_reason", reason.name()),
+            KeyValue::new("trunkline.sessions", u64::from(summary.n_sessions)),
+            KeyValue::new("trunkline.turns", summary.n_turns),
+            KeyValue::new("trunkline.barge_ins", summary.n_barge_ins),
+        ]);
+        self.attributes.extend(tokens(&summary.usage));
+        let failed = is_failure(reason);
+        if failed {
+            self.attributes
+                .push(KeyValue::new("error.type", reason.name()));
+        }
+        let status = failed.then(|| error(reason.name())).flatten();
+        self.hand_over(status, now);
+    }
+
+    fn hand_over(mut self: Box<Self>, status: Option<Status>, now: Instant) {
+        if self.left_out > 0 {
+            let left_out = KeyValue::new("trunkline.spans_left_out", self.left_out);
+            self.attributes.push(left_out);
+            let metrics = self.tracer.metrics().traces();
+            metrics.dropped("span_limit", self.left_out);
+        }
+        let name = format!("call {}", self.dialect);
+        let mut root = self.span(
+            &name,
+            SpanKind::Server,
+            self.root,
+            self.root,
+            (self.began, now),
+        );
+        root.parent_span_id = self
+            .begun
+            .parent
+            .map_or_else(Vec::new, |it| it.bytes().to_vec());
+        root.attributes = std::mem::take(&mut self.attributes);
+        root.status = status;
+        let mut spans = std::mem::take(&mut self.spans);
+        spans.push(root);
+        // Whose trace it is may have been told after the first spans were over.
+        for span in &mut spans {
+            span.trace_id = self.begun.trace.bytes().to_vec();
+            span.trace_state.clone_from(&self.begun.state);
+        }
+        self.tracer.send(spans);
+    }
+
+    /// Whether there may be one span more, which is counted either way.
+    fn has_room(&mut self) -> bool {
+        self.has_room_below(MAX_SPANS - KEPT)
+    }
+
+    fn has_room_below(&mut self, limit: usize) -> bool {
+        let has_room = self.n_spans < limit;
+        match has_room {
+            true => self.n_spans += 1,
+            false => self.left_out += 1,
+        }
+        has_room
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        kind: SpanKind,
+        id: SpanId,
+        parent: SpanId,
+        moments: (Instant, Instant),
+        attributes: Vec<KeyValue>,
+    ) {
+        if self.has_room() {
+            let span = self.span(name, kind, id, parent, moments);
+            self.spans.push(Span { attributes, ..span });
+        }
+    }
+
+    fn span(
+        &self,
+        name: &str,
+        kind: SpanKind,
+        id: SpanId,
+        parent: SpanId,
+        (from, to): (Instant, Instant),
+    ) -> Span {
+        Span {
+            span_id: id.bytes().to_vec(),
+            parent_span_id: parent.bytes().to_vec(),
+            name: name.to_owned(),
+            kind: kind.into(),
+            start_time_unix_nano: self.clock.nanos(from),
+            end_time_unix_nano: self.clock.nanos(to.max(from)),
+            // Sampled, as W3C Trace Context has it.
+            flags: 1,
+            ..Span::default()
+        }
+    }
+}
+
+/// What a tool's request carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ToolContext {
+    pub(super) traceparent: String,
+    /// Empty for none.
+    pub(super) tracestate: String,
+}
+
+impl ToolContext {
+    pub(super) fn add_to(&self, headers: &mut HeaderMap) {
+        let texts = [
+            (TRACEPARENT, &self.traceparent),
+            (TRACESTATE, &self.tracestate),
+        ];
+        for (name, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
+            if let Ok(value) = HeaderValue::from_str(text) {
+                headers.insert(name, value);
+            }
+        }
+    }
+}
+
+fn error(message: &str) -> Option<Status> {
+    Some(Status {
+        message: message.to_owned(),
+        code: StatusCode::Error.into(),
+    })
+}
+
+/// Whether a call that ended so is one that somebody looks for: neither side left in good order.
+fn is_failure(reason: EndReason) -> bool {
+    !matches!(reason.close_code(), 1000 | 1001 | 1012)
+}
+
+fn tokens(usage: &Usage) -> [KeyValue; 3] {
+    let input = Usage {
+        output_text: 0,
+        output_audio: 0,
+        ..*usage
+    };
+    [
+        KeyValue::new("gen_ai.usage.input_tokens", input.total()),
+        KeyValue::new(
+            "gen_ai.usage.cache_read.input_tokens",
+            usage.cached_text.saturating_add(usage.cached_audio),
+        ),
+        KeyValue::new(
+            "gen_ai.usage.output_tokens",
+            usage.output_text.saturating_add(usage.output_audio),
+        ),
+    ]
+}
+
+/// The beginning of a text of others'.
+fn bounded(text: &str) -> &str {
+    let end = text.floor_char_boundary(MAX_TEXT);
+    &text[..end]
+}
