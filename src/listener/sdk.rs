@@ -56,16 +56,16 @@ impl Desk {
             .parse(path, request.uri().query(), request.headers())
         {
             Ok(asked) => asked,
-            Err(refusal) => return self.refused(REALTIME, &refusal, style),
+            Err(refusal) => return self.refused(REALTIME, &refusal, style, peer),
         };
-        let upgrade = match self.check_upgrade(REALTIME, &request, style) {
+        let upgrade = match self.check_upgrade(REALTIME, &request, style, peer) {
             Ok(upgrade) => upgrade,
             Err(answer) => return *answer,
         };
         let prepared = self.prepare_sdk(call_id, &asked, peer).await;
         let (shape, (permit, lease), sessions, session, recording) = match prepared {
             Ok(prepared) => prepared,
-            Err(refusal) => return self.refused(REALTIME, &refusal, style),
+            Err(refusal) => return self.refused(REALTIME, &refusal, style, peer),
         };
         let on_upgrade = hyper::upgrade::on(&mut request);
         let limits = self.config.callers.realtime;
