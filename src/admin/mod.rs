@@ -151,6 +151,9 @@ impl Admin {
             "/readyz" if self.gateway.is_draining() => {
                 respond(StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned())
             }
+            "/readyz" if self.gateway.is_stalled() => {
+                respond(StatusCode::SERVICE_UNAVAILABLE, "stalled\n".to_owned())
+            }
             "/readyz" => respond(StatusCode::OK, "ok\n".to_owned()),
             _ if !is_allowed => {
                 let mut answer = respond(StatusCode::UNAUTHORIZED, "no\n".to_owned());

@@ -241,6 +241,7 @@ fn state(gateway: &Gateway) -> Value {
         "gateway": {
             "version": env!("CARGO_PKG_VERSION"),
             "draining": gateway.is_draining(),
+            "stalled": gateway.is_stalled(),
             "calls": gateway.calls().active(),
             "calls_limit": gateway.calls().limit(),
         },

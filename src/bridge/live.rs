@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{broadcast, mpsc};
@@ -140,6 +141,8 @@ pub struct LiveCall {
     /// Written by the call itself.
     progress: Mutex<CallProgress>,
     orders: mpsc::Sender<Order>,
+    /// The thread that runs it.
+    thread: Thread,
 }
 
 /// What watchers hear. Of what has become of the call since they see the latest.
@@ -164,6 +167,11 @@ impl LiveCall {
     #[must_use]
     pub fn facts(&self) -> &CallFacts {
         &self.facts
+    }
+
+    /// Whether the thread of that name runs it.
+    pub(super) fn is_on(&self, thread: &str) -> bool {
+        self.thread.name() == Some(thread)
     }
 
     /// The deployment that serves it now.
@@ -254,6 +262,7 @@ impl Calls {
                 timeline: VecDeque::new(),
             }),
             orders,
+            thread: thread::current(),
         };
         let call = Arc::new(call);
         self.enter(&call);

@@ -25,6 +25,7 @@ mod relay_replace;
 mod replace;
 mod summary;
 mod tool;
+mod watchdog;
 mod workers;
 
 use crate::call::ModelEvent;
@@ -49,6 +50,7 @@ pub use registry::{CallPermit, Calls};
 pub use relay::{REALTIME, RelayLimits, RelayedCall};
 pub use summary::{CallSummary, MAX_TURNS, Share};
 pub use tool::{ToolRunner, WebhookConfig};
+pub use watchdog::{Limits as WatchdogLimits, Pulse, watch as watch_threads};
 pub use workers::Workers;
 
 /// The vendor's id of a session, from its first event; empty if it has none.

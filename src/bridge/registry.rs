@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::live::{CallNews, LiveCall, Watched};
 use super::recent_turns::{RecentTurns, TurnStep};
 use super::summary::CallSummary;
+use super::watchdog::Pulse;
 use super::workers::Workers;
 
 /// How many ended calls are remembered.
@@ -146,6 +147,13 @@ impl Calls {
         workers.map_or(Duration::ZERO, Workers::take_lag)
     }
 
+    /// What shows that the threads that run calls go on.
+    #[must_use]
+    pub fn pulses(&self) -> Vec<Arc<Pulse>> {
+        let workers = self.0.workers.get().into_iter();
+        workers.flat_map(Workers::pulses).cloned().collect()
+    }
+
     /// Is over when the call that asks is to end, for the sake of the process.
     pub(super) fn told_to_end(&self) -> ToldToEnd {
         let calls = Arc::clone(&self.0);
@@ -207,6 +215,16 @@ impl Calls {
     #[must_use]
     pub fn live(&self) -> Vec<Arc<LiveCall>> {
         self.lock_live().values().cloned().collect()
+    }
+
+    /// The ids of the calls that this thread runs; none if somebody keeps the register locked, for which this does not wait.
+    #[must_use]
+    pub fn on_thread(&self, thread: &str) -> Vec<String> {
+        let Ok(live) = self.0.live.try_lock() else {
+            return Vec::new();
+        };
+        let calls = live.values().filter(|call| call.is_on(thread));
+        calls.map(|call| call.facts().call_id.clone()).collect()
     }
 
     /// The call of that id, if it runs.

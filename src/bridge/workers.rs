@@ -14,6 +14,8 @@ use tokio::runtime::{Builder, Handle};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::watchdog::Pulse;
+
 /// What a thread oversleeps is measured by naps of so long.
 const NAP: Duration = Duration::from_millis(10);
 
@@ -29,6 +31,7 @@ struct Worker {
     n_calls: Arc<AtomicU32>,
     /// The longest that it overslept since it was asked, in microseconds.
     lag_us: Arc<AtomicU64>,
+    pulse: Arc<Pulse>,
 }
 
 impl Workers {
@@ -45,10 +48,18 @@ impl Workers {
         Ok(Self { workers })
     }
 
-    /// Runs a call where the fewest are.
+    /// What shows that they go on.
+    pub(super) fn pulses(&self) -> impl Iterator<Item = &Arc<Pulse>> {
+        self.workers.iter().map(|worker| &worker.pulse)
+    }
+
+    /// Runs a call where the fewest are, among the threads that get anywhere.
     pub(super) fn spawn(&self, call: impl Future<Output = ()> + Send + 'static) {
-        let n_calls = |worker: &&Worker| worker.n_calls.load(Ordering::Relaxed);
-        let Some(worker) = self.workers.iter().min_by_key(n_calls) else {
+        let load = |worker: &&Worker| {
+            let n_calls = worker.n_calls.load(Ordering::Relaxed);
+            (worker.pulse.is_stalled(), n_calls)
+        };
+        let Some(worker) = self.workers.iter().min_by_key(load) else {
             return;
         };
         let counted = Counted::new(&worker.n_calls);
@@ -73,28 +84,31 @@ impl Worker {
     fn start(n: usize, stop: CancellationToken) -> io::Result<Self> {
         let lag_us = Arc::new(AtomicU64::new(0));
         let overslept = Arc::clone(&lag_us);
+        let name = format!("calls-{n}");
+        let pulse = Pulse::new(name.clone());
+        let beaten = Arc::clone(&pulse);
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
-        thread::Builder::new()
-            .name(format!("calls-{n}"))
-            .spawn(move || {
-                runtime.block_on(async {
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        () = watch_lag(&overslept) => {}
-                    }
-                });
-            })?;
+        thread::Builder::new().name(name).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = watch_lag(&overslept, &beaten) => {}
+                }
+            });
+        })?;
         Ok(Self {
             runtime: handle,
             n_calls: Arc::default(),
             lag_us,
+            pulse,
         })
     }
 }
 
-async fn watch_lag(lag_us: &AtomicU64) {
+async fn watch_lag(lag_us: &AtomicU64, pulse: &Pulse) {
     loop {
+        pulse.beat();
         let asleep = Instant::now();
         sleep(NAP).await;
         let lag = asleep.elapsed().saturating_sub(NAP).as_micros();
@@ -122,7 +136,10 @@ impl Drop for Counted {
 mod tests {
     use std::collections::BTreeMap;
 
-    use tokio::sync::{mpsc, watch};
+    use tokio::sync::mpsc;
+
+    use crate::bridge::watchdog::{Limits, watch};
+    use crate::telemetry::Metrics;
 
     use super::*;
 
@@ -132,7 +149,7 @@ mod tests {
         let workers = Workers::start(&stop).unwrap();
         let n_threads = workers.workers.len();
         let (say, mut said) = mpsc::channel(3 * n_threads);
-        let (end, ended) = watch::channel(false);
+        let (end, ended) = tokio::sync::watch::channel(false);
         for _ in 0..3 * n_threads {
             let (say, mut ended) = (say.clone(), ended.clone());
             workers.spawn(async move {
@@ -151,6 +168,39 @@ mod tests {
         drop((say, ended));
         // All senders are dropped when all calls have ended.
         assert_eq!(said.recv().await, None);
+        stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_is_stuck_gets_no_new_calls() {
+        let stop = CancellationToken::new();
+        let workers = Workers::start(&stop).unwrap();
+        let n_threads = workers.workers.len();
+        let (go_on, blocked) = std::sync::mpsc::channel::<()>();
+        workers.spawn(async move { _ = blocked.recv() });
+        let limits = Limits {
+            notice: Duration::from_millis(200),
+            give_up: Duration::ZERO,
+        };
+        let pulses: Vec<_> = workers.pulses().cloned().collect();
+        let metrics = Metrics::new();
+        watch(pulses, limits, metrics, stop.clone(), |_| Vec::new(), || {}).unwrap();
+        let is_stuck = |worker: &&Worker| worker.pulse.is_stalled();
+        while !workers.workers.iter().any(|worker| is_stuck(&worker)) {
+            sleep(NAP).await;
+        }
+        let (say, mut said) = mpsc::channel(1);
+        if n_threads > 1 {
+            for _ in 0..3 * n_threads {
+                let say = say.clone();
+                workers.spawn(async move { say.send(()).await.unwrap() });
+                said.recv().await.unwrap();
+            }
+        }
+        drop(go_on);
+        while workers.workers.iter().any(|worker| is_stuck(&worker)) {
+            sleep(NAP).await;
+        }
         stop.cancel();
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Access, AdminToken};
-use crate::bridge::{ToolRunner, Workers};
+use crate::bridge::{ToolRunner, WatchdogLimits, Workers, watch_threads};
 use crate::config::{Config, Loaded, Reloader};
 use crate::listener::{Gateway, Routes, StoredIds, StoredKeys};
 use crate::outbound::Outbound;
@@ -24,6 +24,9 @@ use super::bind;
 
 /// Operators that may wait to be accepted.
 const ADMIN_BACKLOG: u32 = 64;
+
+/// So long the log has to write why the process is given up.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// A gateway that answers callers and operators.
 #[derive(Debug)]
@@ -86,6 +89,7 @@ impl Process {
         let workers = Workers::start(&process.stop);
         let workers = workers.map_err(|error| format!("cannot start threads: {error}"))?;
         process.gateway.calls().run_on(workers);
+        process.watch_threads(config.process.watchdog)?;
         process.spawn(caller_listener, admin_listener, access);
         if let Some(audiosocket) = audiosocket {
             let gateway = Arc::clone(&process.gateway);
@@ -93,6 +97,27 @@ impl Process {
             process.tasks.spawn(serving);
         }
         Ok(process)
+    }
+
+    fn watch_threads(&self, give_up: Duration) -> Result<(), String> {
+        let limits = WatchdogLimits {
+            notice: WatchdogLimits::NOTICE,
+            give_up,
+        };
+        let calls = self.gateway.calls().clone();
+        let metrics = Arc::clone(self.gateway.metrics());
+        watch_threads(
+            self.gateway.pulses(),
+            limits,
+            metrics,
+            self.stop.clone(),
+            move |thread| calls.on_thread(thread),
+            || {
+                std::thread::sleep(LAST_WORDS);
+                std::process::abort();
+            },
+        )
+        .map_err(|error| format!("cannot start threads: {error}"))
     }
 
     /// From now on takes what is changed in the file that this process was started by: on SIGHUP, and by itself.

@@ -19,7 +19,7 @@ use crate::admin::{Access, AdminConfig};
 use crate::auth::{
     AuthConfig, AuthMode, Authenticator, ProviderScheme, ProvidersConfig, TwilioAccounts,
 };
-use crate::bridge::{Agent, AgentConfig, TenantPolicy};
+use crate::bridge::{Agent, AgentConfig, TenantPolicy, WatchdogLimits};
 use crate::listener::{
     Alpn, AsteriskServers, ListenerConfig, Routes, Tls, TwilioConfig, is_origin, is_public_url,
 };
@@ -88,11 +88,23 @@ pub struct Config {
 }
 
 /// The `[process]` table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProcessConfig {
     /// Whether the process may leave core dumps and be looked into by a debugger: both show keys and calls.
     pub dumpable: bool,
+    /// The process ends, to be started again, when a thread has got nowhere for so long; zero for never.
+    #[serde(with = "humantime_serde")]
+    pub watchdog: Duration,
+}
+
+impl Default for ProcessConfig {
+    fn default() -> Self {
+        Self {
+            dumpable: false,
+            watchdog: Duration::from_secs(10),
+        }
+    }
 }
 
 /// One `[tenants.NAME]` table.
@@ -238,6 +250,13 @@ impl Config {
         let records = self.build_records(&mut mistakes);
         if let Some(problem) = self.reload.mistake() {
             mistakes.add(&["reload", "watch"], problem.to_owned());
+        }
+        let watchdog = self.process.watchdog;
+        if !watchdog.is_zero() && watchdog <= WatchdogLimits::NOTICE {
+            let problem =
+                "must be longer than the 2s after which a thread counts as stalled, or 0s"
+                    .to_owned();
+            mistakes.add(&["process", "watchdog"], problem);
         }
         if let Some(agent) = &self.twilio.agent
             && !self.agents.contains_key(agent)
@@ -790,6 +809,10 @@ deployment = "east"
         check(
             &format!("{GOOD}[reload]\nwatch = '50ms'\n"),
             &["line 12: reload.watch: looking more often than every 100ms"],
+        );
+        check(
+            &format!("{GOOD}[process]\nwatchdog = '2s'\n"),
+            &["line 12: process.watchdog: must be longer"],
         );
     }
 

@@ -342,6 +342,12 @@ impl Config {
                 "this level is for finding faults: it costs time on each frame",
             );
         }
+        if self.process.watchdog.is_zero() {
+            found.warn(
+                &["process", "watchdog"],
+                "a thread that is stuck keeps its calls until somebody ends the process",
+            );
+        }
         if self.process.dumpable {
             found.warn(
                 &["process", "dumpable"],

@@ -42,7 +42,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bridge::{Calls, ToolRunner};
+use crate::bridge::{Calls, Pulse, ToolRunner};
 use crate::ingress::{FrontDoor, Refusal};
 use crate::quota::{InProcess, Quota};
 use crate::records::Recorder;
@@ -98,6 +98,8 @@ pub struct Gateway {
     standing_down: CancellationToken,
     /// Written by operators.
     drain_wanted: DrainWanted,
+    /// That of the threads that everything but calls runs on.
+    pulse: Arc<Pulse>,
 }
 
 impl Gateway {
@@ -162,6 +164,7 @@ impl Gateway {
             desk: watch::Sender::new(Arc::new(desk)),
             standing_down: CancellationToken::new(),
             drain_wanted: DrainWanted::new(None),
+            pulse: Pulse::new("main"),
         })
     }
 
@@ -192,6 +195,20 @@ impl Gateway {
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// What shows that the process's threads go on.
+    #[must_use]
+    pub fn pulses(&self) -> Vec<Arc<Pulse>> {
+        let mut pulses = self.calls.pulses();
+        pulses.push(Arc::clone(&self.pulse));
+        pulses
+    }
+
+    /// Whether a thread gets nowhere, and calls with it.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.pulses().iter().any(|pulse| pulse.is_stalled())
     }
 
     /// Whether new calls are refused because the process is going away.

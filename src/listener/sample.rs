@@ -32,6 +32,7 @@ pub(super) async fn watch(gateway: Arc<Gateway>, shutdown: CancellationToken) {
             let asleep = Instant::now();
             tokio::select! {
                 () = sleep(NAP) => {
+                    gateway.pulse.beat();
                     let lag = asleep.elapsed().saturating_sub(NAP);
                     lags.add(lag.max(gateway.calls().take_lag()));
                 }

@@ -872,6 +872,10 @@ metrics! {
         "1 while new calls are refused for this reason.";
     LOOP_LAG = G, "trunkline_loop_lag_seconds", Seconds, [],
         "How late tasks wake up: 99th percentile over 2 s.";
+    STALLS = C, "trunkline_stalls_total", Count("stalls"), [],
+        "Threads that took more than 2 s for one step.";
+    STALLED_THREADS = G, "trunkline_stalled_threads", Count("threads"), [],
+        "Threads that have been at one step for more than 2 s. While there is one the process is not ready.";
     MEMORY_USED = G, "trunkline_memory_used_ratio", Ratio, [],
         "Share of the control group's memory that is used; 0 without a limit.";
     DESCRIPTORS_LEFT = G, "trunkline_descriptors_left", Count("descriptors"), [],

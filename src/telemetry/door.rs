@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{Gauge, GaugeVec, IntCounterVec, Registry};
+use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, Registry};
 
 use super::catalogue;
 
@@ -13,6 +13,8 @@ pub struct DoorMetrics {
     ended: IntCounterVec,
     shedding: GaugeVec,
     loop_lag: Gauge,
+    stalls: IntCounter,
+    stalled: Gauge,
     memory: Gauge,
     descriptors: Gauge,
     tls_reloads: IntCounterVec,
@@ -25,6 +27,8 @@ impl DoorMetrics {
             ended: catalogue::CONNECTIONS_ENDED.int_counters(registry),
             shedding: catalogue::SHEDDING.gauges(registry),
             loop_lag: catalogue::LOOP_LAG.gauge(registry),
+            stalls: catalogue::STALLS.int_counter(registry),
+            stalled: catalogue::STALLED_THREADS.gauge(registry),
             memory: catalogue::MEMORY_USED.gauge(registry),
             descriptors: catalogue::DESCRIPTORS_LEFT.gauge(registry),
             tls_reloads: catalogue::TLS_RELOADS.int_counters(registry),
@@ -51,6 +55,16 @@ impl DoorMetrics {
         }
         if let Some(left) = descriptors {
             self.descriptors.set(left as f64);
+        }
+    }
+
+    /// A thread gets nowhere, or goes on again.
+    pub fn stalled(&self, is_stalled: bool) {
+        if is_stalled {
+            self.stalls.inc();
+            self.stalled.inc();
+        } else {
+            self.stalled.dec();
         }
     }
 

@@ -178,6 +178,7 @@ async fn calls_and_deployments_are_shown() {
     let nothing = state(&control, |_| true).await;
     assert_eq!(nothing["gateway"]["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(nothing["gateway"]["draining"], false);
+    assert_eq!(nothing["gateway"]["stalled"], false);
     assert_eq!(
         (&nothing["live"], &nothing["refusals"]),
         (&0.into(), &Value::Array(vec![]))

@@ -3,14 +3,17 @@
 
 A check without counts of its own (format, lints, documentation) counts as one. A suite that ends badly without
 having counted a failure (it did not compile, it was killed) counts as one failed. Status 0 only if nothing failed.
-Names on the command line choose suites; none means all.
+Names on the command line choose suites; none means all. Those that only run what has been built, and wait for most of their
+time, run at the same time; what each printed comes when it has ended.
 """
 
+import itertools
 import os
 import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
@@ -33,7 +36,8 @@ class Suite:
     # Adds to the counts what one line of output says; none for a check that counts as one.
     count: Callable[[Counts, str], None] | None = None
     env: dict[str, str] | None = None
-    folder: str = "."
+    # It may run together with others of which this is so.
+    beside: bool = False
 
 
 def count_cargo(counts: Counts, line: str) -> None:
@@ -85,21 +89,28 @@ def suites() -> list[Suite]:
         Suite("rust", [CARGO, "test", "--workspace", "--no-fail-fast"], count_cargo),
         # With the tests' targets and so their features: without, half of the dependencies would be built once more.
         Suite("build", [CARGO, "build", "--workspace", "--all-targets"]),
-        Suite("autobahn", [".venv/bin/python", "-m", "pytest", "tests/autobahn"], count_pytest),
-        Suite("openai-python", [".venv/bin/python", "-m", "pytest", "tests/sdk"], count_pytest),
+        Suite("openai-python", [".venv/bin/python", "-m", "pytest", "tests/sdk"], count_pytest, beside=True),
+        Suite("autobahn", [".venv/bin/python", "-m", "pytest", "tests/autobahn"], count_pytest, beside=True),
+        Suite("openai-node", ["node", "--test", "--test-reporter=tap", *node_tests], count_node, beside=True),
         Suite("deploy", [".deploy/venv/bin/python", "-m", "pytest", "tests/deploy"], count_pytest),
-        Suite("openai-node", ["node", "--test", "--test-reporter=tap", *node_tests], count_node),
     ]
 
 
-def run(suite: Suite) -> Counts:
-    print(f"\n--- {suite.name}: {' '.join(suite.command)}", flush=True)
+@dataclass
+class Result:
+    counts: Counts
+    seconds: float
+
+
+def run(suite: Suite, show: Callable[[str], None]) -> Result:
+    show(f"\n--- {suite.name}: {' '.join(suite.command)}\n")
     counts = Counts()
     status = 1
+    started = time.monotonic()
     try:
         process = subprocess.Popen(
             suite.command,
-            cwd=ROOT / suite.folder,
+            cwd=ROOT,
             env={**os.environ, **(suite.env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -108,34 +119,53 @@ def run(suite: Suite) -> Counts:
             errors="replace",
         )
         for line in process.stdout:
-            print(line, end="", flush=True)
+            show(line)
             if suite.count:
                 suite.count(counts, line.strip())
         status = process.wait()
     except OSError as error:
-        print(f"{suite.name}: {error}")
+        show(f"{suite.name}: {error}\n")
     if suite.count is None and status == 0:
         counts.passed = 1
     if status != 0 and counts.failed == 0:
         counts.failed = 1
     # A suite that ran nothing has shown nothing.
     if status == 0 and counts.passed == 0:
-        print(f"{suite.name}: no test ran")
+        show(f"{suite.name}: no test ran\n")
         counts.failed = 1
-    return counts
+    return Result(counts, time.monotonic() - started)
+
+
+def show(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def run_beside(suites: list[Suite]) -> list[Result]:
+    """Runs them at the same time."""
+
+    def run_one(suite: Suite) -> Result:
+        shown: list[str] = []
+        result = run(suite, shown.append)
+        show("".join(shown))
+        return result
+
+    with ThreadPoolExecutor(max(len(suites), 1)) as threads:
+        return list(threads.map(run_one, suites))
 
 
 def main() -> int:
     chosen = [suite for suite in suites() if len(sys.argv) < 2 or suite.name in sys.argv[1:]]
     rows = []
-    for suite in chosen:
-        started = time.monotonic()
-        rows.append((suite.name, run(suite), time.monotonic() - started))
+    for beside, group in itertools.groupby(chosen, key=lambda suite: suite.beside):
+        group = list(group)
+        results = run_beside(group) if beside else [run(suite, show) for suite in group]
+        rows += zip(group, results)
     print(f"\n{'suite':<16}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}")
-    for name, counts, seconds in rows:
-        print(f"{name:<16}{counts.passed:>8}{counts.failed:>8}{counts.skipped:>9}{seconds:>9.0f}")
-    passed = sum(counts.passed for _, counts, _ in rows)
-    failed = sum(counts.failed for _, counts, _ in rows)
+    for suite, result in rows:
+        counts = result.counts
+        print(f"{suite.name:<16}{counts.passed:>8}{counts.failed:>8}{counts.skipped:>9}{result.seconds:>9.0f}")
+    passed = sum(result.counts.passed for _, result in rows)
+    failed = sum(result.counts.failed for _, result in rows)
     print(f"{passed} passed, {failed} failed")
     return 0 if failed == 0 and passed > 0 else 1
 

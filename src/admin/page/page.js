@@ -222,8 +222,13 @@ function show() {
   $("board").hidden = false;
   $("sign-out").hidden = !token;
   put($("version"), gateway.version);
-  put($("standing"), gateway.draining ? "draining: no new calls" : "taking calls");
-  $("standing").className = `pill ${gateway.draining ? "warn" : "good"}`;
+  const [standing, kind] = gateway.stalled
+    ? ["stalled: a thread is stuck", "bad"]
+    : gateway.draining
+      ? ["draining: no new calls", "warn"]
+      : ["taking calls", "good"];
+  put($("standing"), standing);
+  $("standing").className = `pill ${kind}`;
   document.title = `${gateway.calls} calls – Trunkline`;
   showFigures();
   showCalls();
