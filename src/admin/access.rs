@@ -8,6 +8,17 @@ use crate::listener::{Alpn, ClientAuth, Tls};
 
 use super::{AdminConfig, AdminToken};
 
+/// What a request has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Right {
+    /// All that was wanted.
+    Full,
+    /// Not what was wanted.
+    None,
+    /// Nothing is wanted, on an address that everybody reaches.
+    Public,
+}
+
 /// What operators have to show, and by what they are let in.
 #[derive(Clone, Debug)]
 pub struct Access {
@@ -53,7 +64,7 @@ impl Access {
     }
 
     /// Whether anything has to be shown.
-    fn is_guarded(&self) -> bool {
+    pub(super) fn is_guarded(&self) -> bool {
         self.token.is_some() || self.takes_certificates
     }
 
@@ -63,8 +74,17 @@ impl Access {
         self.is_guarded() || self.is_local
     }
 
+    /// What a request may.
+    pub(super) fn right(&self, headers: &HeaderMap, has_certificate: bool) -> Right {
+        match self.allows(headers, has_certificate) {
+            true if self.serves_control() => Right::Full,
+            true => Right::Public,
+            false => Right::None,
+        }
+    }
+
     /// Whether whoever asks has shown what there is to show. A certificate that was shown was verified.
-    pub(super) fn allows(&self, headers: &HeaderMap, has_certificate: bool) -> bool {
+    fn allows(&self, headers: &HeaderMap, has_certificate: bool) -> bool {
         let shows_token = |token: &AdminToken| token.is_shown(headers);
         !self.is_guarded()
             || (self.takes_certificates && has_certificate)

@@ -19,6 +19,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::listener::Gateway;
 
+use super::access::Right;
 use super::control::ControlService;
 use super::control_proto::DESCRIPTORS;
 use super::control_proto::control_server::{ControlServer, SERVICE_NAME as CONTROL};
@@ -49,17 +50,6 @@ const METHODS: [&str; 9] = [
     "UndrainDeployment",
     "DrainGateway",
 ];
-
-/// What a request has shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Right {
-    /// All that was wanted.
-    Full,
-    /// Not what was wanted.
-    None,
-    /// Nothing is wanted, on an address that everybody reaches.
-    Public,
-}
 
 /// The services.
 pub(super) struct Grpc {

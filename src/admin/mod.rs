@@ -1,12 +1,14 @@
 //! What operators and their tools look at, and by what they act: `/livez`, `/readyz`, `/metrics`, and the control
-//! service by gRPC. On a listener of its own, loopback unless said otherwise.
+//! service by gRPC; the operations page shows the same to people. On a listener of its own, loopback unless said otherwise.
 
 mod access;
 mod connection;
 mod control;
+pub(crate) mod control_json;
 pub mod control_proto;
 mod control_view;
 mod grpc;
+mod ops;
 mod token;
 mod watch;
 
@@ -29,8 +31,10 @@ use tonic::body::Body;
 use crate::listener::{Gateway, TlsConfig, secure};
 use crate::telemetry::{OPEN_METRICS, wants_open_metrics};
 
+use access::Right;
 use connection::{Stream, Streams};
-use grpc::{Grpc, Right};
+use grpc::Grpc;
+use ops::Ops;
 
 pub use access::Access;
 pub use token::AdminToken;
@@ -39,12 +43,12 @@ pub use token::AdminToken;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
-    /// Address of `/livez`, `/readyz`, `/metrics` and the control service.
+    /// Address of `/livez`, `/readyz`, `/metrics`, the operations page and the control service.
     pub address: SocketAddr,
     /// Whether that may be another than a loopback address although nobody has to show anything there. The control
     /// service is not served then.
     pub public: bool,
-    /// What `/metrics` and the control service ask for as `Authorization: Bearer`; better one of the two below. `/livez` and `/readyz` never
+    /// What `/metrics`, the operations page and the control service ask for as `Authorization: Bearer`; better one of the two below. `/livez` and `/readyz` never
     /// ask.
     pub token: Option<SecretString>,
     /// Name of the environment variable that holds the token.
@@ -86,6 +90,7 @@ pub async fn serve(
     let connections = TaskTracker::new();
     let admin = Arc::new(Admin {
         grpc: Grpc::new(&gateway, &shutdown),
+        ops: Ops::new(Arc::clone(&gateway)),
         gateway,
         access,
     });
@@ -112,6 +117,7 @@ struct Admin {
     gateway: Arc<Gateway>,
     access: Access,
     grpc: Grpc,
+    ops: Ops,
 }
 
 impl Admin {
@@ -122,17 +128,18 @@ impl Admin {
         has_certificate: bool,
         streams: &Streams,
     ) -> (Response<Body>, Option<Stream>) {
-        let is_allowed = self.access.allows(request.headers(), has_certificate);
+        let right = self.access.right(request.headers(), has_certificate);
         if Grpc::is_for(&request) {
-            let right = match is_allowed {
-                true if self.access.serves_control() => Right::Full,
-                true => Right::Public,
-                false => Right::None,
-            };
             let stream = (right == Right::Full).then(|| streams.begin());
             return (self.grpc.answer(request, right).await, stream);
         }
-        let mut answer = self.find(&request, is_allowed);
+        if request.method() == Method::GET {
+            let is_guarded = self.access.is_guarded();
+            if let Some(answer) = self.ops.answer(&request, right, is_guarded) {
+                return (answer, None);
+            }
+        }
+        let mut answer = self.find(&request, right != Right::None);
         secure(answer.headers_mut(), false);
         (answer, None)
     }
@@ -161,7 +168,7 @@ impl Admin {
             "/metrics" => self.metrics(request.headers()),
             _ => respond(
                 StatusCode::NOT_FOUND,
-                "/livez, /readyz or /metrics\n".to_owned(),
+                "/livez, /readyz, /metrics or /ops/\n".to_owned(),
             ),
         }
     }

@@ -291,6 +291,7 @@ impl Listing {
             call.n_turns += 1;
             call.last_turn = Some(turn);
         });
+        self.calls.answered(turn.latency);
     }
 
     pub(super) fn barged_in(&self, unheard: Duration) {

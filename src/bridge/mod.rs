@@ -16,6 +16,7 @@ mod notice;
 mod opening;
 mod order;
 mod press_keys;
+mod recent_turns;
 mod record;
 mod registry;
 mod relay;
@@ -45,6 +46,7 @@ pub use live::{
 };
 pub use opening::{OpenError, OpenedSession, SessionSource, TenantPolicy};
 pub use order::OrderError;
+pub use recent_turns::{TURN_STEP, TurnStep};
 pub use record::{RecordedCall, Recording};
 pub use registry::{CallPermit, Calls};
 pub use relay::{REALTIME, RelayLimits, RelayedCall};

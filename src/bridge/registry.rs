@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::live::{CallNews, LiveCall, Watched};
+use super::recent_turns::{RecentTurns, TurnStep};
 use super::summary::CallSummary;
 use super::watchdog::Pulse;
 use super::workers::Workers;
@@ -47,6 +49,10 @@ struct Inner {
     live: Mutex<BTreeMap<u64, Arc<LiveCall>>>,
     n_listed: AtomicU64,
     news: broadcast::Sender<CallNews>,
+    /// From when on turns are counted.
+    began: Instant,
+    /// Written by each call when it has answered a turn.
+    turns: Mutex<RecentTurns>,
     /// Written by each call when it ends.
     ended: Mutex<VecDeque<CallSummary>>,
 }
@@ -79,6 +85,8 @@ impl Calls {
             live: Mutex::default(),
             n_listed: AtomicU64::new(0),
             news: broadcast::Sender::new(NEWS),
+            began: Instant::now(),
+            turns: Mutex::default(),
             ended: Mutex::default(),
         }))
     }
@@ -100,7 +108,9 @@ impl Calls {
         self.0.limit.store(limit, Ordering::Relaxed);
     }
 
-    fn limit(&self) -> u32 {
+    /// How many may be admitted at a time.
+    #[must_use]
+    pub fn limit(&self) -> u32 {
         self.0.limit.load(Ordering::Relaxed)
     }
 
@@ -239,6 +249,21 @@ impl Calls {
         self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A call has answered a turn.
+    pub(super) fn answered(&self, latency: Duration) {
+        self.lock_turns().add(self.0.began.elapsed(), latency);
+    }
+
+    /// How fast turns were answered of late, the latest last.
+    #[must_use]
+    pub fn recent_turns(&self) -> Vec<TurnStep> {
+        self.lock_turns().steps(self.0.began.elapsed())
+    }
+
+    fn lock_turns(&self) -> MutexGuard<'_, RecentTurns> {
+        self.0.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Remembers an ended call.
     ///
     /// # Panics
@@ -272,8 +297,6 @@ fn place(n: u32) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 use tonic::Status;
 
+use crate::admin::control_json::{call_json, deployment_json};
 use crate::admin::control_proto as proto;
 use crate::admin::control_proto::watch_calls_response::Event;
 
@@ -134,7 +135,7 @@ async fn calls_told(arguments: CallsArguments) -> Outcome {
         let asked = client.get_call(proto::GetCallRequest { call_id }).await;
         let call = asked.map_err(refused)?.into_inner();
         return put(&match arguments.json {
-            true => format!("{}\n", show::call_json(&call)),
+            true => format!("{}\n", call_json(&call)),
             false => show::one_call(&call),
         });
     }
@@ -143,7 +144,7 @@ async fn calls_told(arguments: CallsArguments) -> Outcome {
     }
     let calls = all_calls(&mut client, filter).await?;
     put(&match arguments.json {
-        true => lines(calls.iter().map(show::call_json)),
+        true => lines(calls.iter().map(call_json)),
         false => show::calls(&calls),
     })
 }
@@ -253,7 +254,7 @@ async fn deployments_told(arguments: DeploymentsArguments) -> Outcome {
     let listed = client.list_deployments(request).await.map_err(refused)?;
     let deployments = listed.into_inner().deployments;
     put(&match arguments.json {
-        true => lines(deployments.iter().map(show::deployment_json)),
+        true => lines(deployments.iter().map(deployment_json)),
         false => show::deployments(&deployments),
     })
 }

@@ -1,10 +1,10 @@
 //! Calls and deployments as tables for people and as JSON for programs.
 
 use std::fmt::Write;
-use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use crate::admin::control_json::{call_json, lasts, say_mode, state};
 use crate::admin::control_proto as proto;
 use crate::admin::control_proto::moment::What;
 use crate::admin::control_proto::watch_calls_response::Event;
@@ -110,73 +110,6 @@ pub(super) fn event_json(event: &Event) -> Vec<Value> {
     }
 }
 
-/// A call for programs: times in milliseconds, moments as RFC 3339.
-pub(super) fn call_json(call: &proto::Call) -> Value {
-    let tokens = call.tokens.unwrap_or_default();
-    let conductor = match call.conductor() {
-        proto::Conductor::Caller => "caller",
-        proto::Conductor::Gateway | proto::Conductor::Unspecified => "gateway",
-    };
-    let began_at = call
-        .began_at
-        .and_then(|at| SystemTime::try_from(at).ok())
-        .map(|at| humantime::format_rfc3339_millis(at).to_string());
-    let timeline: Vec<_> = call.timeline.iter().map(moment_json).collect();
-    json!({
-        "call_id": call.call_id,
-        "tenant": call.tenant,
-        "route": call.route,
-        "dialect": call.dialect,
-        "conductor": conductor,
-        "deployment": call.deployment,
-        "session_id": call.session_id,
-        "sessions": call.sessions,
-        "began_at": began_at,
-        "lasts_ms": ms(call.lasts),
-        "state": state(call),
-        "turns": call.turns,
-        "barge_ins": call.barge_ins,
-        "last_turn": call.last_turn.as_ref().map(turn_json),
-        "first_audio_ms": ms(call.first_audio),
-        "tokens": {
-            "input_text": tokens.input_text,
-            "input_audio": tokens.input_audio,
-            "input_image": tokens.input_image,
-            "cached_text": tokens.cached_text,
-            "cached_audio": tokens.cached_audio,
-            "output_text": tokens.output_text,
-            "output_audio": tokens.output_audio,
-        },
-        "end_reason": (!call.end_reason.is_empty()).then_some(&call.end_reason),
-        "timeline": timeline,
-    })
-}
-
-fn moment_json(moment: &proto::Moment) -> Value {
-    let mut line = match &moment.what {
-        Some(What::FirstAudio(after)) => json!({"first_audio_ms": ms(Some(*after))}),
-        Some(What::Turn(turn)) => json!({"turn": turn_json(turn)}),
-        Some(What::BargeIn(unheard)) => json!({"barge_in_unheard_ms": ms(Some(*unheard))}),
-        Some(What::SessionLost(cause)) => json!({"session_lost": cause}),
-        Some(What::SessionOpened(deployment)) => json!({"session_opened": deployment}),
-        Some(What::Said(mode)) => {
-            let mode = proto::SayMode::try_from(*mode).unwrap_or_default();
-            json!({"said": say_mode(mode)})
-        }
-        None => json!({}),
-    };
-    line["at_ms"] = json!(ms(moment.at));
-    line
-}
-
-fn turn_json(turn: &proto::TurnLatency) -> Value {
-    json!({
-        "latency_ms": ms(turn.latency),
-        "model_ms": ms(turn.model),
-        "gateway_ms": ms(turn.gateway),
-    })
-}
-
 /// A table of deployments.
 pub(super) fn deployments(deployments: &[proto::Deployment]) -> String {
     let heads = [
@@ -221,23 +154,6 @@ fn quota(quota: Option<&proto::Quota>) -> [String; 2] {
     }
 }
 
-/// A deployment for programs.
-pub(super) fn deployment_json(deployment: &proto::Deployment) -> Value {
-    let quota =
-        |it: &proto::Quota| json!({"limit": it.limit, "used": it.used, "remaining": it.remaining});
-    json!({
-        "name": deployment.name,
-        "region": (!deployment.region.is_empty()).then_some(&deployment.region),
-        "condition": deployment.condition,
-        "drained": deployment.is_drained,
-        "sessions": deployment.sessions,
-        "standby": deployment.standby,
-        "tokens": deployment.tokens.as_ref().map(quota),
-        "requests": deployment.requests.as_ref().map(quota),
-        "pressure": deployment.pressure,
-    })
-}
-
 fn table<const N: usize>(heads: &[&str; N], rows: impl Iterator<Item = Vec<String>>) -> String {
     let heads = heads.iter().map(|head| (*head).to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(heads).chain(rows).collect();
@@ -259,25 +175,6 @@ fn table<const N: usize>(heads: &[&str; N], rows: impl Iterator<Item = Vec<Strin
     text
 }
 
-fn state(call: &proto::Call) -> &'static str {
-    match call.state() {
-        proto::CallState::Unspecified => "unknown",
-        proto::CallState::Connected => "connected",
-        proto::CallState::Talking => "talking",
-        proto::CallState::Replacing => "replacing",
-        proto::CallState::Ending => "ending",
-        proto::CallState::Ended => "ended",
-    }
-}
-
-fn say_mode(mode: proto::SayMode) -> &'static str {
-    match mode {
-        proto::SayMode::Unspecified | proto::SayMode::Verbatim => "verbatim",
-        proto::SayMode::User => "user",
-        proto::SayMode::System => "system",
-    }
-}
-
 fn tokens(call: &proto::Call) -> u64 {
     let it = call.tokens.unwrap_or_default();
     [
@@ -291,13 +188,9 @@ fn tokens(call: &proto::Call) -> u64 {
     .fold(0, u64::saturating_add)
 }
 
-fn std(span: Option<prost_types::Duration>) -> Option<Duration> {
-    span.and_then(|span| span.try_into().ok())
-}
-
 /// Whole seconds, for people.
 fn span(span: Option<prost_types::Duration>) -> String {
-    let seconds = std(span).unwrap_or_default().as_secs();
+    let seconds = lasts(span).unwrap_or_default().as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     match hours {
         0 => format!("{minutes}:{seconds:02}"),
@@ -306,17 +199,15 @@ fn span(span: Option<prost_types::Duration>) -> String {
 }
 
 fn millis(span: Option<prost_types::Duration>) -> String {
-    format!("{} ms", std(span).unwrap_or_default().as_millis())
-}
-
-fn ms(span: Option<prost_types::Duration>) -> Option<f64> {
-    // Microseconds are as much as anybody measures.
-    std(span).map(|span| (span.as_secs_f64() * 1e6).round() / 1e3)
+    format!("{} ms", lasts(span).unwrap_or_default().as_millis())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::admin::control_json::deployment_json;
 
     fn duration(millis: u64) -> Option<prost_types::Duration> {
         Duration::from_millis(millis).try_into().ok()

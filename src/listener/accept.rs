@@ -101,7 +101,7 @@ impl Gateway {
     /// Answers and closes without waiting for a request: whoever floods the gateway costs no task. A new socket takes
     /// so few bytes at once; if it does not, or speaks TLS, the caller sees the connection closed.
     fn turn_away(&self, mut transport: Transport, reason: &'static str) {
-        self.metrics.refused("other", reason);
+        self.refusals.note("other", reason, Some(503), None);
         if self.tls.is_some() {
             return;
         }

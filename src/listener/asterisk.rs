@@ -300,7 +300,7 @@ impl Desk {
         let call_id = new_call_id();
         let answer = match self.take_waiting(&call_id, request, peer).await {
             Ok(()) => json(201, serde_json::json!({ "call_id": call_id }).to_string()),
-            Err(refusal) => self.refused(Asterisk::NAME, &refusal, STYLE),
+            Err(refusal) => self.refused(Asterisk::NAME, &refusal, STYLE, peer),
         };
         name(answer, &call_id, None)
     }

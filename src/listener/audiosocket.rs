@@ -85,7 +85,7 @@ impl Gateway {
     pub fn serve_audiosocket_connection(self: &Arc<Self>, transport: Transport, from: IpAddr) {
         let connection = match self.take_in(from) {
             Ok(connection) => connection,
-            Err(reason) => return self.metrics.refused(AudioSocket::NAME, reason),
+            Err(reason) => return self.refusals.note(AudioSocket::NAME, reason, None, None),
         };
         let gateway = Arc::clone(self);
         self.connections.spawn(async move {
@@ -148,7 +148,9 @@ impl Gateway {
                 if refusal.status == 401 {
                     peer.failed();
                 }
-                self.metrics.refused(AudioSocket::NAME, refusal.code);
+                let tenant = peer.tenant();
+                self.refusals
+                    .note(AudioSocket::NAME, refusal.code, None, tenant);
                 drop(peer);
                 // An empty buffer takes three bytes.
                 let _ = packets.send(&AudioSocket::HANGUP);

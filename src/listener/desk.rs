@@ -24,6 +24,7 @@ use super::answer::{Answer, last, name, refuse, refuse_upgrade, secure, text};
 use super::config::ListenerConfig;
 use super::door::{Connection, Door, Peer, TooFast, Unheard};
 use super::phone::{TELNYX, TWILIO};
+use super::refusals::Refusals;
 use super::routes::Routes;
 use super::shed::{ShedConfig, Shedder, Signals};
 use super::{jittered, new_call_id};
@@ -44,6 +45,7 @@ pub(super) struct Desk {
     pub(super) recorder: Recorder,
     pub(super) tracer: Tracer,
     pub(super) door: Arc<Door>,
+    pub(super) refusals: Arc<Refusals>,
     pub(super) capacity: Arc<Capacity>,
     /// Connections that are no call.
     pub(super) connections: TaskTracker,
@@ -124,7 +126,7 @@ impl Desk {
         let peer = connection.request(request.headers());
         let mut answer = match self.check_request(&request, &peer) {
             Ok(()) => self.route(request, &peer).await,
-            Err((refusal, style)) => self.refused("other", &refusal, style),
+            Err((refusal, style)) => self.refused("other", &refusal, style, &peer),
         };
         if answer.status() == StatusCode::UNAUTHORIZED {
             peer.failed();
@@ -194,7 +196,7 @@ impl Desk {
             _ if path.ends_with("/realtime") || path.contains("/realtime/") => {
                 self.call(request, Way::Sdk(&path), peer).await
             }
-            _ => self.refused("other", &Refusal::not_found(), ErrorStyle::OpenAi),
+            _ => self.refused("other", &Refusal::not_found(), ErrorStyle::OpenAi, peer),
         }
     }
 
@@ -204,10 +206,10 @@ impl Desk {
         let request_id = FrontDoor::request_id(request.uri().query(), request.headers());
         let answer = match (self.overload(), way) {
             (Some(refusal), Way::Phone(dialect, ..)) => {
-                self.refused(dialect, &refusal, ErrorStyle::OpenAi)
+                self.refused(dialect, &refusal, ErrorStyle::OpenAi, peer)
             }
             (Some(refusal), Way::Sdk(path)) => {
-                self.refused(REALTIME, &refusal, FrontDoor::style_of(path))
+                self.refused(REALTIME, &refusal, FrontDoor::style_of(path), peer)
             }
             (None, Way::Phone(dialect, agent, ticket)) => {
                 // A path may end in a slash.
@@ -272,6 +274,7 @@ impl Desk {
         route: &'static str,
         request: &Request<Body>,
         style: ErrorStyle,
+        peer: &Peer,
     ) -> Result<Upgrade, Box<Answer>> {
         let checked = upgrade::check(
             request.method(),
@@ -280,12 +283,13 @@ impl Desk {
             request.headers(),
         );
         let upgrade = checked.map_err(|error| {
-            self.metrics.refused(route, error.name());
+            let status = Some(error.status());
+            self.refusals.note(route, error.name(), status, None);
             Box::new(refuse_upgrade(error, style))
         })?;
         match self.check_origin(route, &upgrade) {
             Ok(()) => Ok(upgrade),
-            Err(refusal) => Err(Box::new(self.refused(route, &refusal, style))),
+            Err(refusal) => Err(Box::new(self.refused(route, &refusal, style, peer))),
         }
     }
 
@@ -326,7 +330,7 @@ impl Desk {
                 _ => Refusal::unauthorized(),
             }
         })?;
-        peer.known();
+        peer.known(&identity.tenant);
         Ok(identity)
     }
 
@@ -350,13 +354,16 @@ impl Desk {
         }
     }
 
+    /// The answer, told to metrics and operators.
     pub(super) fn refused(
         &self,
         route: &'static str,
         refusal: &Refusal,
         style: ErrorStyle,
+        peer: &Peer,
     ) -> Answer {
-        self.metrics.refused(route, refusal.code);
+        let (reason, status) = (refusal.code, Some(refusal.status));
+        self.refusals.note(route, reason, status, peer.tenant());
         refuse(refusal, style)
     }
 }

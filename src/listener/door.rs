@@ -238,6 +238,7 @@ impl Connection {
             connection: Arc::clone(self),
             source: Source::from(caller),
             counted: Mutex::new(None),
+            tenant: OnceLock::new(),
             decide_by: begin + rules.limits.upgrade,
         }
     }
@@ -282,6 +283,8 @@ pub(super) struct Peer {
     source: Source,
     /// Whom a request through a proxy is counted for as long as nobody is known.
     counted: Mutex<Option<Source>>,
+    /// Whose it is, once that is known.
+    tenant: OnceLock<Arc<str>>,
     /// When it must be known who calls.
     pub(super) decide_by: Instant,
 }
@@ -323,8 +326,9 @@ impl Peer {
         Ok(())
     }
 
-    /// What it showed was good.
-    pub(super) fn known(&self) {
+    /// What it showed was good: it belongs to that tenant.
+    pub(super) fn known(&self, tenant: &str) {
+        self.tenant.get_or_init(|| tenant.into());
         let connection = &self.connection;
         connection
             .door
@@ -333,6 +337,11 @@ impl Peer {
             .succeeded(self.source, now());
         connection.known();
         connection.release(&self.counted);
+    }
+
+    /// Whose it is, if that is known.
+    pub(super) fn tenant(&self) -> Option<&Arc<str>> {
+        self.tenant.get()
     }
 
     /// What it showed was refused.

@@ -29,7 +29,7 @@ impl Desk {
         let request_id = FrontDoor::request_id(request.uri().query(), request.headers());
         let answer = match self.minted(route, request, peer).await {
             Ok(reply) => json(200, reply),
-            Err(refusal) => self.refused(ROUTE, &refusal, route.style()),
+            Err(refusal) => self.refused(ROUTE, &refusal, route.style(), peer),
         };
         let id = format!("req-{:016x}", fastrand::u64(..));
         name(answer, &id, request_id.as_deref())

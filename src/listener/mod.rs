@@ -22,6 +22,7 @@ mod post;
 mod proxies;
 mod quota;
 mod rate;
+mod refusals;
 mod reload;
 mod routes;
 mod sample;
@@ -54,6 +55,7 @@ use desk::{Capacity, Desk};
 use door::Door;
 use load::QuotaLoad;
 use operate::DrainWanted;
+use refusals::Refusals;
 
 pub(crate) use answer::secure;
 pub use asterisk::{AsteriskConfig, AsteriskServerConfig, AsteriskServerError, AsteriskServers};
@@ -65,6 +67,7 @@ pub use echo::echo_connection;
 pub use limits::LimitsConfig;
 pub use one_time::StoredIds;
 pub use operate::{DeploymentStatus, QuotaStatus};
+pub use refusals::RefusedCallers;
 pub use reload::Unchanged;
 pub use routes::Routes;
 pub use shared_keys::StoredKeys;
@@ -89,6 +92,7 @@ pub struct Gateway {
     recorder: Recorder,
     tracer: Tracer,
     door: Arc<Door>,
+    refusals: Arc<Refusals>,
     capacity: Arc<Capacity>,
     connections: TaskTracker,
     /// Cancelled when connections are to end that are no call.
@@ -137,6 +141,7 @@ impl Gateway {
             connection_limit: connections(&config),
             dialer: Arc::new(dialer),
             tools,
+            refusals: Arc::new(Refusals::new(Arc::clone(&metrics))),
             metrics,
             calls: Calls::new(config.max_calls),
             quota,
@@ -158,6 +163,7 @@ impl Gateway {
             recorder: desk.recorder.clone(),
             tracer: desk.tracer.clone(),
             door: Arc::clone(&desk.door),
+            refusals: Arc::clone(&desk.refusals),
             capacity: Arc::clone(&desk.capacity),
             connections: desk.connections.clone(),
             closing: desk.closing.clone(),

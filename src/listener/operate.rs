@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Gateway;
+use super::{Gateway, RefusedCallers};
 
 /// What is left of something that is granted by the minute.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,6 +75,12 @@ impl Gateway {
             }
         });
         status.collect()
+    }
+
+    /// Who was not let in of late, the latest first.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<RefusedCallers> {
+        self.refusals.recent()
     }
 
     /// Opens no session at a deployment from now on, or does so again. False if there is none of that name.

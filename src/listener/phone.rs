@@ -73,10 +73,10 @@ impl Desk {
     ) -> Answer {
         let received = Instant::now();
         let Some(mut dialect) = Dialect::by_name(dialect) else {
-            return self.refused(dialect, &Refusal::not_found(), STYLE);
+            return self.refused(dialect, &Refusal::not_found(), STYLE, peer);
         };
         let name = dialect.name();
-        let upgrade = match self.check_upgrade(name, &request, STYLE) {
+        let upgrade = match self.check_upgrade(name, &request, STYLE, peer) {
             Ok(upgrade) => upgrade,
             Err(answer) => return *answer,
         };
@@ -113,7 +113,7 @@ impl Desk {
         };
         let call = match prepared {
             Ok(call) => call,
-            Err(refusal) => return self.refused(name, &refusal, STYLE),
+            Err(refusal) => return self.refused(name, &refusal, STYLE, peer),
         };
         let sizes = SocketLimits {
             frames: self.config.callers.phone.frames(can.max_message_bytes),
@@ -215,7 +215,7 @@ impl Desk {
     ) -> Answer {
         match self.connect(dialect, request, agent, peer).await {
             Ok(document) => xml(document),
-            Err(refusal) => self.refused(dialect, &refusal, STYLE),
+            Err(refusal) => self.refused(dialect, &refusal, STYLE, peer),
         }
     }
 
@@ -259,14 +259,16 @@ impl Desk {
         }
         let full = self.calls.is_full().then(Refusal::calls_full);
         if let Some(refusal) = full.or_else(|| self.overload()) {
-            self.metrics.refused(dialect, refusal.code);
+            // The busy tone, which is no HTTP status.
+            self.refusals
+                .note(dialect, refusal.code, None, peer.tenant());
             return Ok(twiml_reject(RejectReason::Busy));
         }
         let number = webhook.from.as_deref();
         let mut lease = match self.announce(tenant, &agent, number, &pool).await {
             Ok(lease) => lease,
             Err(busy) => {
-                self.metrics.refused(dialect, busy.code);
+                self.refusals.note(dialect, busy.code, None, peer.tenant());
                 return Ok(self.busy_twiml());
             }
         };

@@ -61,9 +61,9 @@ impl Desk {
             .parse(path, request.uri().query(), request.headers())
         {
             Ok(asked) => asked,
-            Err(refusal) => return self.refused(REALTIME, &refusal, style),
+            Err(refusal) => return self.refused(REALTIME, &refusal, style, peer),
         };
-        let upgrade = match self.check_upgrade(REALTIME, &request, style) {
+        let upgrade = match self.check_upgrade(REALTIME, &request, style, peer) {
             Ok(upgrade) => upgrade,
             Err(answer) => return *answer,
         };
@@ -78,7 +78,7 @@ impl Desk {
             trace,
         } = match prepared {
             Ok(prepared) => prepared,
-            Err(refusal) => return self.refused(REALTIME, &refusal, style),
+            Err(refusal) => return self.refused(REALTIME, &refusal, style, peer),
         };
         let on_upgrade = hyper::upgrade::on(&mut request);
         let limits = self.config.callers.realtime;

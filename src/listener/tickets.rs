@@ -42,7 +42,7 @@ impl Desk {
     pub(super) async fn ticket(&self, request: Request<Body>, peer: &Peer) -> Answer {
         match self.ticketed(request, peer).await {
             Ok(reply) => json(201, reply),
-            Err(refusal) => self.refused(ROUTE, &refusal, ErrorStyle::OpenAi),
+            Err(refusal) => self.refused(ROUTE, &refusal, ErrorStyle::OpenAi, peer),
         }
     }
 

@@ -31,13 +31,13 @@ impl Desk {
         mut request: Request<Body>,
         peer: &Peer,
     ) -> Answer {
-        let upgrade = match self.check_upgrade(Webex::NAME, &request, STYLE) {
+        let upgrade = match self.check_upgrade(Webex::NAME, &request, STYLE, peer) {
             Ok(upgrade) => upgrade,
             Err(answer) => return *answer,
         };
         let agent = match self.webex_agent(&request, peer).await {
             Ok(agent) => agent,
-            Err(refusal) => return self.refused(Webex::NAME, &refusal, STYLE),
+            Err(refusal) => return self.refused(Webex::NAME, &refusal, STYLE, peer),
         };
         let limits = SocketLimits {
             frames: self.config.callers.phone.frames(MAX_QUESTION),

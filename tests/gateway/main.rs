@@ -32,6 +32,7 @@ mod leaks;
 mod limits;
 mod network;
 mod operators;
+mod ops;
 mod phone_features;
 mod policy;
 mod providers;

@@ -270,7 +270,7 @@ def status(url: str) -> int:
         return error.code
 
 
-def upgrade_status(address: str, path: str) -> int:
+def upgrade_status(address: str, path: str, more: dict[str, str] | None = None) -> int:
     """The status of the answer to a WebSocket's request."""
     connection = http.client.HTTPConnection(address, timeout=5)
     connection.request(
@@ -281,6 +281,7 @@ def upgrade_status(address: str, path: str) -> int:
             "Upgrade": "websocket",
             "Sec-WebSocket-Version": "13",
             "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+            **(more or {}),
         },
     )
     with connection.getresponse() as reply:

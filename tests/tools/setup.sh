@@ -2,8 +2,8 @@
 # Installs what the given command needs and is missing, and says so: `setup.sh build` or `setup.sh test`.
 #
 # System packages come from apt; elsewhere the missing tools are named and left to the reader. What the SDK tests
-# need goes into `.venv`, `.asterisk` and `tests/sdk/node_modules`, what those of deploy/ need into `.deploy`, again only
-# when the files that pin it have changed.
+# need goes into `.venv`, `.asterisk`, `.browser` and `tests/sdk/node_modules`, what those of deploy/ need into `.deploy`,
+# again only when the files that pin it have changed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -135,6 +135,13 @@ fetch_haproxy() {
     timeout 300 tests/tools/haproxy.sh .deploy/haproxy >&2 || say "there is none to be had here: its tests are skipped"
 }
 
+# What the operations page is looked at with; without one, fetched or the machine's, that is not tested.
+fetch_chromium() {
+    [ -d .browser/chromium ] && return 0
+    say "fetching Chromium into .browser/chromium; nothing of it is installed"
+    timeout 300 tests/tools/chromium.sh .browser/chromium >&2 || say "there is none to be had here: its tests are skipped"
+}
+
 install_node_sdks() {
     local pins=(tests/sdk/package.json tests/sdk/package-lock.json)
     fresh tests/sdk/node_modules/.installed "${pins[@]}" && return 0
@@ -164,6 +171,7 @@ test)
     fetch_asterisk
     fetch_prometheus
     fetch_haproxy
+    fetch_chromium
     ;;
 *)
     echo "usage: $0 build|test" >&2
