@@ -9,6 +9,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// musl's own costs a quarter of all CPU time (`src/DECISIONS.md`, 64).
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Places calls to a realtime voice gateway or straight to a Realtime API deployment, and reports what was heard.
 #[derive(Parser)]
 #[command(version)]
