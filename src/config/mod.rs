@@ -754,6 +754,20 @@ deployment = "east"
         }
     }
 
+    /// The mistakes in a file of five good lines and that, and what is warned of.
+    pub(super) fn said(more: &str) -> (Vec<String>, Vec<String>) {
+        let good = "[auth]\nmode = 'none'\n[deployments.east]\nurl = 'ws://127.0.0.1:1'\nmodel = 'gpt-realtime'\n";
+        let text = format!("{good}{more}");
+        let config = match Config::parse(&text) {
+            Ok(config) => config,
+            Err(mistake) => return (vec![mistake.to_string()], Vec::new()),
+        };
+        let text_of = |found: &[Mistake]| found.iter().map(Mistake::to_string).collect();
+        let mistakes = config.build(&text).err().unwrap_or_default();
+        let warnings = config.warnings(&text, Path::new("/nowhere"));
+        (text_of(&mistakes), text_of(&warnings))
+    }
+
     #[test]
     fn pools_are_checked() {
         let pool = |text: &str, expected: &[&str]| {

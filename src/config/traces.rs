@@ -1,8 +1,8 @@
 //! What the file says of traces.
 
-use crate::outbound::is_loopback;
 use crate::traces::TracesPlan;
 
+use super::warnings::is_open;
 use super::{Config, Mistakes};
 
 impl Config {
@@ -17,16 +17,8 @@ impl Config {
     }
 
     pub(super) fn warn_of_traces(&self, found: &mut Mistakes<'_>) {
-        let url = self
-            .traces
-            .endpoint
-            .as_ref()
-            .map(|it| it.parse::<http::Uri>());
-        if let Some(Ok(url)) = url
-            && url.scheme_str() == Some("http")
-            && !url.host().is_some_and(is_loopback)
-            && !self.traces.headers.is_empty()
-        {
+        let endpoint = self.traces.endpoint.as_ref();
+        if endpoint.is_some_and(|url| is_open(url)) && !self.traces.headers.is_empty() {
             found.warn(
                 &["traces", "endpoint"],
                 "the headers cross the network in plain text: use https://",
@@ -37,21 +29,8 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use super::super::Mistake;
-    use super::*;
-
-    const GOOD: &str = "[auth]\nmode = 'none'\n[deployments.east]\nurl = 'ws://127.0.0.1:1'\nmodel = 'gpt-realtime'\n";
-
-    fn said(more: &str) -> (Vec<String>, Vec<String>) {
-        let text = format!("{GOOD}{more}");
-        let config = Config::parse(&text).expect("of this form");
-        let text_of = |found: &[Mistake]| found.iter().map(Mistake::to_string).collect();
-        let mistakes = config.build(&text).err().unwrap_or_default();
-        let warnings = config.warnings(&text, Path::new("/nowhere"));
-        (text_of(&mistakes), text_of(&warnings))
-    }
+    use super::super::Config;
+    use super::super::tests::said;
 
     #[test]
     fn mistakes_are_named_with_their_lines() {
@@ -62,7 +41,7 @@ mod tests {
             assert!(found.starts_with(expected), "{found}, not {expected}");
         }
         let bad = "[traces]\nendpoints = 'x'\n";
-        assert!(Config::parse(&format!("{GOOD}{bad}")).is_err());
+        assert_eq!(said(bad).0.len(), 1);
     }
 
     #[test]

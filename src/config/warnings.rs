@@ -412,6 +412,12 @@ impl Mistakes<'_> {
     fn warn_if_readable(&mut self, _field: &[&str], _file: &Path) {}
 }
 
+/// Whether what is sent there crosses the network as anybody there can read it.
+pub(super) fn is_open(url: &str) -> bool {
+    let url = url.parse::<http::Uri>();
+    url.is_ok_and(|url| url.scheme_str() == Some("http") && !url.host().is_some_and(is_loopback))
+}
+
 /// Whether an origin's authority is this machine.
 fn is_local(authority: &str) -> bool {
     let host = authority

@@ -14,8 +14,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -26,6 +24,7 @@ use trunkline::simulator::words::{UNKNOWN, WORDS, Word, speak};
 use trunkline::simulator::{Act, Blow, CallReport, ItemRecord, Mood, SessionRecord, SoftPhone};
 
 use crate::harness::World;
+use crate::web;
 
 pub(crate) const DEPLOYMENTS: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -117,7 +116,7 @@ impl Plan {
         fastrand::seed(self.seed);
         let tasks = TaskTracker::new();
         let lookups = Lookups::default();
-        let web = webhook(&tasks, &lookups);
+        let web = webhook(&lookups);
         let keys = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!(
             "chaos-key-{}-{}-{}",
             self.seed,
@@ -322,22 +321,10 @@ impl Chaos {
 /// How often each function call was run, by the gateway's id of the call.
 type Lookups = Arc<Mutex<BTreeMap<String, usize>>>;
 
-/// A web server with the tool on it, and the way to it.
-fn webhook(tasks: &TaskTracker, lookups: &Lookups) -> mpsc::Sender<DuplexStream> {
-    let (web, mut asked) = mpsc::channel(64);
+/// The way to a web server with the tool on it.
+fn webhook(lookups: &Lookups) -> mpsc::Sender<DuplexStream> {
     let lookups = Arc::clone(lookups);
-    let connections = tasks.clone();
-    tasks.spawn(async move {
-        while let Some(stream) = asked.recv().await {
-            let lookups = Arc::clone(&lookups);
-            let service = service_fn(move |request| lookup(request, Arc::clone(&lookups)));
-            connections.spawn(async move {
-                let server = hyper::server::conn::http1::Builder::new();
-                let _ = server.serve_connection(TokioIo::new(stream), service).await;
-            });
-        }
-    });
-    web
+    web::serve(move |request| lookup(request, Arc::clone(&lookups)))
 }
 
 async fn lookup(

@@ -5,25 +5,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use trunkline::call::EndReason;
 use trunkline::simulator::phone_dialect::Dialect;
-use trunkline::simulator::{Act, SoftPhone, speech};
+use trunkline::simulator::{Act, speech};
 
+use crate::callers::{listen, phone};
 use crate::harness::{CONFIG, World};
 use crate::wire::{Wire, upgrade_request};
 
 const GRACE: Duration = Duration::from_secs(60);
-
-fn phone(url: &str, dialect: Dialect, script: impl Into<Vec<Act>>) -> SoftPhone {
-    let phone = SoftPhone::new(&format!("ws://gateway{url}"), dialect);
-    phone.expect("a good address").script(script)
-}
-
-fn listen() -> Act {
-    Act::WaitForReply {
-        min_audio: Duration::from_millis(500),
-        until_end: true,
-        timeout: Duration::from_secs(20),
-    }
-}
 
 fn webhook(path: &str) -> String {
     let form = "CallSid=CA1&AccountSid=AC1&From=%2B15550001111&To=%2B15550002222";

@@ -13,7 +13,7 @@ use trunkline::simulator::{Act, CallReport, SoftPhone, speech};
 use crate::harness::World;
 
 /// Two deployments behind one name. The first is asked first.
-const CONFIG: &str = r#"
+pub(crate) const CONFIG: &str = r#"
 [auth]
 mode = "none"
 

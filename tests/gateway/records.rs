@@ -9,18 +9,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
 use trunkline::config::Config;
 use trunkline::listener::Unchanged;
 use trunkline::simulator::phone_dialect::Dialect;
-use trunkline::simulator::{Act, SoftPhone, speech};
+use trunkline::simulator::{Act, speech};
 
+use crate::callers::{listen, phone};
+use crate::failover;
 use crate::harness::{CONFIG, World};
+use crate::web;
 use crate::wire::{Wire, upgrade_request};
 
 /// A folder that goes with the test.
@@ -85,19 +85,6 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn phone(url: &str, dialect: Dialect, script: impl Into<Vec<Act>>) -> SoftPhone {
-    let phone = SoftPhone::new(&format!("ws://gateway{url}"), dialect);
-    phone.expect("a good address").script(script)
-}
-
-fn listen() -> Act {
-    Act::WaitForReply {
-        min_audio: Duration::from_millis(500),
-        until_end: true,
-        timeout: Duration::from_secs(20),
     }
 }
 
@@ -236,28 +223,11 @@ async fn what_may_be_said_of_callers_is_said_and_nothing_else() {
     }
 }
 
-const BOTH: &str = r#"
-[auth]
-mode = "none"
-[deployments.east]
-url = "ws://127.0.0.1:1"
-model = "east"
-api_key = "sim-key"
-[deployments.west]
-url = "ws://127.0.0.1:1"
-model = "west"
-api_key = "sim-key"
-[pools.both]
-deployments = ["east", { name = "west", priority = 1 }]
-[agents.ga]
-deployment = "both"
-"#;
-
 #[tokio::test(start_paused = true)]
 async fn a_call_that_failed_over_names_both_sessions() {
     let folder = Folder::new("failover");
     let simulator = "[[faults]]\ndeployment = 'east'\nkind = 'close'\ncode = 1011\n";
-    let world = World::with_config(&folder.recorded(BOTH, ""), simulator);
+    let world = World::with_config(&folder.recorded(failover::CONFIG, ""), simulator);
     let script = [Act::Say(speech::hours()), listen(), Act::HangUp];
     world
         .call(&phone("/twilio/media/ga", Dialect::Twilio, script.clone()))
@@ -364,20 +334,8 @@ impl Collector {
 
     /// Serves whoever connects.
     fn serve(&self) -> mpsc::Sender<DuplexStream> {
-        let (web, mut asked) = mpsc::channel(64);
-        let (tasks, collector) = (TaskTracker::new(), self.clone());
-        let connections = tasks.clone();
-        tasks.spawn(async move {
-            while let Some(stream) = asked.recv().await {
-                let collector = collector.clone();
-                let service = service_fn(move |request| collector.clone().take(request));
-                connections.spawn(async move {
-                    let server = hyper::server::conn::http1::Builder::new();
-                    let _ = server.serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
-        });
-        web
+        let served = self.clone();
+        web::serve(move |request| served.clone().take(request))
     }
 
     async fn take(

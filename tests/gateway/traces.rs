@@ -7,23 +7,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use prost::Message;
 use serde_json::Value as Json;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
 use trunkline::config::Config;
 use trunkline::listener::Unchanged;
 use trunkline::simulator::phone_dialect::Dialect;
-use trunkline::simulator::{Act, CallReport, SoftPhone, speech};
+use trunkline::simulator::{Act, CallReport, speech};
 use trunkline::traces::otlp::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse, KeyValue,
     Span, SpanKind, StatusCode, Value,
 };
 
+use crate::callers::{listen, phone};
 use crate::harness::{CONFIG, World};
+use crate::web;
 use crate::wire::Wire;
 
 const TRACES: &str = "[traces]\nendpoint = 'http://collector/v1/traces'\ndelay = '1s'\n";
@@ -70,20 +69,8 @@ impl Sink {
 
     /// Serves whoever connects.
     fn serve(&self) -> mpsc::Sender<DuplexStream> {
-        let (web, mut asked) = mpsc::channel(64);
-        let (tasks, sink) = (TaskTracker::new(), self.clone());
-        let connections = tasks.clone();
-        tasks.spawn(async move {
-            while let Some(stream) = asked.recv().await {
-                let sink = sink.clone();
-                let service = service_fn(move |request| sink.clone().take(request));
-                connections.spawn(async move {
-                    let server = hyper::server::conn::http1::Builder::new();
-                    let _ = server.serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
-        });
-        web
+        let served = self.clone();
+        web::serve(move |request| served.clone().take(request))
     }
 
     async fn take(
@@ -238,19 +225,6 @@ fn is_error(span: &Span) -> bool {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn phone(url: &str, dialect: Dialect, script: impl Into<Vec<Act>>) -> SoftPhone {
-    let phone = SoftPhone::new(&format!("ws://gateway{url}"), dialect);
-    phone.expect("a good address").script(script)
-}
-
-fn listen() -> Act {
-    Act::WaitForReply {
-        min_audio: Duration::from_millis(500),
-        until_end: true,
-        timeout: Duration::from_secs(20),
-    }
 }
 
 fn one_turn() -> [Act; 3] {
