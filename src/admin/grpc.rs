@@ -18,6 +18,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::listener::Gateway;
+use crate::telemetry::CONTROL_METHODS;
 
 use super::access::Right;
 use super::control::ControlService;
@@ -37,19 +38,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// What reflection tells was checked by the build.
 const COMPILED: &str = "the contracts that the build has compiled";
-
-/// The methods that metrics know by name.
-const METHODS: [&str; 9] = [
-    "ListCalls",
-    "GetCall",
-    "WatchCalls",
-    "EndCall",
-    "Say",
-    "ListDeployments",
-    "DrainDeployment",
-    "UndrainDeployment",
-    "DrainGateway",
-];
 
 /// The services.
 pub(super) struct Grpc {
@@ -99,7 +87,8 @@ impl Grpc {
     pub(super) async fn answer(&self, request: Request<Incoming>, right: Right) -> Response<Body> {
         let path = request.uri().path().trim_start_matches('/');
         let (service, method) = path.split_once('/').unwrap_or((path, ""));
-        let known = METHODS.into_iter().find(|known| *known == method);
+        let mut methods = CONTROL_METHODS.iter().copied();
+        let known = methods.find(|known| *known == method);
         let (served, name) = match service {
             HEALTH => (Some(&self.health), "health"),
             REFLECTION => (Some(&self.reflection), "reflection"),
@@ -201,9 +190,10 @@ mod tests {
         let methods: Vec<_> = services
             .flat_map(|service| service.method.iter().map(|method| method.name()))
             .collect();
-        assert_eq!(methods.len(), METHODS.len());
+        // Beside them, what is no method of it.
+        assert_eq!(methods.len() + 3, CONTROL_METHODS.len());
         for method in methods {
-            assert!(METHODS.contains(&method), "{method}");
+            assert!(CONTROL_METHODS.contains(&method), "{method}");
         }
     }
 }

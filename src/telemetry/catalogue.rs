@@ -9,6 +9,8 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use super::control::CONTROL_METHODS;
+
 /// What is known of a metric before anything is counted.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
@@ -275,23 +277,7 @@ const END_REASON: Label = closed(
 );
 
 /// What operators ask of the control service; `other` is what there is not.
-const CONTROL_METHOD: Label = closed(
-    "method",
-    &[
-        "ListCalls",
-        "GetCall",
-        "WatchCalls",
-        "EndCall",
-        "Say",
-        "ListDeployments",
-        "DrainDeployment",
-        "UndrainDeployment",
-        "DrainGateway",
-        "health",
-        "reflection",
-        "other",
-    ],
-);
+const CONTROL_METHOD: Label = closed("method", CONTROL_METHODS);
 
 /// The codes of gRPC that a request can be answered with; `other` is one that it should not.
 const GRPC_CODE: Label = closed(

@@ -4,6 +4,22 @@ use prometheus::{IntCounterVec, Registry};
 
 use super::catalogue;
 
+/// What may be asked: the methods of the control service, the services beside it, and `other`.
+pub const CONTROL_METHODS: &[&str] = &[
+    "ListCalls",
+    "GetCall",
+    "WatchCalls",
+    "EndCall",
+    "Say",
+    "ListDeployments",
+    "DrainDeployment",
+    "UndrainDeployment",
+    "DrainGateway",
+    "health",
+    "reflection",
+    "other",
+];
+
 /// The series of the control service.
 #[derive(Debug)]
 pub struct ControlMetrics {

@@ -19,7 +19,7 @@ mod traces;
 mod usage;
 
 pub use catalogue::{CATALOGUE, Kind, Label, Metric, Unit, Values, family, strangers};
-pub use control::ControlMetrics;
+pub use control::{CONTROL_METHODS, ControlMetrics};
 pub use door::DoorMetrics;
 pub use metrics::{CallMetrics, Direction, FrameDrop, Metrics, Modality, SetupPhase};
 pub use open_metrics::{OPEN_METRICS, wants_open_metrics};
