@@ -445,10 +445,8 @@ impl Conduct {
         }
         self.ledger.listing.answered();
         self.parameters = Arc::new(info.parameters.clone());
-        if let Some(recording) = self.ledger.recording() {
-            recording.attached(info.provider_call_id.as_deref(), &info.parameters);
-        }
-        self.ledger.attached(&info.parameters);
+        self.ledger
+            .attached(info.provider_call_id.as_deref(), &info.parameters);
         self.formats = self.formats_at(&self.place);
         if let Some(formats) = self.formats {
             self.place.asks_for(formats);

@@ -193,11 +193,19 @@ impl Ledger {
     }
 
     /// What the caller attached to the call, among it whose trace it belongs to.
-    pub(super) fn attached(&mut self, parameters: &BTreeMap<String, String>) {
-        let Some(trace) = &mut self.trace else { return };
-        trace.attached(parameters);
+    pub(super) fn attached(
+        &mut self,
+        provider_call_id: Option<&str>,
+        parameters: &BTreeMap<String, String>,
+    ) {
+        if let Some(trace) = &mut self.trace {
+            trace.attached(parameters);
+        }
         if let Some(recording) = &mut self.recording {
-            recording.traced(trace.id());
+            recording.attached(provider_call_id, parameters);
+            if let Some(trace) = &self.trace {
+                recording.traced(trace.id());
+            }
         }
     }
 
