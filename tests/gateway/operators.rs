@@ -1,41 +1,11 @@
 //! The operators' listener: who may read what, and how many at a time. On real sockets, because it has no others.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use trunkline::admin::{self, Access, AdminConfig};
+use tokio::net::TcpStream;
 
-use crate::harness::{CONFIG, World};
+use crate::control::Control;
 
-struct Operators {
-    world: World,
-    address: SocketAddr,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-}
-
-impl Operators {
-    async fn new(admin: &str) -> Self {
-        let world = World::with_config(CONFIG, "");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let config: AdminConfig = toml::from_str(admin).expect("good");
-        let access = Access::new(&config).expect("good");
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let gateway = Arc::clone(&world.gateway);
-        tasks.spawn(admin::serve(gateway, listener, access, stop.clone()));
-        Self {
-            world,
-            address,
-            stop,
-            tasks,
-        }
-    }
-
+impl Control {
     async fn get(&self, path: &str, more: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.expect("connected");
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}\r\n");
@@ -44,18 +14,11 @@ impl Operators {
         stream.read_to_string(&mut answer).await.expect("an answer");
         answer
     }
-
-    async fn close(self) {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-        self.world.gateway.close().await;
-    }
 }
 
 #[tokio::test]
 async fn metrics_ask_for_a_token_and_probes_do_not() {
-    let operators = Operators::new("token = 'operators-only'").await;
+    let operators = Control::new("token = 'operators-only'").await;
     for (path, more, status) in [
         ("/livez", "", 200),
         ("/readyz", "", 200),
@@ -82,7 +45,7 @@ async fn metrics_ask_for_a_token_and_probes_do_not() {
         assert_eq!(head.contains("www-authenticate: Bearer"), status == 401);
     }
     operators.close().await;
-    let operators = Operators::new("").await;
+    let operators = Control::new("").await;
     let answer = operators.get("/metrics", "").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     operators.close().await;
@@ -90,7 +53,7 @@ async fn metrics_ask_for_a_token_and_probes_do_not() {
 
 #[tokio::test]
 async fn the_oldest_operator_makes_room() {
-    let operators = Operators::new("").await;
+    let operators = Control::new("").await;
     let mut held = Vec::new();
     for _ in 0..64 {
         held.push(
