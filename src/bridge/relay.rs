@@ -15,10 +15,11 @@ use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::call::{EndReason, Loss, ModelEvent, TurnLatency};
+use crate::media;
 use crate::quota::{CallLease, Notice};
 use crate::realtime::{
-    Echo, Mirror, PolicedSession, ScanError, ServerEvent, ServerEventError, Shape, Shown,
-    TranslateError, Translated, Translator, Verdict, WireFormat, append_audio, check_depth,
+    Companding, Echo, Mirror, PolicedSession, ScanError, ServerEvent, ServerEventError, Shape,
+    Shown, TranslateError, Translated, Translator, Verdict, WireFormat, append_audio, check_depth,
     event_type,
 };
 use crate::telemetry::{CallMetrics, Direction};
@@ -44,6 +45,12 @@ pub const REALTIME: &str = "realtime";
 
 /// The format of a session that nobody has set.
 const PCM: WireFormat = WireFormat::Pcm24k;
+
+/// How PCM is kept for another session.
+const COMPANDING: Companding = Companding {
+    compand: media::compand,
+    expand: media::expand,
+};
 
 /// What the listener hands over.
 #[derive(Debug)]
@@ -99,7 +106,8 @@ impl RelayedCall {
         let session = session_id(&leg.session_created);
         let model_shape = place.deployment().shape();
         let carry = self.carry.map(|max_bytes| {
-            let mut mirror = Mirror::new(self.shape, model_shape, transcribes, max_bytes);
+            let mut mirror =
+                Mirror::new(self.shape, model_shape, transcribes, max_bytes, COMPANDING);
             if policy.is_some() {
                 mirror = mirror.holding_voice();
             }
@@ -343,7 +351,7 @@ impl Relay {
             self.ledger.caller_audio(duration);
             self.legs.to_model.get_or_insert(now);
             if let Some(carry) = &mut self.carry {
-                carry.mirror.append(text.clone(), &audio);
+                carry.mirror.append(&audio);
             }
             !self.passes
         } else {

@@ -110,7 +110,7 @@ impl Default for RealtimeLimits {
             idle: Duration::from_secs(30 * 60),
             max_duration: Duration::from_secs(65 * 60),
             carry: true,
-            carry_bytes: 4 * 1024 * 1024,
+            carry_bytes: 2 * 1024 * 1024,
         }
     }
 }

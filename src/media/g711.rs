@@ -49,6 +49,25 @@ impl Law {
     }
 }
 
+/// Writes the mu-law code of each sample of `pcm` (two bytes, little-endian) over the first places of `codes`.
+///
+/// Samples beyond the places, and half of one at the end, are left out.
+pub fn compand(pcm: &[u8], codes: &mut [u8]) {
+    let table: &[u8; N_PCM] = &MU_ENCODE;
+    let (samples, _) = pcm.as_chunks::<2>();
+    for (code, sample) in codes.iter_mut().zip(samples) {
+        *code = table[usize::from(u16::from_le_bytes(*sample))];
+    }
+}
+
+/// Writes the sample of each of `codes` over the first places of `pcm`, as [`compand`] reads them.
+pub fn expand(codes: &[u8], pcm: &mut [u8]) {
+    let (samples, _) = pcm.as_chunks_mut::<2>();
+    for (sample, code) in samples.iter_mut().zip(codes) {
+        *sample = MU_DECODE[usize::from(*code)].to_le_bytes();
+    }
+}
+
 /// Values of a 16-bit sample.
 const N_PCM: usize = 1 << 16;
 
@@ -150,6 +169,25 @@ mod tests {
         let mut codes = Vec::new();
         law.encode(&[sample], &mut codes);
         codes[0]
+    }
+
+    #[test]
+    fn pcm_is_companded_to_the_nearest_code() {
+        let pcm: Vec<u8> = [0_i16, 8, -8, 1_000, -32_768, 32_767]
+            .into_iter()
+            .flat_map(i16::to_le_bytes)
+            .collect();
+        let mut codes = [0; 6];
+        compand(&pcm[..11], &mut codes);
+        assert_eq!(codes[5], 0, "half a sample is none");
+        compand(&pcm, &mut codes);
+        let mut again = [0; 12];
+        expand(&codes, &mut again);
+        let again: Vec<i16> = again
+            .chunks(2)
+            .map(|it| i16::from_le_bytes([it[0], it[1]]))
+            .collect();
+        assert_eq!(again, [0, 8, -8, 988, -32_124, 32_124]);
     }
 
     fn decode_one(law: Law, code: u8) -> i16 {

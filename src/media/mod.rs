@@ -20,6 +20,7 @@ pub use clip::{Clip, ClipError};
 pub use error::{MediaError, OpusPacketError};
 pub use format::{AudioFormat, Codec, FRAME, SampleRate};
 pub use frame_queue::FrameQueue;
+pub use g711::{compand, expand};
 pub use g722::{G722Decoder, G722Encoder};
 pub use gap::{GapFiller, GapSettings};
 pub use opus::{OpusDecoder, OpusEncoder, OpusSettings, packet_duration};

@@ -23,6 +23,22 @@ pub fn decode_audio(text: &str, out: &mut Vec<u8>) -> bool {
     decoded
 }
 
+/// How many bytes `text` stands for, if it is base64.
+pub(super) fn audio_len(text: &str) -> usize {
+    let padding = text.bytes().rev().take_while(|char| *char == b'=').count();
+    (text.len() / 4 * 3).saturating_sub(padding)
+}
+
+/// Hands on the audio that `text` stands for, up to `N` bytes at a time. False if it is not base64: what was handed on
+/// is no audio then.
+pub(super) fn decode_audio_by<const N: usize>(text: &str, mut each: impl FnMut(&[u8])) -> bool {
+    let mut bytes = [0; N];
+    text.as_bytes().chunks(N / 3 * 4).all(|chars| {
+        let n_bytes = BASE64.decode_slice(chars, &mut bytes);
+        n_bytes.map(|n_bytes| each(&bytes[..n_bytes])).is_ok()
+    })
+}
+
 /// Appends the base64 of `audio`.
 ///
 /// # Panics
@@ -51,6 +67,22 @@ pub(super) fn encode_into<'a>(audio: &[u8], chars: &'a mut [u8]) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn audio_is_handed_on_in_blocks() {
+        let audio: Vec<u8> = (0..=255).collect();
+        for n_bytes in [0, 1, 2, 3, 11, 12, 13, 24, 256] {
+            let mut text = Vec::new();
+            encode_audio(&audio[..n_bytes], &mut text);
+            let text = String::from_utf8(text).expect("ASCII");
+            assert_eq!(audio_len(&text), n_bytes);
+            let mut blocks = Vec::new();
+            assert!(decode_audio_by::<12>(&text, |block| blocks.push(block.to_vec())));
+            assert_eq!(blocks.len(), n_bytes.div_ceil(12));
+            assert_eq!(blocks.concat(), audio[..n_bytes]);
+        }
+        assert!(!decode_audio_by::<12>("AAAAAAAAAAAAAAAAA", |_| {}));
+    }
 
     #[test]
     fn audio_survives_and_damage_is_noticed() {

@@ -2,19 +2,17 @@
 //!
 //! [`Mirror`] holds the settings, the conversation by item ids, the user's audio that is in no item yet, what the
 //! client asked and the deployment has not answered, and the responses being generated. It decides nothing about when a
-//! session is replaced, and sends nothing. Audio is kept as it came and only counted: appends and deltas cost a scan.
+//! session is replaced, and sends nothing. Deltas are only counted, and cost a scan.
 //! What is kept is bounded in bytes; what had to be forgotten is counted.
 
-use std::collections::VecDeque;
-
-use super::base64::{decode_audio, encode_audio};
 use super::format::WireFormat;
 use super::json::{Object, quoted};
 use super::mirror_asked::{AllUnanswered, Asked, Unanswered};
+use super::mirror_audio::{Companding, Pending};
 use super::mirror_items::{Body, Items, cut, set_words};
 use super::mirror_response::InProgress;
 use super::policy_fields::{Field, Settings};
-use super::scan::{append_audio, event_type};
+use super::scan::event_type;
 use super::server::{ErrorBody, Item, ServerEvent, Session, Speech};
 use super::shape::Shape;
 use super::translate_session::SessionKind;
@@ -22,9 +20,15 @@ use super::translate_session::SessionKind;
 /// How the ids of events begin that the gateway sends of its own when it replaces a session.
 pub const OWN_EVENTS: &str = "event_trunkline_";
 
-/// Audio kept while nobody speaks, in microseconds: speech is found a little after it began, and padding comes before
-/// it (protocol reference 4.4).
-pub(super) const LEAD_IN_US: u64 = 2_000_000;
+/// Speech is known of so much later at most, in microseconds: the detection's two frames and a round trip (protocol
+/// reference 4.4). Padding comes before it.
+const NOTICE_US: u64 = 900_000;
+
+/// Padding of a session that says nothing of it (protocol reference 4.4), in milliseconds.
+const PADDING_MS: u64 = 300;
+
+/// The most that is believed of it.
+const MAX_PADDING_MS: u64 = 10_000;
 
 /// A session seen from the gateway. `T` is the text of an event, cheap to clone.
 pub struct Mirror<T> {
@@ -36,10 +40,9 @@ pub struct Mirror<T> {
     pub(super) input: WireFormat,
     pub(super) output: WireFormat,
     pub(super) turns: Turns,
-    pub(super) items: Items<T>,
-    /// Audio that is in no item, with what came between.
-    pub(super) audio: VecDeque<Append<T>>,
-    pub(super) audio_bytes: usize,
+    pub(super) items: Items,
+    /// Audio that is in no item.
+    pub(super) audio: Pending,
     pub(super) unanswered: AllUnanswered<T>,
     pub(super) n_client_events: u64,
     pub(super) n_own_events: u64,
@@ -67,13 +70,8 @@ pub(super) struct Turns {
     pub(super) detects: bool,
     pub(super) answers: bool,
     pub(super) interrupts: bool,
-}
-
-pub(super) struct Append<T> {
-    pub(super) n: u64,
-    pub(super) at_us: u64,
-    end_us: u64,
-    pub(super) text: T,
+    /// Audio kept while nobody speaks, in microseconds.
+    pub(super) lead_in_us: u64,
 }
 
 /// A stretch of speech that the deployment found, in the client's clock.
@@ -95,7 +93,13 @@ pub(super) struct Ask {
 impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
     /// A session that nothing is known of, for a caller of one shape at a deployment of that other one.
     #[must_use]
-    pub fn new(caller: Shape, shape: Shape, transcribes: bool, max_bytes: usize) -> Self {
+    pub fn new(
+        caller: Shape,
+        shape: Shape,
+        transcribes: bool,
+        max_bytes: usize,
+        companding: Companding,
+    ) -> Self {
         Self {
             caller,
             shape,
@@ -111,10 +115,10 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
                 detects: true,
                 answers: true,
                 interrupts: true,
+                lead_in_us: NOTICE_US + PADDING_MS * 1_000,
             },
-            items: Items::default(),
-            audio: VecDeque::new(),
-            audio_bytes: 0,
+            items: Items::new(companding),
+            audio: Pending::new(companding),
             unanswered: AllUnanswered::default(),
             n_client_events: 0,
             n_own_events: 0,
@@ -143,7 +147,7 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
     /// Bytes that are kept.
     #[must_use]
     pub fn n_bytes(&self) -> usize {
-        self.items.n_bytes() + self.audio_bytes + self.unanswered.n_bytes()
+        self.items.n_bytes() + self.audio.n_bytes() + self.unanswered.n_bytes()
     }
 
     /// Whether as much is kept as may be.
@@ -173,18 +177,12 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
         !speaks && !self.is_due() && self.responses.is_empty() && self.unanswered.is_empty()
     }
 
-    /// Audio goes up: an append, and the base64 in it.
-    pub fn append(&mut self, text: T, base64: &str) {
+    /// Audio goes up: the base64 of an append.
+    pub fn append(&mut self, base64: &str) {
         let n = self.next_event();
         let at_us = self.clock_us;
         self.clock_us += base64_us(base64, self.input);
-        self.audio_bytes += text.as_ref().len();
-        self.audio.push_back(Append {
-            n,
-            at_us,
-            end_us: self.clock_us,
-            text,
-        });
+        self.audio.push(n, at_us, self.clock_us, base64, self.input);
         if self.turns.detects && self.speech.is_none() && !self.is_lost {
             self.trim();
         }
@@ -199,9 +197,9 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
         if self.clock_us < self.keep_until_us || self.unanswered.has(Asked::Commit) {
             return;
         }
-        let from = self.clock_us.saturating_sub(LEAD_IN_US);
-        while self.audio.front().is_some_and(|audio| audio.at_us < from) {
-            self.pop_audio();
+        let from = self.clock_us.saturating_sub(self.turns.lead_in_us);
+        while self.audio.first().is_some_and(|audio| audio.at_us < from) {
+            self.audio.pop();
         }
     }
 
@@ -209,20 +207,14 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
         if self.n_bytes() <= self.max_bytes {
             return;
         }
-        let others = self.audio_bytes + self.unanswered.n_bytes();
+        let others = self.audio.n_bytes() + self.unanswered.n_bytes();
         self.items.shrink(self.max_bytes.saturating_sub(others));
-        while self.n_bytes() > self.max_bytes && self.pop_audio().is_some() {
+        while self.n_bytes() > self.max_bytes && self.audio.pop().is_some() {
             self.n_forgotten += 1;
         }
         while self.n_bytes() > self.max_bytes && self.unanswered.pop().is_some() {
             self.n_forgotten += 1;
         }
-    }
-
-    fn pop_audio(&mut self) -> Option<Append<T>> {
-        let audio = self.audio.pop_front()?;
-        self.audio_bytes -= audio.text.as_ref().len();
-        Some(audio)
     }
 
     fn next_event(&mut self) -> u64 {
@@ -348,12 +340,17 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
                 .as_ref()
                 .is_none_or(|object| object.get(name).is_none_or(|value| value != "false"))
         };
+        let padding = detection_object
+            .as_ref()
+            .and_then(|object| object.get("prefix_padding_ms")?.parse().ok())
+            .unwrap_or(PADDING_MS);
         // A session that says nothing of it has the default, which is on.
         let detects = detection != Some("null");
         self.turns = Turns {
             detects,
             answers: detects && !transcribes && is_on("create_response"),
             interrupts: detects && is_on("interrupt_response"),
+            lead_in_us: NOTICE_US + padding.min(MAX_PADDING_MS) * 1_000,
         };
     }
 
@@ -386,23 +383,21 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
             }) => {
                 self.answer_due |= self.turns.answers;
                 let end_us = end_us.unwrap_or(self.clock_us);
-                let mut audio: Vec<T> = self
-                    .take_audio(|audio| audio.end_us <= end_us)
-                    .filter(|audio| audio.end_us > begin_us)
-                    .map(|audio| audio.text)
-                    .collect();
+                let mut sound = self.audio.take(
+                    |audio| audio.end_us <= end_us,
+                    |audio| audio.end_us > begin_us,
+                );
                 // The next turn may have begun in the same append.
-                let shared = self.audio.front().filter(|next| next.at_us < end_us);
-                audio.extend(shared.and_then(|shared| {
-                    beginning(shared.text.as_ref(), end_us - shared.at_us, self.input)
-                }));
-                audio
+                if let Some(shared) = self.audio.first().filter(|next| next.at_us < end_us) {
+                    let us = end_us - shared.at_us;
+                    self.audio.add_beginning(&mut sound, us, self.input);
+                }
+                sound
             }
             None => {
                 let commit = self.answered(Asked::Commit, None);
                 let n = commit.map_or(u64::MAX, |commit| commit.n);
-                let audio = self.take_audio(|audio| audio.n < n);
-                audio.map(|audio| audio.text).collect()
+                self.audio.take(|audio| audio.n < n, |_| true)
             }
         };
         if self.kind == SessionKind::Transcription {
@@ -413,21 +408,6 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
         let body = Body::Spoken { audio, words: None };
         self.items.insert(item_id, previous.as_deref(), body);
         self.shrink();
-    }
-
-    fn take_audio(
-        &mut self,
-        is_taken: impl Fn(&Append<T>) -> bool,
-    ) -> std::vec::IntoIter<Append<T>> {
-        let n = self
-            .audio
-            .iter()
-            .take_while(|audio| is_taken(audio))
-            .count();
-        let taken: Vec<_> = self.audio.drain(..n).collect();
-        let n_bytes: usize = taken.iter().map(|audio| audio.text.as_ref().len()).sum();
-        self.audio_bytes -= n_bytes;
-        taken.into_iter()
     }
 
     fn item_added(&mut self, item: &Item<'_>, text: &str) {
@@ -492,7 +472,7 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
         match &*kind {
             "input_audio_buffer.cleared" => {
                 if let Some(clear) = self.answered(Asked::Clear, None) {
-                    drop(self.take_audio(|audio| audio.n < clear.n));
+                    self.audio.take(|audio| audio.n < clear.n, |_| false);
                 }
                 self.speech = None;
             }
@@ -524,17 +504,4 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
 /// How long audio in base64 lasts, in microseconds, padding left out of account.
 pub(super) fn base64_us(base64: &str, format: WireFormat) -> u64 {
     base64.len() as u64 * 3 / 4 * 1_000 / format.bytes_per_ms() as u64
-}
-
-/// An append of the first so many microseconds of another one's audio.
-fn beginning<T: From<String>>(text: &str, us: u64, format: WireFormat) -> Option<T> {
-    let mut bytes = Vec::new();
-    decode_audio(&append_audio(text)?, &mut bytes);
-    let n = us.saturating_mul(format.bytes_per_ms() as u64) / 1_000;
-    // No format has samples of more than two bytes.
-    bytes.truncate(usize::try_from(n).unwrap_or(usize::MAX) & !1);
-    let mut base64 = Vec::new();
-    encode_audio(&bytes, &mut base64);
-    let base64 = String::from_utf8(base64).ok()?;
-    Some(format!(r#"{{"type":"input_audio_buffer.append","audio":"{base64}"}}"#).into())
 }

@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::base64::{decode_audio, encode_audio};
 use super::json::{Object, elements, quoted};
-use super::scan::append_audio;
+use super::mirror_audio::{Companding, Sound};
 use super::shape::Shape;
 use super::translate_response::item as item_in_shape;
 
@@ -16,7 +15,7 @@ const UNKNOWN_WORDS: &str = "(What the user said here is not known any more.)";
 
 /// What one item is.
 #[derive(Clone)]
-pub(super) enum Body<T> {
+pub(super) enum Body {
     /// As the client made it, in that shape.
     Given {
         /// The shape that it is written in.
@@ -24,11 +23,8 @@ pub(super) enum Body<T> {
         /// The item, a JSON object.
         json: String,
     },
-    /// What the user said: the events that brought it, until its words are known.
-    Spoken {
-        audio: Vec<T>,
-        words: Option<String>,
-    },
+    /// What the user said: as sound, until its words are known.
+    Spoken { audio: Sound, words: Option<String> },
     /// What the model said, by content part.
     Answer {
         parts: Vec<String>,
@@ -48,29 +44,29 @@ pub(super) enum Body<T> {
 
 /// One item.
 #[derive(Clone)]
-pub(super) struct Item<T> {
+pub(super) struct Item {
     pub(super) id: String,
-    pub(super) body: Body<T>,
+    pub(super) body: Body,
 }
 
 /// All of them, in order.
-pub(super) struct Items<T> {
-    list: Vec<Item<T>>,
+pub(super) struct Items {
+    list: Vec<Item>,
     n_bytes: usize,
     pub(super) n_forgotten: u64,
+    companding: Companding,
 }
 
-impl<T> Default for Items<T> {
-    fn default() -> Self {
+impl Items {
+    pub(super) const fn new(companding: Companding) -> Self {
         Self {
             list: Vec::new(),
             n_bytes: 0,
             n_forgotten: 0,
+            companding,
         }
     }
-}
 
-impl<T: AsRef<str>> Items<T> {
     /// Bytes that are kept.
     pub(super) const fn n_bytes(&self) -> usize {
         self.n_bytes
@@ -85,7 +81,7 @@ impl<T: AsRef<str>> Items<T> {
         self.list.iter().rposition(|item| item.id == id)
     }
 
-    pub(super) fn get(&self, id: &str) -> Option<&Item<T>> {
+    pub(super) fn get(&self, id: &str) -> Option<&Item> {
         Some(&self.list[self.position(id)?])
     }
 
@@ -96,7 +92,7 @@ impl<T: AsRef<str>> Items<T> {
     }
 
     /// Adds an item after that one; at the end where there is none.
-    pub(super) fn insert(&mut self, id: &str, previous: Option<&str>, body: Body<T>) {
+    pub(super) fn insert(&mut self, id: &str, previous: Option<&str>, body: Body) {
         if id.is_empty() || self.contains(id) {
             return;
         }
@@ -123,7 +119,7 @@ impl<T: AsRef<str>> Items<T> {
         }
     }
 
-    pub(super) fn edit(&mut self, id: &str, edit: impl FnOnce(&mut Body<T>)) {
+    pub(super) fn edit(&mut self, id: &str, edit: impl FnOnce(&mut Body)) {
         if let Some(at) = self.position(id) {
             let item = &mut self.list[at];
             self.n_bytes -= item.n_bytes();
@@ -153,18 +149,23 @@ impl<T: AsRef<str>> Items<T> {
 
     /// The items that can be told, with their ids, as a deployment of that shape takes them.
     pub(super) fn told(&self, shape: Shape) -> impl Iterator<Item = (&str, String)> {
-        let told = move |item: &Item<_>| item.told(shape);
         self.list
             .iter()
-            .filter_map(move |item| Some((item.id.as_str(), told(item)?)))
+            .filter_map(move |item| Some((item.id.as_str(), self.telling(item, shape)?)))
     }
 
-    /// The events of audio whose words nobody knows.
-    pub(super) fn untold_audio(&self) -> impl Iterator<Item = &T> {
-        self.list.iter().flat_map(|item| match &item.body {
-            Body::Spoken { audio, words: None } => audio.as_slice(),
-            _ => &[],
-        })
+    /// One of them, if it can be told.
+    pub(super) fn telling(&self, item: &Item, shape: Shape) -> Option<String> {
+        item.told(shape, self.companding)
+    }
+
+    /// Bytes on the wire of audio whose words nobody knows.
+    pub(super) fn n_wire_bytes(&self) -> usize {
+        let sounds = self.list.iter().map(|item| match &item.body {
+            Body::Spoken { audio, words: None } => audio.n_wire_bytes(),
+            _ => 0,
+        });
+        sounds.sum()
     }
 
     /// From now on all answers are there as texts only.
@@ -178,13 +179,12 @@ impl<T: AsRef<str>> Items<T> {
     }
 }
 
-impl<T: AsRef<str>> Item<T> {
+impl Item {
     fn n_bytes(&self) -> usize {
         let body = match &self.body {
             Body::Given { json, .. } => json.len(),
             Body::Spoken { audio, words } => {
-                let audio: usize = audio.iter().map(|event| event.as_ref().len()).sum();
-                audio + words.as_ref().map_or(0, String::len)
+                audio.n_bytes() + words.as_ref().map_or(0, String::len)
             }
             Body::Answer { parts, .. } => parts.iter().map(String::len).sum(),
             Body::Call {
@@ -200,7 +200,7 @@ impl<T: AsRef<str>> Item<T> {
     /// Whatever is no text.
     fn forget_audio(&mut self) {
         match &mut self.body {
-            Body::Spoken { audio, .. } => *audio = Vec::new(),
+            Body::Spoken { audio, .. } => *audio = Sound::default(),
             Body::Given { json, .. } if json.len() > 4_096 => {
                 let kept = Object::parse(json).ok().and_then(without_media);
                 *json = kept.unwrap_or_else(|| "{}".to_owned());
@@ -209,7 +209,7 @@ impl<T: AsRef<str>> Item<T> {
         }
     }
 
-    pub(super) fn told(&self, shape: Shape) -> Option<String> {
+    fn told(&self, shape: Shape, companding: Companding) -> Option<String> {
         match &self.body {
             Body::Given { shape: from, json } => {
                 let json = Cow::Borrowed(json.as_str());
@@ -226,7 +226,7 @@ impl<T: AsRef<str>> Item<T> {
             }
             Body::Spoken { audio, words } => Some(match words {
                 Some(words) => self.message("user", "input_text", "text", words),
-                None => match joined(audio) {
+                None => match audio.base64(companding) {
                     Some(audio) => self.message("user", "input_audio", "audio", &audio),
                     None => self.message("user", "input_text", "text", UNKNOWN_WORDS),
                 },
@@ -261,17 +261,6 @@ impl<T: AsRef<str>> Item<T> {
     }
 }
 
-/// The audio of append events as one base64 text; `None` if there is none.
-fn joined<T: AsRef<str>>(events: &[T]) -> Option<String> {
-    let mut bytes = Vec::new();
-    for event in events {
-        decode_audio(&append_audio(event.as_ref())?, &mut bytes);
-    }
-    let mut text = Vec::new();
-    encode_audio(&bytes, &mut text);
-    String::from_utf8(text).ok().filter(|text| !text.is_empty())
-}
-
 /// A message whose audio and images are gone, and said to be.
 fn without_media(mut item: Object<'_>) -> Option<String> {
     let content = item.get("content")?.clone();
@@ -294,7 +283,7 @@ fn note(text: &str) -> String {
 }
 
 /// The words of an item of audio are known: nothing else of it has to be kept.
-pub(super) fn set_words<T>(body: &mut Body<T>, said: &str) {
+pub(super) fn set_words(body: &mut Body, said: &str) {
     let is_one_of_audio = |json: &str| {
         let item = Object::parse(json).ok()?;
         let content = item.get("content")?;
@@ -309,12 +298,12 @@ pub(super) fn set_words<T>(body: &mut Body<T>, said: &str) {
     };
     match body {
         Body::Spoken { audio, words } => {
-            *audio = Vec::new();
+            *audio = Sound::default();
             *words = Some(said.to_owned());
         }
         Body::Given { json, .. } if is_one_of_audio(json).is_some() => {
             *body = Body::Spoken {
-                audio: Vec::new(),
+                audio: Sound::default(),
                 words: Some(said.to_owned()),
             };
         }
@@ -323,7 +312,7 @@ pub(super) fn set_words<T>(body: &mut Body<T>, said: &str) {
 }
 
 /// Cuts an answer where its audio was cut; words are taken to be spread evenly over it.
-pub(super) fn cut<T>(body: &mut Body<T>, audio_end_us: u64) {
+pub(super) fn cut(body: &mut Body, audio_end_us: u64) {
     let Body::Answer {
         parts, audio_us, ..
     } = body
@@ -344,7 +333,7 @@ pub(super) fn cut<T>(body: &mut Body<T>, audio_end_us: u64) {
 const SPOKEN_CHARS_PER_SECOND: u64 = 16;
 
 /// Leaves of an answer that was broken off what its audio can have said of it, up to a whole word.
-pub(super) fn keep_spoken<T>(body: &mut Body<T>) {
+pub(super) fn keep_spoken(body: &mut Body) {
     let Body::Answer {
         parts, audio_us, ..
     } = body

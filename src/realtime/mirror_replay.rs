@@ -2,11 +2,10 @@
 
 use super::client::create_response;
 use super::json::{Object, quoted, unquoted};
-use super::mirror::{Ask, LEAD_IN_US, Mirror, OWN_EVENTS, base64_us};
+use super::mirror::{Ask, Mirror, OWN_EVENTS};
 use super::mirror_asked::Asked;
 use super::mirror_items::{Body, cut, keep_spoken};
 use super::mirror_response::InProgress;
-use super::scan::append_audio;
 use super::shape::Shape;
 
 /// What another session is told.
@@ -212,25 +211,28 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
             ask.response
         });
         // The client's own events, in their order.
-        let mut unanswered = self.unanswered.iter().peekable();
-        for audio in &self.audio {
-            while let Some(event) = unanswered.next_if(|event| event.n < audio.n) {
+        let asked = &self.unanswered;
+        let audio = self
+            .audio
+            .events(|one, next| asked.iter().any(|event| (one.n..next.n).contains(&event.n)));
+        let mut unanswered = asked.iter().peekable();
+        for (n, audio) in audio {
+            while let Some(event) = unanswered.next_if(|event| event.n < n) {
                 events.push(event.text.as_ref().to_owned());
             }
-            events.push(audio.text.as_ref().to_owned());
+            events.push(audio);
         }
         events.extend(unanswered.map(|event| event.text.as_ref().to_owned()));
         let began_us = self
             .audio
-            .front()
+            .first()
             .map_or(self.clock_us, |audio| audio.at_us);
         self.began_us = began_us;
-        self.keep_until_us = self.clock_us + LEAD_IN_US;
+        self.keep_until_us = self.clock_us + self.turns.lead_in_us;
         self.shape = shape;
         self.is_lost = false;
-        let spoken = self.items.untold_audio();
-        let spoken = spoken.filter_map(|event| append_audio(event.as_ref()));
-        let of_items: u64 = spoken.map(|audio| base64_us(&audio, self.input)).sum();
+        let per_ms = self.input.bytes_per_ms();
+        let of_items = (self.items.n_wire_bytes() * 1_000 / per_ms) as u64;
         Replay {
             audio_us: (self.clock_us - began_us).saturating_add(of_items),
             items,
@@ -273,7 +275,8 @@ impl<T: AsRef<str> + Clone + From<String>> Mirror<T> {
         let mut events = Vec::new();
         if !self.is_lost {
             let event_id = self.own_event_id();
-            let item = self.items.get(&item_id)?.told(self.shape)?;
+            let item = self.items.get(&item_id)?;
+            let item = self.items.telling(item, self.shape)?;
             let previous = quoted(self.items.before(&item_id).unwrap_or("root"));
             events.push(format!(
                 r#"{{"type":"conversation.item.delete","event_id":"{event_id}","item_id":{id}}}"#

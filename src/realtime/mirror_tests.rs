@@ -4,12 +4,31 @@ use serde_json::{Value, json};
 
 use super::base64::encode_audio;
 use super::mirror::Mirror;
+use super::mirror_audio::Companding;
 use super::seam::{Seam, Shown};
 use super::server::ServerEvent;
 use super::shape::Shape;
 
+/// Keeps the upper byte of a sample, and takes it for the lower one too.
+const HALF: Companding = Companding {
+    compand: |pcm, codes| {
+        for (code, sample) in codes.iter_mut().zip(pcm.chunks(2)) {
+            *code = sample[1];
+        }
+    },
+    expand: |codes, pcm| {
+        for (sample, code) in pcm.chunks_mut(2).zip(codes) {
+            sample.fill(*code);
+        }
+    },
+};
+
 fn mirror(shape: Shape) -> Mirror<String> {
-    Mirror::new(shape, shape, false, 1 << 20)
+    bounded(shape, 1 << 20)
+}
+
+fn bounded(shape: Shape, max_bytes: usize) -> Mirror<String> {
+    Mirror::new(shape, shape, false, max_bytes, HALF)
 }
 
 fn down(mirror: &mut Mirror<String>, event: Value) {
@@ -22,11 +41,9 @@ fn up(mirror: &mut Mirror<String>, event: Value) {
     mirror.client_event(event["type"].as_str().unwrap(), text);
 }
 
-/// Appends so many milliseconds, each sample of which is `n`.
+/// Appends so many milliseconds, each byte of which is `n`.
 fn append(mirror: &mut Mirror<String>, n: u8, ms: usize) {
-    let base64 = base64(n, ms);
-    let event = json!({"type": "input_audio_buffer.append", "audio": base64});
-    mirror.append(event.to_string(), &base64);
+    mirror.append(&base64(n, ms));
 }
 
 fn base64(n: u8, ms: usize) -> String {
@@ -233,12 +250,12 @@ fn ms_of(events: &[Value]) -> usize {
 
 #[test]
 fn audio_is_kept_as_long_as_it_matters() {
-    // Nobody spoke: two seconds are enough.
+    // Nobody spoke: what comes before speech is known of is enough.
     let mut mirror = mirror(Shape::Ga);
     (0..10_000 / 20).for_each(|_| append(&mut mirror, 0, 20));
     let replay = mirror.replay(Shape::Ga);
-    assert_eq!(ms_of(&parsed(replay.events)), 2_000);
-    assert_eq!(replay.clock_ms, 8_000);
+    assert_eq!(ms_of(&parsed(replay.events)), 1_200);
+    assert_eq!(replay.clock_ms, 8_800);
     // Somebody did, from where the new session's clock is at 1 s.
     down(
         &mut mirror,
@@ -249,7 +266,7 @@ fn audio_is_kept_as_long_as_it_matters() {
     let replay = mirror.replay(Shape::Ga);
     assert_eq!(
         (ms_of(&parsed(replay.events)), replay.clock_ms),
-        (7_000, 8_000)
+        (6_200, 8_800)
     );
     // What came after the end of speech is of the next turn.
     for (kind, name, at) in [
@@ -270,15 +287,62 @@ fn audio_is_kept_as_long_as_it_matters() {
     mirror.lose();
     let replay = mirror.replay(Shape::Ga);
     let events = parsed(replay.events);
-    assert_eq!((ms_of(&events), replay.clock_ms), (3_000, 12_000));
+    assert_eq!((ms_of(&events), replay.clock_ms), (2_200, 12_800));
     assert_eq!(events[0]["type"], "response.create");
     let item = &parsed(replay.items)[0]["item"]["content"][0];
     assert!((2_950..=3_050).contains(&ms_of(std::slice::from_ref(item))));
 }
 
 #[test]
+fn as_much_is_kept_as_padding_asks_for() {
+    let check = |turn_detection: Value, ms: usize| {
+        let mut mirror = mirror(Shape::Ga);
+        down(
+            &mut mirror,
+            json!({"type": "session.updated", "session": {"audio": {"input": {"turn_detection": turn_detection}}}}),
+        );
+        (0..500).for_each(|_| append(&mut mirror, 0, 40));
+        assert_eq!(
+            ms_of(&parsed(mirror.replay(Shape::Ga).events)),
+            ms,
+            "{turn_detection}"
+        );
+    };
+    check(json!({"type": "semantic_vad"}), 1_200);
+    check(
+        json!({"type": "server_vad", "prefix_padding_ms": 1_100}),
+        2_000,
+    );
+    check(
+        json!({"type": "server_vad", "prefix_padding_ms": u64::MAX}),
+        10_880,
+    );
+    check(Value::Null, 20_000);
+}
+
+#[test]
+fn samples_cut_in_two_are_kept_as_they_are() {
+    let mut mirror = by_hand(Shape::Ga);
+    let mut expected = Vec::new();
+    for (n, n_bytes) in [(1, 960), (2, 961), (3, 960), (4, 959), (5, 960)] {
+        let bytes = vec![n; n_bytes];
+        let mut text = Vec::new();
+        encode_audio(&bytes, &mut text);
+        mirror.append(str::from_utf8(&text).unwrap());
+        expected.extend(bytes);
+    }
+    mirror.append("no base64");
+    // Companded once, then raw.
+    assert_eq!(mirror.n_bytes(), 480 + 961 + 960 + 959 + 960);
+    let [event] = parsed(mirror.replay(Shape::Ga).events).try_into().unwrap();
+    let mut text = Vec::new();
+    encode_audio(&expected, &mut text);
+    assert_eq!(event["audio"].as_str().unwrap().as_bytes(), text);
+}
+
+#[test]
 fn what_is_kept_is_bounded_and_what_is_forgotten_counted() {
-    let mut mirror: Mirror<String> = Mirror::new(Shape::Ga, Shape::Ga, false, 100_000);
+    let mut mirror = bounded(Shape::Ga, 40_000);
     down(
         &mut mirror,
         json!({"type": "session.created", "session": {"audio": {"input": {"turn_detection": null}}}}),
@@ -290,7 +354,7 @@ fn what_is_kept_is_bounded_and_what_is_forgotten_counted() {
             &mut mirror,
             json!({"type": "input_audio_buffer.committed", "item_id": id}),
         );
-        assert!(mirror.n_bytes() <= 100_000);
+        assert!(mirror.n_bytes() <= 40_000);
     }
     let items = told(&mut mirror, Shape::Ga);
     assert_eq!(items[0]["content"][0]["type"], "input_text", "a note");
@@ -428,7 +492,7 @@ fn what_is_not_answered_is_said_again_in_its_order() {
             .for_each(|event| down(&mut mirror, event.clone()));
         let events = parsed(mirror.replay(Shape::Ga).events);
         let kinds: Vec<_> = types(&events).iter().map(|it| (*it).to_owned()).collect();
-        assert_eq!(kinds.iter().filter(|it| it.ends_with("append")).count(), 5);
+        assert_eq!(ms_of(&events), 100);
         kinds
             .into_iter()
             .filter(|it| !it.ends_with("append"))
@@ -468,7 +532,7 @@ fn what_is_not_answered_is_kept_within_bounds() {
         json!({"type": "conversation.item.create", "item": {"id": n.to_string(), "content": content}})
     };
     // While there is a session, the oldest are forgotten.
-    let mut mirror = Mirror::new(Shape::Ga, Shape::Ga, false, 100_000);
+    let mut mirror = bounded(Shape::Ga, 100_000);
     (0..50).for_each(|n| up(&mut mirror, create(n)));
     assert!(mirror.n_bytes() <= 100_000, "{}", mirror.n_bytes());
     assert!(mirror.take_forgotten() >= 40);
@@ -585,7 +649,10 @@ fn audio_in_which_one_turn_ends_may_hold_the_beginning_of_the_next() {
         .filter(|event| event["type"] == "input_audio_buffer.append")
         .map(|event| event["audio"].clone())
         .collect();
-    assert_eq!(left, [base64(4, 100), base64(5, 100)]);
+    let both = [vec![4; 4_800], vec![5; 4_800]].concat();
+    let mut expected = Vec::new();
+    encode_audio(&both, &mut expected);
+    assert_eq!(left, [String::from_utf8(expected).unwrap()]);
     assert_eq!(replay.clock_ms, 300);
     assert_eq!(replay.audio_us, 450_000);
 }

@@ -9,6 +9,7 @@ mod format;
 mod json;
 mod mirror;
 mod mirror_asked;
+mod mirror_audio;
 mod mirror_items;
 mod mirror_replay;
 mod mirror_response;
@@ -49,6 +50,7 @@ pub use client::{
 pub use format::WireFormat;
 pub use json::{Count, Text};
 pub use mirror::{Mirror, OWN_EVENTS};
+pub use mirror_audio::Companding;
 pub use mirror_replay::{Cut, Replay};
 pub use notice::error_event;
 pub use policy::{
