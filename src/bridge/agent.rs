@@ -23,6 +23,10 @@ use super::tool::WebhookConfig;
 /// reference 4.4). Sent always, so that turn latency is measured from the same moment everywhere.
 const DEFAULT_SILENCE: Duration = Duration::from_millis(500);
 
+/// Audio before the onset of speech that is part of it, unless the agent says otherwise; the vendor's default (protocol
+/// reference 4.4).
+const DEFAULT_PREFIX: Duration = Duration::from_millis(300);
+
 /// One `[agents.NAME]` table.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -257,7 +261,7 @@ const MIN_LEAD_FOR_AHEAD: Duration = Duration::from_millis(80);
 /// More, and who interrupts goes on hearing the reply wherever it cannot be cleared.
 const MAX_LEAD: Duration = Duration::from_secs(5);
 
-/// The model notices speech up to 2 s late, and somebody who speaks does so for some seconds.
+/// Speech is known of a second late, or later with much padding, and somebody who speaks does so for some seconds.
 const MIN_CARRY: Duration = Duration::from_secs(5);
 
 fn apology(config: &AgentConfig) -> Result<Clip, AgentError> {
@@ -317,12 +321,14 @@ fn check_limits(config: &AgentConfig) -> Result<(), AgentError> {
 fn turn_policy(detection: &mut TurnDetection) -> Result<TurnPolicy, AgentError> {
     match detection {
         TurnDetection::ServerVad {
+            prefix_padding,
             silence_duration,
             create_response,
             interrupt_response,
             ..
         } => Ok(TurnPolicy {
             silence: *silence_duration.get_or_insert(DEFAULT_SILENCE),
+            prefix: prefix_padding.unwrap_or(DEFAULT_PREFIX),
             creates_response: create_response.unwrap_or(true),
             interrupts_response: interrupt_response.unwrap_or(true),
         }),
@@ -333,6 +339,7 @@ fn turn_policy(detection: &mut TurnDetection) -> Result<TurnPolicy, AgentError> 
         } => Ok(TurnPolicy {
             // It waits as long as it likes and does not say how long that was.
             silence: Duration::ZERO,
+            prefix: DEFAULT_PREFIX,
             creates_response: create_response.unwrap_or(true),
             interrupts_response: interrupt_response.unwrap_or(true),
         }),

@@ -1,17 +1,20 @@
 //! Which of the caller's audio must be kept, in case the session that heard it fails.
 //!
 //! Positions count the audio of the whole call, real or silent, whatever session it went to. Kept is all
-//! since the last committed item; before the model has noticed that the caller speaks, the last
-//! [`UNNOTICED`] of what the session is known to have heard. Audio of committed items is the history's.
+//! since the last committed item; before the model has noticed that the caller speaks, as much of what
+//! the session is known to have heard as the beginning of speech may lie in. Audio of committed items is the history's.
 
 use std::time::{Duration, Instant};
 
-/// The model notices speech so much later at most, as long as the session lives: its onset lies before
-/// by the prefix of 300 ms, the detection's two frames and a round trip (protocol reference 5.3).
-const UNNOTICED: Duration = Duration::from_secs(2);
+/// The gateway is told of speech so much later at most, as long as the session lives: after the
+/// detection's two frames and a round trip (protocol reference 5.3).
+const NOTICE: Duration = Duration::from_millis(900);
+
+/// A session is through so long after it was sent what there was.
+const SETTLES: Duration = Duration::from_secs(2);
 
 /// Audio is forgotten in stretches of so much, to keep that seldom.
-const STEP: Duration = Duration::from_millis(500);
+const STEP: Duration = Duration::from_millis(250);
 
 /// A stretch of caller audio, from one position to another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub(super) struct CallerAudio {
     /// Until then the session is still busy with what was replayed to it.
     settles_at: Option<Instant>,
     turn: Option<Turn>,
+    /// The beginning of speech lies so far back at most when it is told of.
+    unnoticed: Duration,
 }
 
 #[derive(Debug)]
@@ -52,7 +57,8 @@ struct Turn {
 }
 
 impl CallerAudio {
-    pub(super) fn new() -> Self {
+    /// `prefix` of what came before the onset of speech belongs to it.
+    pub(super) fn new(prefix: Duration) -> Self {
         Self {
             position: Duration::ZERO,
             session_start: Duration::ZERO,
@@ -60,6 +66,7 @@ impl CallerAudio {
             alive: Duration::ZERO,
             settles_at: None,
             turn: None,
+            unnoticed: prefix + NOTICE,
         }
     }
 
@@ -117,7 +124,7 @@ impl CallerAudio {
 
     /// What the session has heard in vain and is needed no more.
     pub(super) fn forget_heard(&mut self) -> Option<Span> {
-        let mut to = self.alive.saturating_sub(UNNOTICED);
+        let mut to = self.alive.saturating_sub(self.unnoticed);
         if let Some(turn) = &self.turn {
             to = to.min(turn.span.from);
         }
@@ -152,7 +159,7 @@ impl CallerAudio {
         self.turn = None;
         self.session_start = self.forgotten;
         self.alive = self.forgotten;
-        self.settles_at = Some(now + UNNOTICED);
+        self.settles_at = Some(now + SETTLES);
         self.uncommitted()
     }
 }
@@ -180,18 +187,18 @@ mod tests {
 
     #[test]
     fn silence_is_forgotten_once_the_session_is_known_to_have_heard_it() {
-        let mut audio = CallerAudio::new();
+        let mut audio = CallerAudio::new(ms(300));
         audio.added(ms(10_000));
         assert_eq!(audio.forget_heard(), None, "it may be dead");
         audio.is_alive(beginning());
-        assert_eq!(audio.forget_heard(), Some(span(0, 8_000)));
+        assert_eq!(audio.forget_heard(), Some(span(0, 8_800)));
         assert_eq!(audio.forget_heard(), None);
-        assert_eq!(audio.uncommitted(), span(8_000, 10_000));
+        assert_eq!(audio.uncommitted(), span(8_800, 10_000));
     }
 
     #[test]
     fn a_turn_is_kept_from_its_beginning_and_handed_over_when_it_is_an_item() {
-        let mut audio = CallerAudio::new();
+        let mut audio = CallerAudio::new(ms(300));
         audio.added(ms(3_000));
         audio.speech_started("i", ms(1_200));
         audio.added(ms(9_000));
@@ -207,7 +214,7 @@ mod tests {
     #[test]
     fn what_was_replayed_counts_from_there_and_is_kept_until_it_was_heard() {
         let now = beginning();
-        let mut audio = CallerAudio::new();
+        let mut audio = CallerAudio::new(ms(300));
         audio.added(ms(20_000));
         assert_eq!(audio.forget_beyond(ms(15_000)), Some(span(0, 5_000)));
         assert_eq!(audio.replayed(now), span(5_000, 20_000));

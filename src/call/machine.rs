@@ -145,6 +145,7 @@ impl Call {
         Self {
             heard: Heard::new(policy.lead, policy.chunk_frames, policy.uses_marks),
             gap: GapFiller::new(policy.gap),
+            caller_audio: CallerAudio::new(policy.turns.prefix),
             policy,
             phase: Phase::Connected,
             answered: None,
@@ -158,7 +159,6 @@ impl Call {
             turn: TurnClock::default(),
             sessions: Sessions::new(now),
             history: History::default(),
-            caller_audio: CallerAudio::new(),
             digits: String::new(),
             running_tools: 0,
             hang_up_call: false,

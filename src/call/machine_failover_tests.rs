@@ -226,14 +226,14 @@ fn audio_is_kept_while_nobody_has_heard_it() {
         0   updated    =>
         10  audio 5000 =>
         20  alive      =>
-        30  audio 20   => forget 0..3000
+        30  audio 20   => forget 0..3800
         40  audio 3000 =>
         50  created r1 =>
-        60  audio 3000 => forget 3000..6020
+        60  audio 3000 => forget 3800..6820
         70  alive      =>
         80  audio 9000 =>
         90  other      =>
-        91  audio 20   => forget 6020..18020
+        91  audio 20   => forget 6820..18820
         ",
     );
 }

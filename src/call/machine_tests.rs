@@ -40,6 +40,7 @@ pub(super) fn policy() -> CallPolicy {
         dtmf: DtmfPolicy::default(),
         turns: TurnPolicy {
             silence: ms(200),
+            prefix: ms(300),
             creates_response: true,
             interrupts_response: true,
         },

@@ -59,6 +59,8 @@ impl Default for CarryPolicy {
 pub struct TurnPolicy {
     /// Silence that the detection waits for before it reports the end of speech.
     pub silence: Duration,
+    /// Audio before the onset of speech that it counts as part of it.
+    pub prefix: Duration,
     /// Whether the deployment answers a turn by itself.
     pub creates_response: bool,
     /// Whether the deployment stops its response by itself when the caller speaks.

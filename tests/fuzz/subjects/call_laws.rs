@@ -47,6 +47,7 @@ fn policy(flags: u8, lead: u8) -> CallPolicy {
         dtmf: DtmfPolicy::default(),
         turns: TurnPolicy {
             silence: ms(200),
+            prefix: Duration::from_millis(300),
             creates_response: is_set(2),
             interrupts_response: is_set(3),
         },
