@@ -74,7 +74,15 @@ pub struct ConductedCall {
 
 impl ConductedCall {
     /// Runs the call to its end on the caller's connection.
-    pub async fn run(self, caller: impl Into<Line>) {
+    pub async fn run(self: Box<Self>, caller: impl Into<Line>) {
+        let (task, calls, permit) = self.begin(caller.into());
+        let summary = task.run().await;
+        calls.remember(summary);
+        drop(permit);
+    }
+
+    /// A function of its own: what a future moves about it has room for as long as it lives.
+    fn begin(self: Box<Self>, caller: Line) -> (Box<Conduct>, Calls, CallPermit) {
         let Self {
             call_id,
             dialect,
@@ -88,7 +96,7 @@ impl ConductedCall {
             mut trace,
             calls,
             permit,
-        } = self;
+        } = *self;
         if let Some(MaxOutputTokens::Limit(n)) = agent.config.session.max_output_tokens {
             lease.set_max_output(Some(n));
         }
@@ -151,9 +159,7 @@ impl ConductedCall {
             began: now,
         });
         task.note_cap(leg.ends_at, now);
-        let summary = task.run().await;
-        calls.remember(summary);
-        drop(permit);
+        (task, calls, permit)
     }
 }
 

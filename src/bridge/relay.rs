@@ -95,60 +95,69 @@ pub struct RelayLimits {
 
 impl RelayedCall {
     /// Runs the call to its end on the caller's connection.
-    pub async fn run(self, caller: WebSocket) {
+    pub async fn run(self: Box<Self>, caller: WebSocket) {
+        let (task, calls, permit) = self.begin(caller);
+        let summary = task.run().await;
+        calls.remember(summary);
+        drop(permit);
+    }
+
+    /// A function of its own: what a future moves about it has room for as long as it lives.
+    fn begin(self: Box<Self>, caller: WebSocket) -> (Box<Relay>, Calls, CallPermit) {
+        let this = *self;
         let now = Instant::now();
         let OpenedSession {
             session: Session { leg, place, .. },
             early,
             transcribes,
             policy,
-        } = self.session;
+        } = this.session;
         let session = session_id(&leg.session_created);
         let model_shape = place.deployment().shape();
-        let carry = self.carry.map(|max_bytes| {
+        let carry = this.carry.map(|max_bytes| {
             let mut mirror =
-                Mirror::new(self.shape, model_shape, transcribes, max_bytes, COMPANDING);
+                Mirror::new(this.shape, model_shape, transcribes, max_bytes, COMPANDING);
             if policy.is_some() {
                 mirror = mirror.holding_voice();
             }
-            let mut carry = Carry::new(self.sessions, transcribes, mirror, &session, now);
+            let mut carry = Carry::new(this.sessions, transcribes, mirror, &session, now);
             carry.began(leg.ends_at, now);
             carry
         });
-        let recording = self.recording.as_deref();
+        let recording = this.recording.as_deref();
         let heard = recording.map(|it| RelayHeard::new(it.wants_transcript()));
-        let trace = self.trace.map(|mut trace| {
+        let trace = this.trace.map(|mut trace| {
             trace.session(place.deployment(), &session, &leg.setup);
             trace
         });
         let at = place.deployment().name();
-        let who = (self.call_id.as_str(), REALTIME);
+        let who = (this.call_id.as_str(), REALTIME);
         let (listing, orders) =
-            self.calls
-                .list(who, Conductor::Caller, &self.lease, (at, &session));
+            this.calls
+                .list(who, Conductor::Caller, &this.lease, (at, &session));
         let audience = Audience {
-            metrics: self.metrics,
-            lease: self.lease,
-            recording: self.recording,
+            metrics: this.metrics,
+            lease: this.lease,
+            recording: this.recording,
             trace,
             listing,
         };
-        let ledger = Ledger::new(audience, self.call_id, REALTIME, at, session);
+        let ledger = Ledger::new(audience, this.call_id, REALTIME, at, session);
         let mut task = Box::new(Relay {
             legs: Legs::gated(caller, leg.socket),
-            caller_shape: self.shape,
+            caller_shape: this.shape,
             model_shape,
-            is_first_preview: self.first_preview,
+            is_first_preview: this.first_preview,
             decoder: Decoder::new(),
-            passes: self.shape == model_shape && !self.first_preview,
-            translator: if self.first_preview {
+            passes: this.shape == model_shape && !this.first_preview,
+            translator: if this.first_preview {
                 Translator::for_first_preview()
             } else {
                 Translator::new()
             },
             policed: policy.map(|of| Policed {
                 tenant: of.tenant,
-                session: PolicedSession::new(of.policy, self.shape, transcribes),
+                session: PolicedSession::new(of.policy, this.shape, transcribes),
             }),
             place,
             carry,
@@ -156,7 +165,7 @@ impl RelayedCall {
             heard,
             turn: Turn::default(),
             formats: (PCM, PCM),
-            limits: self.limits,
+            limits: this.limits,
             caller_at: now,
             ended: None,
             timer: Box::pin(tokio::time::sleep_until(now)),
@@ -166,9 +175,7 @@ impl RelayedCall {
         for event in std::iter::once(leg.session_created).chain(early) {
             task.relay_down(event, now);
         }
-        let summary = task.run().await;
-        self.calls.remember(summary);
-        drop(self.permit);
+        (task, this.calls, this.permit)
     }
 }
 

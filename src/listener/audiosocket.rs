@@ -168,7 +168,7 @@ impl Desk {
         call_id: &str,
         first: &[u8],
         peer: &Peer,
-    ) -> Result<ConductedCall, Refusal> {
+    ) -> Result<Box<ConductedCall>, Refusal> {
         let received = Instant::now();
         peer.check().map_err(|unheard| {
             let (code, wait) = match unheard {

@@ -122,7 +122,7 @@ impl Desk {
         let span = tracing::info_span!("call", call_id);
         self.calls.spawn(
             async move {
-                if let Some(caller) = socket::open(on_upgrade, sizes).await {
+                if let Some(caller) = Box::pin(socket::open(on_upgrade, sizes)).await {
                     call.run(caller).await;
                 }
             }
@@ -136,7 +136,7 @@ impl Desk {
         dialect: Dialect,
         request: PhoneRequest<'_>,
         shown: Shown<'_>,
-    ) -> Result<ConductedCall, Refusal> {
+    ) -> Result<Box<ConductedCall>, Refusal> {
         let name = dialect.name();
         let purpose = Purpose::Call {
             dialect: name,
@@ -152,7 +152,7 @@ impl Desk {
         dialect: Dialect,
         request: PhoneRequest<'_>,
         identity: &Identity,
-    ) -> Result<ConductedCall, Refusal> {
+    ) -> Result<Box<ConductedCall>, Refusal> {
         let name = dialect.name();
         let (call_id, tenant) = (request.call_id, identity.tenant.as_str());
         let (agent, pool) = self.routes.for_agent(tenant, request.agent)?;
@@ -189,7 +189,7 @@ impl Desk {
             kind,
             number: lease.caller_number(),
         };
-        Ok(ConductedCall {
+        Ok(Box::new(ConductedCall {
             recording: Recording::open(&self.recorder, recorded),
             trace,
             metrics: self.metrics.call(name, session.place.deployment().name()),
@@ -202,7 +202,7 @@ impl Desk {
             lease,
             calls: self.calls.clone(),
             permit,
-        })
+        }))
     }
 
     /// Answers the webhook of a number of that provider: connect the call to a media stream.

@@ -83,31 +83,29 @@ impl Desk {
         let on_upgrade = hyper::upgrade::on(&mut request);
         let limits = self.config.callers.realtime;
         let metrics = self.metrics.call(REALTIME, session.deployment());
-        let calls = self.calls.clone();
         let span = tracing::info_span!("call", call_id);
         let answer = switch(&upgrade.accept, asked.subprotocol);
-        let call_id = call_id.to_owned();
+        let call = Box::new(RelayedCall {
+            call_id: call_id.to_owned(),
+            shape,
+            first_preview: asked.first_preview,
+            session,
+            sessions,
+            metrics,
+            limits: limits.duration(),
+            carry: limits.carry(),
+            lease,
+            recording,
+            trace,
+            calls: self.calls.clone(),
+            permit,
+        });
+        let sizes = socket_limits(&limits);
         self.calls.spawn(
             async move {
-                let Some(caller) = socket::open(on_upgrade, socket_limits(&limits)).await else {
-                    return;
-                };
-                let call = RelayedCall {
-                    call_id,
-                    shape,
-                    first_preview: asked.first_preview,
-                    session,
-                    sessions,
-                    metrics,
-                    limits: limits.duration(),
-                    carry: limits.carry(),
-                    lease,
-                    recording,
-                    trace,
-                    calls,
-                    permit,
-                };
-                call.run(caller).await;
+                if let Some(caller) = Box::pin(socket::open(on_upgrade, sizes)).await {
+                    call.run(caller).await;
+                }
             }
             .instrument(span),
         );
