@@ -36,6 +36,7 @@ use super::press_keys::{self, KeysError, PRESS_KEYS_TOOL};
 use super::record::Recording;
 use super::registry::{CallPermit, Calls};
 use super::replace::{Came, Sessions};
+use super::scratch::Scratch;
 use super::summary::{Audience, CallSummary, Ledger};
 use super::tool::{ToolCall, ToolResult, ToolRunner};
 use super::trace::CallTrace;
@@ -144,15 +145,12 @@ impl ConductedCall {
             reply_closed: false,
             takes_audio: true,
             idle: Idle::default(),
-            chunk: Vec::new(),
+            scratch: Scratch::default(),
             first_frame_of: None,
             overrun: Duration::ZERO,
-            audio: Vec::new(),
             audio_duration: Duration::ZERO,
             overfull: false,
             alive_at: None,
-            wire: Vec::new(),
-            append: String::new(),
             ended: None,
             timer: Box::pin(tokio::time::sleep_until(now)),
             orders,
@@ -191,22 +189,17 @@ pub(super) struct Conduct {
     pub(super) takes_audio: bool,
     /// How far audio was sent, where the line must never be quiet.
     pub(super) idle: Idle,
-    /// The frames of one message.
-    pub(super) chunk: Vec<u8>,
+    /// Lent for a wake-up.
+    pub(super) scratch: Scratch,
     /// The turn whose first frame is among it.
     pub(super) first_frame_of: Option<TurnLatency>,
     pub(super) overrun: Duration,
-    /// Audio of the caller's current message.
-    pub(super) audio: Vec<u8>,
+    /// Length of the caller's current message.
     pub(super) audio_duration: Duration,
     /// The model leg takes nothing any more.
     pub(super) overfull: bool,
     /// When anything was last heard from the deployment, as far as the core knows.
     pub(super) alive_at: Option<Instant>,
-    /// The message to the caller being written.
-    pub(super) wire: Vec<u8>,
-    /// The append event being written.
-    pub(super) append: String,
     pub(super) ended: Option<End>,
     pub(super) timer: Pin<Box<Sleep>>,
     pub(super) orders: Orders,
@@ -233,11 +226,14 @@ impl Conduct {
     /// Boxed, because a future has room for each place to which what it holds is moved.
     async fn run(mut self: Box<Self>) -> CallSummary {
         // A dialect may know all that it needs before the caller says anything.
+        self.take_scratch();
         self.more_of_caller(Instant::now());
         loop {
+            self.leave_scratch();
             self.set_timer();
             let wake = std::future::poll_fn(|cx| self.poll_wake(cx)).await;
             let now = Instant::now();
+            self.take_scratch();
             match wake {
                 Wake::Heard(heard) => self.heard(heard, now),
                 Wake::Tool(result) => self.tool_result(result, now),
@@ -256,6 +252,20 @@ impl Conduct {
                 return Box::pin(self.finish(&end)).await;
             }
         }
+    }
+
+    fn take_scratch(&mut self) {
+        self.scratch = Scratch::take();
+        if let Some(media) = &mut self.media {
+            media.scratch = std::mem::take(&mut self.scratch.media);
+        }
+    }
+
+    fn leave_scratch(&mut self) {
+        if let Some(media) = &mut self.media {
+            self.scratch.media = std::mem::take(&mut media.scratch);
+        }
+        std::mem::take(&mut self.scratch).leave();
     }
 
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
@@ -355,10 +365,12 @@ impl Conduct {
 
     fn caller_event(&mut self, event: LegEvent, now: Instant) {
         let decoded = match &event {
-            LegEvent::Text(text) => self.dialect.decode(Incoming::Text(text), &mut self.audio),
+            LegEvent::Text(text) => self
+                .dialect
+                .decode(Incoming::Text(text), &mut self.scratch.audio),
             LegEvent::Binary(bytes) => self
                 .dialect
-                .decode(Incoming::Binary(bytes), &mut self.audio),
+                .decode(Incoming::Binary(bytes), &mut self.scratch.audio),
             LegEvent::Closed(_) => {
                 return self.input(Input::End(EndReason::CallerHangup), Current::Other, now);
             }
@@ -379,7 +391,7 @@ impl Conduct {
 
     fn more_of_caller(&mut self, now: Instant) {
         while self.ended.is_none()
-            && let Some(event) = self.dialect.more(&mut self.audio)
+            && let Some(event) = self.dialect.more(&mut self.scratch.audio)
         {
             self.caller_said(event, now);
         }
@@ -388,7 +400,7 @@ impl Conduct {
     /// Sends what the protocol itself wants sent because of the caller's message.
     fn answer_caller(&mut self) {
         loop {
-            match self.dialect.answer(&mut self.wire) {
+            match self.dialect.answer(&mut self.scratch.wire) {
                 Outgoing::Nothing => return,
                 kind => self.send_caller(kind),
             }
@@ -476,7 +488,7 @@ impl Conduct {
         let Some(media) = &mut self.media else {
             return;
         };
-        match media.take_caller_audio(&self.audio) {
+        match media.take_caller_audio(&self.scratch.audio) {
             // A lost packet is covered when the next one comes; a short one waits in the resampler.
             Ok(Duration::ZERO) => {}
             Ok(duration) => {
@@ -503,13 +515,13 @@ impl Conduct {
     }
 
     fn tell_caller(&mut self, command: CallerCommand<'_>) {
-        let kind = self.dialect.encode(command, &mut self.wire);
+        let kind = self.dialect.encode(command, &mut self.scratch.wire);
         self.send_caller(kind);
     }
 
     /// Sends the message that was written.
     fn send_caller(&mut self, kind: Outgoing) {
-        if send(&mut self.legs.caller, kind, &self.wire) == Err(SendError::Full) {
+        if send(&mut self.legs.caller, kind, &self.scratch.wire) == Err(SendError::Full) {
             // A clear or a mark that does not arrive would make what the model knows untrue.
             self.ended
                 .get_or_insert_with(|| EndReason::CallerTooSlow.into());
@@ -610,11 +622,16 @@ impl Conduct {
         match output {
             Output::ToModel(command) => self.tell_model(&command, now),
             Output::AppendAudio => {
-                self.sessions.kept.push(&self.audio, self.audio_duration);
+                self.sessions
+                    .kept
+                    .push(&self.scratch.audio, self.audio_duration);
                 self.legs.to_model.get_or_insert(now);
                 self.append(|media, out| media.append_event(out));
             }
-            Output::KeepAudio => self.sessions.kept.push(&self.audio, self.audio_duration),
+            Output::KeepAudio => self
+                .sessions
+                .kept
+                .push(&self.scratch.audio, self.audio_duration),
             Output::KeepSilence(duration) => self.sessions.kept.push_silence(duration),
             Output::ForgetAudio(span) => self.sessions.kept.forget(span.from, span.to),
             Output::ReplayAudio(span) => self.replay_audio(span),
@@ -705,11 +722,11 @@ impl Conduct {
             return;
         };
         // Taken out so that it can be lent to the leg.
-        let mut event = std::mem::take(&mut self.append);
+        let mut event = std::mem::take(&mut self.scratch.append);
         event.clear();
         write(media, &mut event);
         self.send_model(&event);
-        self.append = event;
+        self.scratch.append = event;
     }
 
     fn queue_reply(&mut self, current: Current<'_>, now: Instant) {
@@ -811,7 +828,7 @@ impl Conduct {
             }
             return;
         }
-        let mut chunk = std::mem::take(&mut self.chunk);
+        let mut chunk = std::mem::take(&mut self.scratch.chunk);
         for _ in 0..frames.div_ceil(chunk_frames) {
             chunk.clear();
             for _ in 0..chunk_frames {
@@ -820,7 +837,7 @@ impl Conduct {
             }
             self.tell_caller(CallerCommand::Audio(&chunk));
         }
-        self.chunk = chunk;
+        self.scratch.chunk = chunk;
     }
 
     fn transcript(&mut self, speaker: Speaker, current: Current<'_>) {
@@ -837,6 +854,7 @@ impl Conduct {
         self.tell_caller(CallerCommand::End {
             reason: end.reason.name(),
         });
+        self.leave_scratch();
         for (kind, n) in self.dialect.ignored().entries() {
             self.ledger.metrics.ignored(kind, n);
         }
@@ -850,7 +868,6 @@ impl Conduct {
             sessions,
             ledger,
             began,
-            mut wire,
             ..
         } = *self;
         // However long the caller's side takes to close: what the call used is others' from now on.
@@ -866,7 +883,7 @@ impl Conduct {
                 && end.reason.is_caller_there()
             {
                 // Whoever does not keep to it is closed on.
-                let leave = take_leave(&mut legs.caller, &mut dialect, &mut wire);
+                let leave = take_leave(&mut legs.caller, &mut dialect);
                 let _ = tokio::time::timeout(patience, leave).await;
             }
             legs.close(end).await;
@@ -889,8 +906,8 @@ fn send(caller: &mut Leg, kind: Outgoing, wire: &[u8]) -> Result<(), SendError> 
 }
 
 /// Writes out what was said last, and answers, until the caller's side has closed.
-async fn take_leave(caller: &mut Leg, dialect: &mut Dialect, wire: &mut Vec<u8>) {
-    let mut audio = Vec::new();
+async fn take_leave(caller: &mut Leg, dialect: &mut Dialect) {
+    let (mut audio, mut wire) = (Vec::new(), Vec::new());
     loop {
         let event = std::future::poll_fn(|cx| {
             let event = caller.poll_event(cx);
@@ -905,9 +922,9 @@ async fn take_leave(caller: &mut Leg, dialect: &mut Dialect, wire: &mut Vec<u8>)
             LegEvent::Closed(_) | LegEvent::Gone | LegEvent::Broken { .. } => return,
         };
         loop {
-            match dialect.answer(wire) {
+            match dialect.answer(&mut wire) {
                 Outgoing::Nothing => break,
-                kind if send(caller, kind, wire).is_err() => return,
+                kind if send(caller, kind, &wire).is_err() => return,
                 _ => {}
             }
         }

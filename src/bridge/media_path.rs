@@ -11,6 +11,7 @@ use crate::realtime::{WireFormat, append_bytes_into, append_pcm_into, decode_aud
 use crate::upstream::ModelAudio;
 
 use super::agent::Agent;
+use super::scratch::MediaScratch;
 
 /// Caller audio to append events, reply audio to the playout queue.
 #[derive(Debug)]
@@ -32,8 +33,8 @@ pub(super) struct MediaPath {
     /// First byte of a sample that the deployment cut in two.
     half_sample: Option<u8>,
     /// Caller audio of the current message, as the session wants it.
-    pcm: Vec<i16>,
-    bytes: Vec<u8>,
+    /// Lent for a wake-up.
+    pub(super) scratch: MediaScratch,
 }
 
 #[derive(Debug)]
@@ -52,9 +53,6 @@ enum ToCaller {
         silence: u8,
     },
 }
-
-/// Samples that the buffer has room for between messages: 20 ms at 24 kHz.
-const KEPT_SAMPLES: usize = 480;
 
 /// Bytes of a 20 ms frame of G.711.
 const G711_FRAME: usize = 160;
@@ -83,8 +81,7 @@ impl MediaPath {
             overflowed: false,
             refused: Duration::ZERO,
             half_sample: None,
-            pcm: Vec::new(),
-            bytes: Vec::new(),
+            scratch: MediaScratch::default(),
         })
     }
 
@@ -168,17 +165,17 @@ impl MediaPath {
     pub(super) fn take_caller_audio(&mut self, payload: &[u8]) -> Result<Duration, MediaError> {
         match &mut self.to_model {
             ToModel::Transcode(decoder) => {
-                self.pcm.clear();
+                self.scratch.pcm.clear();
                 if payload.is_empty() {
                     decoder.lost(1);
                 } else {
-                    decoder.decode(payload, &mut self.pcm)?;
+                    decoder.decode(payload, &mut self.scratch.pcm)?;
                 }
-                Ok(SampleRate::HZ_24000.duration_of(self.pcm.len()))
+                Ok(SampleRate::HZ_24000.duration_of(self.scratch.pcm.len()))
             }
             ToModel::Pass => {
-                self.bytes.clear();
-                self.bytes.extend_from_slice(payload);
+                self.scratch.bytes.clear();
+                self.scratch.bytes.extend_from_slice(payload);
                 Ok(self.input.duration_of(payload.len()).unwrap_or_default())
             }
         }
@@ -187,8 +184,8 @@ impl MediaPath {
     /// Writes the append event for the audio that was taken in.
     pub(super) fn append_event(&self, out: &mut String) {
         match &self.to_model {
-            ToModel::Transcode(_) => append_pcm_into(out, &self.pcm),
-            ToModel::Pass => append_bytes_into(out, &self.bytes),
+            ToModel::Transcode(_) => append_pcm_into(out, &self.scratch.pcm),
+            ToModel::Pass => append_bytes_into(out, &self.scratch.bytes),
         }
     }
 
@@ -196,16 +193,18 @@ impl MediaPath {
     pub(super) fn silence_event(&mut self, duration: Duration, out: &mut String) {
         match &self.to_model {
             ToModel::Transcode(_) => {
-                self.pcm.clear();
-                self.pcm
+                self.scratch.pcm.clear();
+                self.scratch
+                    .pcm
                     .resize(n_samples(SampleRate::HZ_24000, duration), 0);
-                append_pcm_into(out, &self.pcm);
+                append_pcm_into(out, &self.scratch.pcm);
             }
             ToModel::Pass => {
-                self.bytes.clear();
-                self.bytes
+                self.scratch.bytes.clear();
+                self.scratch
+                    .bytes
                     .resize(n_samples(self.input.rate, duration), silence_of(self.input));
-                append_bytes_into(out, &self.bytes);
+                append_bytes_into(out, &self.scratch.bytes);
             }
         }
     }
@@ -217,14 +216,16 @@ impl MediaPath {
     ///
     /// If the audio cannot be decoded or encoded.
     pub(super) fn queue_reply(&mut self, base64: &str) -> Result<(Duration, usize), ReplyError> {
-        self.bytes.clear();
-        if !decode_audio(base64, &mut self.bytes) {
+        self.scratch.bytes.clear();
+        if !decode_audio(base64, &mut self.scratch.bytes) {
             return Err(ReplyError::Base64);
         }
         if self.overflowed {
             let duration = match &self.to_caller {
-                ToCaller::Transcode(_) => SampleRate::HZ_24000.duration_of(self.bytes.len() / 2),
-                ToCaller::Pass { .. } => SampleRate::HZ_8000.duration_of(self.bytes.len()),
+                ToCaller::Transcode(_) => {
+                    SampleRate::HZ_24000.duration_of(self.scratch.bytes.len() / 2)
+                }
+                ToCaller::Pass { .. } => SampleRate::HZ_8000.duration_of(self.scratch.bytes.len()),
             };
             self.refused += duration;
             return Ok((duration, 0));
@@ -232,37 +233,40 @@ impl MediaPath {
         let refused_before = self.queue.overrun_frames();
         let queued = self.encode_reply();
         self.overflowed = self.queue.overrun_frames() > refused_before;
-        // A piece of a reply is ten times a caller's message, and comes a few times a second.
-        self.bytes = Vec::new();
-        self.pcm.clear();
-        self.pcm.shrink_to(KEPT_SAMPLES);
         queued
     }
 
     fn encode_reply(&mut self) -> Result<(Duration, usize), ReplyError> {
         match &mut self.to_caller {
             ToCaller::Transcode(encoder) => {
-                self.pcm.clear();
+                self.scratch.pcm.clear();
                 if let Some(half) = self.half_sample.take() {
-                    self.bytes.insert(0, half);
+                    self.scratch.bytes.insert(0, half);
                 }
-                let (samples, rest) = self.bytes.as_chunks::<2>();
+                let (samples, rest) = self.scratch.bytes.as_chunks::<2>();
                 self.half_sample = rest.first().copied();
-                self.pcm
+                self.scratch
+                    .pcm
                     .extend(samples.iter().map(|bytes| i16::from_le_bytes(*bytes)));
-                let frames = encoder.encode(&self.pcm, &mut self.queue)?;
-                Ok((SampleRate::HZ_24000.duration_of(self.pcm.len()), frames))
+                let frames = encoder.encode(&self.scratch.pcm, &mut self.queue)?;
+                Ok((
+                    SampleRate::HZ_24000.duration_of(self.scratch.pcm.len()),
+                    frames,
+                ))
             }
             ToCaller::Pass { begun, .. } => {
                 let mut frames = 0;
-                for byte in &self.bytes {
+                for byte in &self.scratch.bytes {
                     begun.push(*byte);
                     if begun.len() == G711_FRAME {
                         frames += usize::from(self.queue.push(begun));
                         begun.clear();
                     }
                 }
-                Ok((SampleRate::HZ_8000.duration_of(self.bytes.len()), frames))
+                Ok((
+                    SampleRate::HZ_8000.duration_of(self.scratch.bytes.len()),
+                    frames,
+                ))
             }
         }
     }

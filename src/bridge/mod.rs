@@ -23,6 +23,7 @@ mod relay;
 mod relay_heard;
 mod relay_replace;
 mod replace;
+mod scratch;
 mod summary;
 mod tool;
 mod trace;

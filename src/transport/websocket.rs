@@ -27,8 +27,11 @@ const READ: usize = 64 * 1024;
 /// Read at once of the answer to an upgrade.
 const HEAD: usize = 4 * 1024;
 
-/// A buffer that is empty keeps so much of its memory for the next message: an append of 20 ms is 1.4 kB.
-const KEPT: usize = 4 * 1024;
+/// Empty buffers of a thread, for whichever of its connections needs one next.
+const MAX_SPARE: usize = 8;
+
+/// Larger ones are given back to the allocator: an append of 20 ms is 1.4 kB, a delta of 200 ms 13.
+const MAX_SPARE_BYTES: usize = 16 * 1024;
 
 /// Largest payload of a control frame (RFC 6455, 5.5).
 const MAX_CONTROL: usize = 125;
@@ -45,6 +48,8 @@ const PONG: u8 = 0xA;
 thread_local! {
     /// Where this thread reads to. Nothing stays in it from one read to the next.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+    /// Buffers are needed for a moment, by one connection after the other: what they share stays in the processor's cache.
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
     /// Random bytes for masks, of which the last ones are used first.
     static MASKS: RefCell<Vec<[u8; 4]>> = const { RefCell::new(Vec::new()) };
 }
@@ -310,10 +315,7 @@ impl WebSocket {
             return;
         }
         self.n_taken = 0;
-        self.inbox.clear();
-        if self.inbox.capacity() > KEPT {
-            self.inbox = Vec::new();
-        }
+        spare(&mut self.inbox);
     }
 
     /// Reads once. Where nothing waited before, the first frame is taken from where it was read to; what remains goes
@@ -345,7 +347,7 @@ impl WebSocket {
             if !read.is_empty() {
                 // What was taken is not carried along while a large message comes in.
                 self.inbox.drain(..std::mem::take(&mut self.n_taken));
-                self.inbox.extend_from_slice(read);
+                buffer(&mut self.inbox).extend_from_slice(read);
             }
             Poll::Ready(Some(received)).map(Option::flatten)
         })
@@ -470,28 +472,27 @@ impl WebSocket {
             Role::Client => MASKED,
             Role::Server => 0,
         };
-        self.outbox.push(FINAL | opcode);
+        let outbox = buffer(&mut self.outbox);
+        outbox.push(FINAL | opcode);
         match payload.len() {
-            short @ 0..126 => self.outbox.push(masked | short as u8),
+            short @ 0..126 => outbox.push(masked | short as u8),
             middle @ 126..0x1_0000 => {
-                self.outbox.push(masked | 126);
-                let length = (middle as u16).to_be_bytes();
-                self.outbox.extend_from_slice(&length);
+                outbox.push(masked | 126);
+                outbox.extend_from_slice(&(middle as u16).to_be_bytes());
             }
             long => {
-                self.outbox.push(masked | 127);
-                let length = (long as u64).to_be_bytes();
-                self.outbox.extend_from_slice(&length);
+                outbox.push(masked | 127);
+                outbox.extend_from_slice(&(long as u64).to_be_bytes());
             }
         }
         if self.role == Role::Server {
-            return self.outbox.extend_from_slice(payload);
+            return outbox.extend_from_slice(payload);
         }
         let key = new_mask();
-        self.outbox.extend_from_slice(&key);
-        let begin = self.outbox.len();
-        self.outbox.extend_from_slice(payload);
-        apply_mask(key, &mut self.outbox[begin..]);
+        outbox.extend_from_slice(&key);
+        let begin = outbox.len();
+        outbox.extend_from_slice(payload);
+        apply_mask(key, &mut outbox[begin..]);
     }
 
     /// Whether anything waits to be sent.
@@ -517,10 +518,7 @@ impl WebSocket {
         }
         ready!(transport.poll_flush(cx))?;
         self.n_sent = 0;
-        self.outbox.clear();
-        if self.outbox.capacity() > KEPT {
-            self.outbox = Vec::new();
-        }
+        spare(&mut self.outbox);
         Poll::Ready(Ok(()))
     }
 
@@ -592,6 +590,27 @@ impl WebSocket {
     /// Nobody wanted to read until now, for which the peer cannot be blamed.
     pub fn was_unread(&mut self) {
         self.transport.was_unread();
+    }
+}
+
+/// The same with memory to spare, if there is any.
+fn buffer(own: &mut Vec<u8>) -> &mut Vec<u8> {
+    if own.capacity() == 0 {
+        *own = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    }
+    own
+}
+
+/// Empties it and leaves its memory to others.
+fn spare(own: &mut Vec<u8>) {
+    let mut buffer = std::mem::take(own);
+    if (1..=MAX_SPARE_BYTES).contains(&buffer.capacity()) {
+        buffer.clear();
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < MAX_SPARE {
+                spare.push(buffer);
+            }
+        });
     }
 }
 
@@ -948,7 +967,7 @@ mod tests {
             .unwrap();
         assert!(matches!(socket.next().await, Received::Binary(_)));
         assert_eq!(socket.next().await, Received::SignOfLife);
-        assert!(socket.inbox.capacity() <= KEPT);
+        assert_eq!(socket.inbox.capacity(), 0);
         socket.flush().await.unwrap();
         let pong = peer.next().await.unwrap().unwrap();
         assert_eq!(pong, Message::Pong(Bytes::from_static(b"there?")));
