@@ -708,7 +708,7 @@ metrics! {
     FIRST_AUDIO = H(LATENCY_BUCKETS), "trunkline_first_audio_seconds", Seconds, [DIALECT],
         "From the answer to the first reply audio on the caller's wire.";
     CALL_SETUP = H(LATENCY_BUCKETS), "trunkline_call_setup_seconds", Seconds,
-        [DEPLOYMENT, closed("phase", &["dial", "tls", "upgrade", "session_created", "session_updated"])],
+        [DEPLOYMENT, closed("phase", &["resolve", "dial", "tls", "upgrade", "session_created", "session_updated"])],
         "Time to set up the model leg, by phase.";
     FRAME = H(FRAME_BUCKETS), "trunkline_frame_seconds", Seconds, [DIALECT, DIRECTION],
         "From reading a frame to having written what became of it.";
