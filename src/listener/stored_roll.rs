@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::quota::{Attendance, FallbackStore, TakeOver};
-use crate::records::{Attend, Attended, Roll};
+use crate::records::{Attend, Attended, Roll, TakenOver};
 
 /// Calls that are taken over at once.
 const AT_ONCE: usize = 64;
@@ -53,10 +53,7 @@ impl Roll for StoredRoll {
         })
     }
 
-    fn take_over(
-        &self,
-        silent: String,
-    ) -> BoxFuture<'_, Option<(Duration, Vec<(String, String)>)>> {
+    fn take_over(&self, silent: String) -> BoxFuture<'_, Option<TakenOver>> {
         let ask = TakeOver {
             replica: self.replica.clone(),
             silent,
@@ -65,7 +62,10 @@ impl Roll for StoredRoll {
         };
         Box::pin(async move {
             let taken = self.store.take_over(&ask).await.ok()?;
-            Some((taken.silent_for, taken.calls))
+            Some(TakenOver {
+                silent_for: taken.silent_for,
+                calls: taken.calls,
+            })
         })
     }
 

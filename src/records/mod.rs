@@ -27,4 +27,4 @@ pub use record::{
     TranscriptRecord, TurnRecord, TurnsRecord, VERSION, millis,
 };
 pub use recorder::Recorder;
-pub use roll::{Attend, Attended, Roll, RollTiming};
+pub use roll::{Attend, Attended, Roll, RollTiming, TakenOver};

@@ -15,7 +15,7 @@ use super::config::{RecordsPlan, Sink};
 use super::deliver::Delivery;
 use super::privacy::Privacy;
 use super::record::CallRecord;
-use super::roll::{Decided, Muster, Roll, RollTiming, finish};
+use super::roll::{Decided, Muster, Roll, RollTiming, TakenOver, finish};
 use super::shelf::Key;
 
 /// Records that wait for the task that delivers: a drain's worth, while a disk is slow.
@@ -272,7 +272,7 @@ impl Recorder {
             .filter(|_| self.privacy().is_some())
             .unwrap_or_default()
         {
-            while let Some((silent_for, calls)) = roll.take_over(replica.clone()).await
+            while let Some(TakenOver { silent_for, calls }) = roll.take_over(replica.clone()).await
                 && !calls.is_empty()
                 && !self.0.closing.is_cancelled()
             {

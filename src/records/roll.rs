@@ -35,10 +35,9 @@ pub trait Roll: fmt::Debug + Send + Sync {
     /// Says that this replica lives, and what is new of its calls. None if nobody can say whether that came through.
     fn attend(&self, ask: Attend) -> BoxFuture<'_, Option<Attended>>;
 
-    /// Takes over calls of a replica that is silent, of which no other replica takes any then: for how long it has been
-    /// silent, and what was told of which calls. They are told again until [`Roll::confirm`]. None if nobody can say.
-    fn take_over(&self, silent: String)
-    -> BoxFuture<'_, Option<(Duration, Vec<(String, String)>)>>;
+    /// Takes over calls of a replica that is silent, of which no other replica takes any then. They are told again until
+    /// [`Roll::confirm`]. None if nobody can say.
+    fn take_over(&self, silent: String) -> BoxFuture<'_, Option<TakenOver>>;
 
     /// The records of these calls of that replica were handed over.
     fn confirm(&self, silent: String, calls: Vec<String>) -> BoxFuture<'_, ()>;
@@ -73,6 +72,15 @@ pub struct Attended {
     pub taken: Vec<String>,
     /// Replicas that the store has not heard for long.
     pub silent: Vec<String>,
+}
+
+/// Calls that were taken over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TakenOver {
+    /// For how long nothing has been heard of their replica.
+    pub silent_for: Duration,
+    /// By their ids, what was told of them.
+    pub calls: Vec<(String, String)>,
 }
 
 /// What this replica knows of its calls and of the others.
