@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::realtime::{PresetRefused, SessionPolicy, SessionPreset, Shape, opening_update};
-use crate::upstream::{DialError, Dialer, Pool, Session, SessionRequest, Trouble};
+use crate::upstream::{DialError, Dialer, FailedDials, Pool, Session, SessionRequest, Trouble};
 
 /// Names the gateway's own event in a deployment's answer.
 const EVENT_ID: &str = "event_trunkline_opening";
@@ -22,6 +22,8 @@ pub struct SessionSource {
     pub tenant: String,
     /// Who calls, as far as that is known: what stands for the number, or the address that it comes from.
     pub caller: String,
+    /// Where dials that fail are told.
+    pub failed_dials: FailedDials,
 }
 
 impl SessionSource {
@@ -34,6 +36,7 @@ impl SessionSource {
         let request = SessionRequest {
             tenant: Some(self.tenant.clone()),
             caller: Some(self.caller.clone()),
+            failed_dials: self.failed_dials.clone(),
             ..request.clone()
         };
         self.dialer.open_in(&self.pool, &request).await

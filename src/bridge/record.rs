@@ -66,6 +66,7 @@ impl Recording {
             record: CallRecord {
                 version: VERSION,
                 call_id: call.call_id.to_owned(),
+                replica: recorder.replica().map(str::to_owned),
                 tenant: call.tenant.to_owned(),
                 caller: privacy.caller(call.number, &BTreeMap::new()),
                 agent,
@@ -183,8 +184,24 @@ impl Recording {
         self.spoken = Some(spoken);
     }
 
+    /// Tells other replicas how far the call is, if any are told.
+    pub(super) fn tell(&mut self, summary: &CallSummary) {
+        if self.recorder.tells() {
+            let (record, _) = self.record(summary);
+            self.recorder.tell(record);
+        }
+    }
+
     /// Hands the record over.
     pub(super) fn end(mut self, summary: &CallSummary) {
+        let (record, ended_at) = self.record(summary);
+        let since = ended_at.duration_since(SystemTime::UNIX_EPOCH);
+        self.recorder
+            .record(&record, millis(since.unwrap_or_default()));
+    }
+
+    /// What the record is if the call ends now, and when that is.
+    fn record(&mut self, summary: &CallSummary) -> (CallRecord, SystemTime) {
         let (began_at, began) = self.began;
         let now = Instant::now();
         self.leave_session(now);
@@ -197,8 +214,8 @@ impl Recording {
             duration_ms: millis(duration),
             sessions: self
                 .sessions
-                .into_iter()
-                .map(|(session, _)| session)
+                .iter()
+                .map(|(session, _)| session.clone())
                 .collect(),
             turns: turns(summary),
             first_audio_ms: summary.first_audio.map(millis),
@@ -209,30 +226,29 @@ impl Recording {
                 reply_ms: self.spoken.as_ref().map(|it| millis(it.reply_heard)),
             },
             tokens: tokens(&summary.usage),
-            cost: self.cost.map(|cost| CostRecord {
+            cost: self.cost.as_ref().map(|cost| CostRecord {
                 amount: (cost.amount * 1e6).round() / 1e6,
-                currency: cost.currency,
+                currency: cost.currency.clone(),
             }),
             dropped_ms: self
                 .dropped
-                .into_iter()
-                .map(|(cause, it)| (cause, millis(it)))
+                .iter()
+                .map(|(cause, it)| (*cause, millis(*it)))
                 .collect(),
             gaps_ms: summary.gaps.iter().copied().map(millis).collect(),
             end_reason: reason.name(),
             end_side: side(reason),
             transcript: self
                 .spoken
+                .take()
                 .filter(|_| self.privacy.transcripts())
                 .map(|spoken| TranscriptRecord {
                     lines: spoken.lines.into_iter().map(line).collect(),
                     left_out: self.history_dropped + spoken.left_out,
                 }),
-            ..self.record
+            ..self.record.clone()
         };
-        let since = ended_at.duration_since(SystemTime::UNIX_EPOCH);
-        self.recorder
-            .record(&record, millis(since.unwrap_or_default()));
+        (record, ended_at)
     }
 }
 

@@ -150,7 +150,7 @@ impl Ledger {
             recording.session(deployment, &session_id);
             recording
         });
-        Self {
+        let mut ledger = Self {
             metrics,
             lease,
             recording,
@@ -175,6 +175,15 @@ impl Ledger {
                 to_caller: Share::default(),
             },
             closed: false,
+        };
+        ledger.tell_replicas();
+        ledger
+    }
+
+    /// Tells other replicas how far the call is, now and then: not for a frame.
+    fn tell_replicas(&mut self) {
+        if let Some(recording) = &mut self.recording {
+            recording.tell(&self.summary);
         }
     }
 
@@ -207,6 +216,7 @@ impl Ledger {
                 recording.traced(trace.id());
             }
         }
+        self.tell_replicas();
     }
 
     /// Audio was thrown away.
@@ -344,6 +354,7 @@ impl Ledger {
         deployment.clone_into(&mut self.summary.deployment);
         self.summary.session_id = session_id;
         self.summary.n_sessions += 1;
+        self.tell_replicas();
     }
 
     pub(super) fn session_id(&self) -> &str {
@@ -383,6 +394,7 @@ impl Ledger {
                 }
                 self.listing.used(usage);
                 self.out_of_quota(*error_code, now);
+                self.tell_replicas();
             }
             ModelEvent::Error(error) => {
                 self.metrics

@@ -17,7 +17,7 @@ use crate::traces::otlp::{
     AnyValue, ArrayValue, Event, KeyValue, Span, SpanKind, Status, StatusCode, Value,
 };
 use crate::traces::{Begun, Tracer};
-use crate::upstream::{Deployment, Session, SessionSetup};
+use crate::upstream::{Deployment, FailedDials, Session, SessionSetup};
 
 use super::summary::CallSummary;
 use super::trace_turn::{Turn, Turns, new_span_id};
@@ -51,6 +51,8 @@ pub struct CallTrace {
     lost: Option<(Instant, &'static str)>,
     /// Why the session that comes next takes the place of this one.
     replacing: Option<&'static str>,
+    /// What the call dialled in vain.
+    failed_dials: FailedDials,
     turns: Turns,
     /// By the model's id of the function call.
     tools: BTreeMap<String, OpenTool>,
@@ -142,6 +144,7 @@ impl CallTrace {
             session: None,
             lost: None,
             replacing: None,
+            failed_dials: FailedDials::kept(),
             turns: Turns::default(),
             tools: BTreeMap::new(),
         }))
@@ -151,6 +154,12 @@ impl CallTrace {
     #[must_use]
     pub fn id(&self) -> TraceId {
         self.begun.trace
+    }
+
+    /// Where the call's dials that fail are to be told.
+    #[must_use]
+    pub fn failed_dials(&self) -> FailedDials {
+        self.failed_dials.clone()
     }
 
     /// The caller was let in, and its session was asked for at `asked` and came just now.
@@ -173,6 +182,7 @@ impl CallTrace {
             (asked, now),
             attributes,
         );
+        self.dialled_in_vain(id);
         self.phases(setup, id, asked);
     }
 
@@ -186,7 +196,32 @@ impl CallTrace {
     pub fn refused(mut self: Box<Self>, code: &'static str) {
         let now = Instant::now();
         self.attributes.push(KeyValue::new("error.type", code));
+        self.dialled_in_vain(self.root);
         self.hand_over(error(code), now);
+    }
+
+    /// Dials that failed since the last look, each of them a span.
+    fn dialled_in_vain(&mut self, parent: SpanId) {
+        for dial in self.failed_dials.take() {
+            let id = new_span_id();
+            if !self.has_room() {
+                continue;
+            }
+            let moments = (dial.from, dial.to);
+            let span = self.span("failed dial", SpanKind::Client, id, parent, moments);
+            let mut attributes = vec![
+                KeyValue::new("trunkline.deployment", dial.deployment.as_str()),
+                KeyValue::new("error.type", dial.cause),
+            ];
+            let status = dial.http_status.map(u64::from);
+            attributes
+                .extend(status.map(|status| KeyValue::new("http.response.status_code", status)));
+            self.spans.push(Span {
+                attributes,
+                status: error(dial.cause),
+                ..span
+            });
+        }
     }
 
     /// How the connection of a session was made, unless that was before anybody asked.
@@ -196,6 +231,7 @@ impl CallTrace {
         }
         for (phase, from, to) in setup.phases() {
             let name = match phase {
+                SetupPhase::Resolve => "resolve",
                 SetupPhase::Dial => "dial",
                 SetupPhase::Tls => "tls handshake",
                 SetupPhase::Upgrade => "websocket upgrade",
@@ -292,6 +328,7 @@ impl CallTrace {
             (since, now),
             attributes,
         );
+        self.dialled_in_vain(id);
         self.phases(setup, id, since);
     }
 
@@ -471,6 +508,8 @@ impl CallTrace {
                 span.status = error("no other session was to be had");
             }
         }
+        // Where another session was looked for and none was had, or none was needed in the end.
+        self.dialled_in_vain(self.root);
         let reason = summary.end_reason;
         self.attributes.extend([
             KeyValue::new("trunkline.end_reason", reason.name()),

@@ -14,9 +14,10 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, Access, AdminToken};
 use crate::bridge::{ToolRunner, WatchdogLimits, Workers, watch_threads};
 use crate::config::{Config, Loaded, Reloader};
-use crate::listener::{Gateway, Routes, StoredIds, StoredKeys};
+use crate::listener::{Gateway, Routes, StoredIds, StoredKeys, StoredRoll};
 use crate::outbound::Outbound;
-use crate::quota::{Quota, open_store};
+use crate::quota::{Quota, QuotaConfig, open_store};
+use crate::records::RollTiming;
 use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
 
@@ -62,8 +63,9 @@ impl Process {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let redis = config.quota.redis.as_ref();
-        let store = open_store(redis, &metrics, &tasks, &stop)
+        let open = open_store(redis, &metrics, &tasks, &stop)
             .map_err(|error| format!("quota.redis.{error}"))?;
+        let store = open.store;
         if redis.is_some() {
             let used = StoredIds::new(Arc::clone(&store));
             routes.auth.remember_tickets(Arc::new(used));
@@ -74,6 +76,15 @@ impl Process {
         tasks.spawn(quota.clone().keep(stop.clone()));
         let listener = config.listener.clone();
         let gateway = Gateway::with_quota(listener, routes, quota, dialer, tools, metrics);
+        if let Some(replica) = replica_name(config) {
+            gateway.recorder().name_replica(replica);
+        }
+        if let Some(shared) = open.shared {
+            let recorder = gateway.recorder();
+            let timing = roll_timing(&config.quota);
+            let roll = StoredRoll::new(shared, recorder.replica(), timing.life);
+            tasks.spawn(recorder.share(Arc::new(roll), timing));
+        }
         tasks.spawn(gateway.recorder().clone().deliver(outbound.clone()));
         tasks.spawn(gateway.tracer().clone().export(outbound.clone()));
         tasks.spawn(gateway.keep_credentials(outbound, stop.clone()));
@@ -193,5 +204,24 @@ impl Process {
         self.tasks.close();
         self.tasks.wait().await;
         self.gateway.close().await;
+    }
+}
+
+/// What the configuration calls this process, or else its host's name, which in a pod is the pod's.
+fn replica_name(config: &Config) -> Option<String> {
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let name = match &config.process.replica {
+        Some(name) => name.clone(),
+        None => host().ok()?.trim().to_owned(),
+    };
+    Some(name).filter(|name| !name.is_empty())
+}
+
+/// A replica is lost when its leases are: together, the two are as long as a lease lives, but for the second that it takes
+/// to look.
+fn roll_timing(quota: &QuotaConfig) -> RollTiming {
+    RollTiming {
+        life: quota.lease_life.saturating_sub(quota.heartbeat),
+        watch: quota.heartbeat.saturating_sub(Duration::from_secs(1)),
     }
 }

@@ -92,10 +92,15 @@ pub struct Config {
     pub process: ProcessConfig,
 }
 
+/// As long as a host's full name may be (RFC 1035, 2.3.4).
+const MAX_REPLICA: usize = 253;
+
 /// The `[process]` table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProcessConfig {
+    /// What call records name this process by; the host's name unless set.
+    pub replica: Option<String>,
     /// Whether the process may leave core dumps and be looked into by a debugger: both show keys and calls.
     pub dumpable: bool,
     /// The process ends, to be started again, when a thread has got nowhere for so long; zero for never.
@@ -106,6 +111,7 @@ pub struct ProcessConfig {
 impl Default for ProcessConfig {
     fn default() -> Self {
         Self {
+            replica: None,
             dumpable: false,
             watchdog: Duration::from_secs(10),
         }
@@ -263,6 +269,12 @@ impl Config {
                 "must be longer than the 2s after which a thread counts as stalled, or 0s"
                     .to_owned();
             mistakes.add(&["process", "watchdog"], problem);
+        }
+        if let Some(replica) = &self.process.replica
+            && !(1..=MAX_REPLICA).contains(&replica.len())
+        {
+            let problem = format!("a name of 1 to {MAX_REPLICA} bytes was expected");
+            mistakes.add(&["process", "replica"], problem);
         }
         if let Some(agent) = &self.twilio.agent
             && !self.agents.contains_key(agent)
@@ -834,6 +846,10 @@ deployment = "east"
         check(
             &format!("{GOOD}[process]\nwatchdog = '2s'\n"),
             &["line 12: process.watchdog: must be longer"],
+        );
+        check(
+            &format!("{GOOD}[process]\nreplica = ''\n"),
+            &["line 12: process.replica: a name of 1 to 253 bytes"],
         );
     }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Denied, Identity, Purpose, Shown, UseError};
-use crate::bridge::{CallPermit, Calls, REALTIME, SessionSource, ToolRunner};
+use crate::bridge::{CallPermit, CallTrace, Calls, REALTIME, SessionSource, ToolRunner};
 use crate::ingress::upgrade::{self, Upgrade};
 use crate::ingress::{Dialect, ErrorStyle, FrontDoor, MintRoute, Refusal, Webex};
 use crate::quota::Quota;
@@ -108,12 +108,14 @@ impl Desk {
         pool: Arc<Pool>,
         identity: &Identity,
         caller: String,
+        trace: Option<&CallTrace>,
     ) -> SessionSource {
         SessionSource {
             dialer: Arc::clone(&self.dialer),
             pool,
             tenant: identity.tenant.clone(),
             caller,
+            failed_dials: trace.map(CallTrace::failed_dials).unwrap_or_default(),
         }
     }
 

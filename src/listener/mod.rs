@@ -31,6 +31,7 @@ mod shared_keys;
 mod shed;
 mod socket;
 mod sources;
+mod stored_roll;
 mod tickets;
 mod tls;
 mod traced;
@@ -72,6 +73,7 @@ pub use reload::Unchanged;
 pub use routes::Routes;
 pub use shared_keys::StoredKeys;
 pub use shed::{Overload, ShedConfig, Signals};
+pub use stored_roll::StoredRoll;
 pub(crate) use tls::Alpn;
 pub use tls::{ClientAuth, Tls, TlsConfig, TlsError};
 

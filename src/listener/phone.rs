@@ -177,7 +177,7 @@ impl Desk {
             // A provider's addresses say nothing of who calls.
             let caller = lease.caller_key().map(str::to_owned);
             let caller = caller.unwrap_or_else(|| request.peer.source());
-            let sessions = self.sessions(Arc::clone(&pool), identity, caller);
+            let sessions = self.sessions(Arc::clone(&pool), identity, caller, trace.as_deref());
             let session = open(call_id, &sessions, standby_line, &mut trace).await?;
             Ok(((permit, lease), sessions, session))
         };

@@ -133,7 +133,6 @@ impl Desk {
         let shape = self.routes.caller_shape(tenant, asked.shape);
         let (model, transcription) = opened(&identity, asked)?;
         let pool = self.routes.for_model(tenant, model)?;
-        let sessions = self.sessions(Arc::clone(&pool), &identity, peer.source());
         let kind = CallKind::Model(model.unwrap_or(pool.name()));
         let call = TracedCall {
             call_id,
@@ -144,6 +143,8 @@ impl Desk {
         };
         let context = self.trace_context(headers);
         let mut trace = CallTrace::begin(&self.tracer, call, context.as_ref());
+        let traced_by = trace.as_deref();
+        let sessions = self.sessions(Arc::clone(&pool), &identity, peer.source(), traced_by);
         let opened = async {
             let admission = self.admit_to(&identity, kind, &pool).await?;
             self.use_up(REALTIME, &identity).await?;

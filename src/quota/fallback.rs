@@ -21,6 +21,7 @@ use super::bucket::finite;
 use super::config::{OnStoreFailure, RedisConfig};
 use super::in_process::InProcess;
 use super::redis::{MarkedSpends, RedisStore, Told};
+use super::roll::{Attendance, Attended, TakeOver, TakenOver};
 use super::store::{
     Admitted, Ask, LeaseRenewal, Limit, Shortage, Spend, Store, StoreError, Totals,
 };
@@ -304,6 +305,44 @@ impl FallbackStore {
             drop(backlog);
             tracing::debug!("the shared store is not asked until it works again");
         }
+    }
+
+    /// Says that this replica lives, and what is new of its calls.
+    ///
+    /// # Errors
+    ///
+    /// Whenever Redis cannot say; what was told may have come through all the same.
+    pub async fn attend(&self, ask: &Attendance) -> Result<Attended, StoreError> {
+        self.ask_shared(self.shared.attend(ask)).await
+    }
+
+    /// Takes over calls of a replica that is silent; none if it is not, or if another one does.
+    ///
+    /// # Errors
+    ///
+    /// Whenever Redis cannot say; what was taken all the same is told when asked again.
+    pub async fn take_over(&self, ask: &TakeOver) -> Result<TakenOver, StoreError> {
+        self.ask_shared(self.shared.take_over(ask)).await
+    }
+
+    /// What was taken over of that replica is in good hands, and not to be told again.
+    ///
+    /// # Errors
+    ///
+    /// Whenever Redis cannot say.
+    pub async fn confirm(&self, silent: &str, calls: &[String]) -> Result<(), StoreError> {
+        self.ask_shared(self.shared.confirm(silent, calls)).await
+    }
+
+    /// Asks Redis what nobody can decide here.
+    async fn ask_shared<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        if !self.is_asked() {
+            return Err(StoreError::Unreachable);
+        }
+        work.await.inspect_err(|error| self.failed(error))
     }
 
     fn now(&self) -> Duration {

@@ -23,6 +23,7 @@ mod price;
 mod provisioned;
 mod redis;
 mod redis_link;
+mod roll;
 mod settings;
 mod store;
 mod tenants;
@@ -45,12 +46,22 @@ pub use lease::{CallLease, Notice};
 pub use price::{Cost, Price};
 pub use provisioned::Weights;
 pub use redis::RedisStore;
+pub use roll::{Attendance, Attended, TakeOver, TakenOver};
 pub use settings::{Admission, DeploymentQuota, Expect, QuotaMistake, QuotaPlan};
 pub use store::{
     Admitted, Ask, Book, Check, Demand, GroupDemand, LeaseId, LeaseRenewal, Limit, Shortage, Spend,
     Store, StoreError, Totals,
 };
 pub use tenants::{Budget, TenantQuota};
+
+/// A store that is open.
+#[derive(Clone, Debug)]
+pub struct OpenStore {
+    /// Where counts and leases are.
+    pub store: Arc<dyn Store>,
+    /// The same, if replicas share it.
+    pub shared: Option<Arc<FallbackStore>>,
+}
 
 /// The store of the configuration: Redis with this process in its place while it does not answer, or this process
 /// alone. What keeps Redis connected runs among `tasks` until `stop`.
@@ -63,12 +74,18 @@ pub fn open_store(
     metrics: &Arc<Metrics>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
-) -> Result<Arc<dyn Store>, SecretError> {
+) -> Result<OpenStore, SecretError> {
     let Some(config) = config else {
-        return Ok(Arc::new(InProcess::default()));
+        return Ok(OpenStore {
+            store: Arc::new(InProcess::default()),
+            shared: None,
+        });
     };
     let store = Arc::new(FallbackStore::new(config, Arc::clone(metrics))?);
     let (kept, stop) = (Arc::clone(&store), stop.clone());
     tasks.spawn(async move { stop.run_until_cancelled(kept.keep()).await });
-    Ok(store)
+    Ok(OpenStore {
+        store: Arc::clone(&store) as Arc<dyn Store>,
+        shared: Some(store),
+    })
 }

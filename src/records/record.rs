@@ -15,6 +15,9 @@ pub struct CallRecord {
     pub version: u32,
     /// The gateway's id of the call, which its log lines have too. Receivers tell repeats by it.
     pub call_id: String,
+    /// The gateway process that had it, by the configuration's name for it or its host's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replica: Option<String>,
     /// The id of its trace, if it is sampled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
@@ -230,6 +233,7 @@ mod tests {
         let record = CallRecord {
             version: VERSION,
             call_id: "call-8c1f0a52d97be346".to_owned(),
+            replica: Some("trunkline-6c9f7d5b8-x2lkq".to_owned()),
             provider_call_id: Some("CA1f2e".to_owned()),
             tenant: "acme".to_owned(),
             agent: Some("reception".to_owned()),

@@ -1,9 +1,11 @@
 //! Where calls leave their records.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::outbound::Outbound;
@@ -13,10 +15,14 @@ use super::config::{RecordsPlan, Sink};
 use super::deliver::Delivery;
 use super::privacy::Privacy;
 use super::record::CallRecord;
+use super::roll::{Decided, Muster, Roll, RollTiming, TakenOver, finish};
 use super::shelf::Key;
 
 /// Records that wait for the task that delivers: a drain's worth, while a disk is slow.
 const QUEUE: usize = 1_024;
+
+/// Other replicas are told so often what is new of live calls.
+const TELL: Duration = Duration::from_secs(1);
 
 /// All calls' way to the task that delivers. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -28,8 +34,16 @@ struct Shared {
     queue: mpsc::Sender<Job>,
     /// Until somebody delivers.
     inbox: Mutex<Option<mpsc::Receiver<Job>>>,
+    /// What records name this process by.
+    replica: OnceLock<String>,
+    /// Live calls, where other replicas are told of them.
+    muster: OnceLock<Mutex<Muster>>,
+    /// A call began or ended that others are to hear of.
+    news: Notify,
     reopen: Arc<Notify>,
     closing: CancellationToken,
+    /// Cancelled when no more records come to whoever delivers.
+    all_there: CancellationToken,
     metrics: Arc<Metrics>,
 }
 
@@ -49,10 +63,25 @@ impl Recorder {
             plan: watch::Sender::new(plan),
             queue,
             inbox: Mutex::new(Some(inbox)),
+            replica: OnceLock::new(),
+            muster: OnceLock::new(),
+            news: Notify::new(),
             reopen: Arc::default(),
             closing: CancellationToken::new(),
+            all_there: CancellationToken::new(),
             metrics,
         }))
+    }
+
+    /// What records name this process by; the first word counts. Nothing of it before.
+    pub fn name_replica(&self, name: String) {
+        self.0.replica.get_or_init(|| name);
+    }
+
+    /// What records name this process by, if anything.
+    #[must_use]
+    pub fn replica(&self) -> Option<&str> {
+        self.0.replica.get().map(String::as_str)
     }
 
     /// Goes by another plan. Calls that have begun keep what the old one says of callers.
@@ -80,13 +109,50 @@ impl Recorder {
             },
             body: body.into(),
         };
+        match self.muster() {
+            Some(mut muster) => {
+                let decided = muster.end(job, Instant::now());
+                drop(muster);
+                self.0.news.notify_one();
+                self.hand_over(decided);
+            }
+            None => drop(self.queue(job)),
+        }
+    }
+
+    /// What the record of a live call would be if it ended now, for other replicas to write if this process does not.
+    pub fn tell(&self, record: CallRecord) {
+        if let Some(mut muster) = self.muster()
+            && muster.enter(record)
+        {
+            self.0.news.notify_one();
+        }
+    }
+
+    /// Whether other replicas are told of live calls.
+    #[must_use]
+    pub fn tells(&self) -> bool {
+        self.0.muster.get().is_some()
+    }
+
+    fn muster(&self) -> Option<MutexGuard<'_, Muster>> {
+        let muster = self.0.muster.get()?;
+        Some(muster.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether there was room.
+    fn queue(&self, job: Job) -> bool {
         let metrics = self.0.metrics.records();
         match self.0.queue.try_send(job) {
-            Ok(()) => metrics.queued(self.n_queued()),
-            Err(_) => {
+            Ok(()) => {
+                metrics.queued(self.n_queued());
+                true
+            }
+            Err(error) => {
                 metrics.dropped("queue_full");
-                let call_id = &record.call_id;
+                let call_id = error.into_inner().key.call_id;
                 tracing::error!(call_id, "the record of a call was dropped: too many wait");
+                false
             }
         }
     }
@@ -103,6 +169,140 @@ impl Recorder {
     /// No more records come: what is there is delivered or spooled, soon, and [`Recorder::deliver`] is over.
     pub fn close(&self) {
         self.0.closing.cancel();
+        if !self.tells() {
+            self.0.all_there.cancel();
+        }
+    }
+
+    /// Tells other replicas of live calls until [`Recorder::close`], and writes what they leave behind. From now on, not
+    /// only when it is polled. One task may.
+    pub fn share(
+        &self,
+        roll: Arc<dyn Roll>,
+        timing: RollTiming,
+    ) -> impl Future<Output = ()> + use<> {
+        let muster = Mutex::new(Muster::new(timing));
+        let is_first = self.0.muster.set(muster).is_ok();
+        let recorder = self.clone();
+        async move {
+            if is_first {
+                let _all_there = recorder.0.all_there.clone().drop_guard();
+                recorder.keep_roll(&*roll).await;
+            }
+        }
+    }
+
+    async fn keep_roll(&self, roll: &dyn Roll) {
+        let mut tick = interval(TELL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let is_last = tokio::select! {
+                _ = tick.tick() => false,
+                () = self.0.news.notified() => false,
+                () = self.0.closing.cancelled() => true,
+            };
+            if self.is_wanted() {
+                self.attend(roll).await;
+            }
+            if is_last {
+                let rest = self.muster().map(|mut muster| muster.rest());
+                for job in rest.unwrap_or_default() {
+                    self.queue(job);
+                }
+                return;
+            }
+            self.take_over(roll).await;
+        }
+    }
+
+    /// Whether there is anything to tell, or to be asked because records are wanted.
+    fn is_wanted(&self) -> bool {
+        let Some(mut muster) = self.muster() else {
+            return false;
+        };
+        let is_wanted = self.privacy().is_some() || !muster.is_empty();
+        if !is_wanted {
+            muster.pause();
+        }
+        is_wanted
+    }
+
+    async fn attend(&self, roll: &dyn Roll) {
+        loop {
+            let Some(ask) = self.muster().map(|mut muster| muster.ask()) else {
+                return;
+            };
+            let asked_at = Instant::now();
+            let answer = roll.attend(ask).await;
+            let Some(mut muster) = self.muster() else {
+                return;
+            };
+            let is_answered = answer.is_some();
+            let decided = match answer {
+                Some(answer) => muster.answered(answer, asked_at),
+                None => muster.failed(Instant::now()),
+            };
+            let has_more = muster.has_more();
+            drop(muster);
+            self.hand_over(decided);
+            if !(is_answered && has_more) {
+                return;
+            }
+        }
+    }
+
+    fn hand_over(&self, decided: Decided) {
+        for job in decided.jobs {
+            self.queue(job);
+        }
+        for call_id in decided.superseded {
+            self.0.metrics.records().taken_over("superseded");
+            tracing::warn!(
+                call_id,
+                "this process was taken for lost: another one has written the record of its call"
+            );
+        }
+    }
+
+    /// Writes the records of calls whose process is gone.
+    async fn take_over(&self, roll: &dyn Roll) {
+        let lost = self.muster().map(|muster| muster.lost(Instant::now()));
+        // Only who writes records.
+        for replica in lost
+            .filter(|_| self.privacy().is_some())
+            .unwrap_or_default()
+        {
+            while let Some(TakenOver { silent_for, calls }) = roll.take_over(replica.clone()).await
+                && !calls.is_empty()
+                && !self.0.closing.is_cancelled()
+            {
+                tracing::warn!(
+                    replica,
+                    calls = calls.len(),
+                    silent_s = silent_for.as_secs(),
+                    "a gateway process was lost with live calls: their records are written here"
+                );
+                let mut done = Vec::new();
+                for (call_id, text) in calls {
+                    let Some(job) = finish(&text, silent_for, SystemTime::now()) else {
+                        // Nobody could ever make a record of it.
+                        self.0.metrics.records().dropped("unreadable");
+                        tracing::error!(call_id, "what was told of a lost call is no record");
+                        done.push(call_id);
+                        continue;
+                    };
+                    if self.n_queued() < QUEUE / 2 && self.queue(job) {
+                        self.0.metrics.records().taken_over("written");
+                        done.push(call_id);
+                    }
+                }
+                let is_full = done.is_empty();
+                roll.confirm(replica.clone(), done).await;
+                if is_full {
+                    return;
+                }
+            }
+        }
     }
 
     /// Delivers until [`Recorder::close`]. One task may.
@@ -116,7 +316,7 @@ impl Recorder {
         let Some(inbox) = inbox else { return };
         let plan = self.0.plan.subscribe();
         let metrics = Arc::clone(&self.0.metrics);
-        let (reopen, closing) = (Arc::clone(&self.0.reopen), self.0.closing.clone());
+        let (reopen, closing) = (Arc::clone(&self.0.reopen), self.0.all_there.clone());
         Delivery::new(inbox, plan, outbound, metrics)
             .run(&reopen, &closing)
             .await;

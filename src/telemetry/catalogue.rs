@@ -242,6 +242,7 @@ pub(super) const RECORD_FAILURES: &[&str] = &["refused", "file", "spool"];
 pub(super) const RECORD_DROPS: &[&str] = &[
     "queue_full",
     "spool_full",
+    "unreadable",
     "spool_unwritable",
     "spool_unreadable",
 ];
@@ -707,7 +708,7 @@ metrics! {
     FIRST_AUDIO = H(LATENCY_BUCKETS), "trunkline_first_audio_seconds", Seconds, [DIALECT],
         "From the answer to the first reply audio on the caller's wire.";
     CALL_SETUP = H(LATENCY_BUCKETS), "trunkline_call_setup_seconds", Seconds,
-        [DEPLOYMENT, closed("phase", &["dial", "tls", "upgrade", "session_created", "session_updated"])],
+        [DEPLOYMENT, closed("phase", &["resolve", "dial", "tls", "upgrade", "session_created", "session_updated"])],
         "Time to set up the model leg, by phase.";
     FRAME = H(FRAME_BUCKETS), "trunkline_frame_seconds", Seconds, [DIALECT, DIRECTION],
         "From reading a frame to having written what became of it.";
@@ -811,7 +812,7 @@ metrics! {
     STORE_UP = G, "trunkline_store_up", Flag, [closed("store", &["redis"])],
         "1 while the shared store answers.";
     STORE_SECONDS = H(ROUND_TRIP_BUCKETS), "trunkline_store_seconds", Seconds,
-        [closed("operation", &["admit", "spend", "renew", "release", "use_once", "put", "get", "probe"])],
+        [closed("operation", &["admit", "spend", "renew", "release", "use_once", "put", "get", "attend", "take_over", "confirm", "probe"])],
         "Time that an answer of the shared store took, errors included, by operation.";
     STORE_ERRORS = C, "trunkline_store_errors_total", Count("operations"), [STORE_ERROR],
         "Operations that the shared store did not do, by the first word of its answer.";
@@ -846,6 +847,9 @@ metrics! {
     RECORDS_DROPPED = C, "trunkline_call_records_dropped_total", Count("records"),
         [closed("cause", RECORD_DROPS)],
         "Call records that are nowhere.";
+    RECORDS_TAKEN_OVER = C, "trunkline_call_records_taken_over_total", Count("records"),
+        [closed("outcome", &["written", "superseded"])],
+        "Call records that this process wrote for one that was lost (written), or left out because another process had taken it for lost (superseded).";
     RECORDS_QUEUED = G, "trunkline_call_records_queued", Count("records"), [],
         "Call records that wait for the task that delivers them.";
     RECORDS_SPOOLED = G, "trunkline_call_records_spooled", Count("records"), [],

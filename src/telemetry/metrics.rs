@@ -26,7 +26,9 @@ use super::usage::UsageMetrics;
 /// A step of setting up a call's model leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetupPhase {
-    /// Name look-up and TCP connection.
+    /// Look-up of the name; none where it is an address.
+    Resolve,
+    /// TCP connection.
     Dial,
     /// TLS handshake.
     Tls,
@@ -43,6 +45,7 @@ impl SetupPhase {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Resolve => "resolve",
             Self::Dial => "dial",
             Self::Tls => "tls",
             Self::Upgrade => "upgrade",

@@ -11,6 +11,7 @@ pub struct RecordMetrics {
     retried: IntCounterVec,
     failed: IntCounterVec,
     dropped: IntCounterVec,
+    taken_over: IntCounterVec,
     queued: IntGauge,
     spooled: IntGauge,
     spool_bytes: IntGauge,
@@ -24,6 +25,7 @@ impl RecordMetrics {
             retried: catalogue::RECORDS_RETRIED.int_counters(registry),
             failed: catalogue::RECORDS_FAILED.int_counters(registry),
             dropped: catalogue::RECORDS_DROPPED.int_counters(registry),
+            taken_over: catalogue::RECORDS_TAKEN_OVER.int_counters(registry),
             queued: catalogue::RECORDS_QUEUED.int_gauge(registry),
             spooled: catalogue::RECORDS_SPOOLED.int_gauge(registry),
             spool_bytes: catalogue::RECORDS_SPOOL_BYTES.int_gauge(registry),
@@ -57,6 +59,11 @@ impl RecordMetrics {
     /// A record is nowhere any more; `cause` is from a closed set.
     pub fn dropped(&self, cause: &'static str) {
         self.dropped.with_label_values(&[cause]).inc();
+    }
+
+    /// A replica was taken for lost: its call's record was `written` here, or this one's own is `superseded`.
+    pub fn taken_over(&self, outcome: &'static str) {
+        self.taken_over.with_label_values(&[outcome]).inc();
     }
 
     /// So many wait for the task that delivers.

@@ -468,14 +468,27 @@ impl Dialer {
                 .map_err(|_| connect_error(io::ErrorKind::ConnectionRefused.into()))?;
             return Ok(Transport::Memory(ours));
         }
+        let began = Instant::now();
+        let addresses = match deployment.host.parse::<IpAddr>() {
+            Ok(ip) => vec![SocketAddr::new(ip, deployment.port)],
+            Err(_) => {
+                let found = self.addresses_of(deployment);
+                clock
+                    .time(SetupPhase::Resolve, limits.connect, async {
+                        found.await.map_err(connect_error)
+                    })
+                    .await?
+            }
+        };
         let connect = async {
-            let addresses = self.addresses_of(deployment).await?;
             let stream = TcpStream::connect(&addresses[..]).await?;
             tune(&stream, UNACKNOWLEDGED)?;
             Ok(stream)
         };
+        // The two have one limit.
+        let left = limits.connect.saturating_sub(began.elapsed());
         let stream = clock
-            .time(SetupPhase::Dial, limits.connect, async {
+            .time(SetupPhase::Dial, left, async {
                 connect.await.map_err(connect_error)
             })
             .await?;
@@ -505,9 +518,6 @@ impl Dialer {
     /// The addresses of a deployment; those of before if the resolver fails or is silent.
     async fn addresses_of(&self, deployment: &Deployment) -> io::Result<Vec<SocketAddr>> {
         let (host, port) = (deployment.host.as_str(), deployment.port);
-        if let Ok(ip) = host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(ip, port)]);
-        }
         let now = now();
         let last_good = self.addresses.last_good(host, port, now);
         let fall_back = |addresses| {

@@ -11,6 +11,7 @@ mod dial;
 mod encode;
 mod entra;
 mod entra_config;
+mod failed_dials;
 mod open;
 mod pool;
 mod resolve;
@@ -32,6 +33,7 @@ pub use dial::{DialError, Dialer, ModelLeg};
 pub use encode::{SessionContext, encode};
 pub use entra::Identities;
 pub use entra_config::{EntraConfig, EntraKind};
+pub use failed_dials::{FailedDial, FailedDials};
 pub use pool::{
     MemberConfig, MemberTable, Place, Pool, PoolConfig, Session, SessionFormats, SessionRequest,
     StandbyConfig, Sticky, Trouble,

@@ -16,6 +16,7 @@ use crate::routing::{Backoff, Candidate, DialTimes, Need, Standing, order};
 
 use super::deployment::Deployment;
 use super::dial::{DialError, Dialer, ModelLeg};
+use super::failed_dials::FailedDial;
 use super::pool::{Place, Pool, Session, SessionRequest, Sticky};
 use super::state::{Dialling, Held, PAUSE, Verdict, now};
 
@@ -175,6 +176,8 @@ struct Opening<'a> {
     round: u32,
     /// The dials so far; none is left of those whose outcome was told.
     dials: Vec<Option<Dialling>>,
+    /// When each of them began.
+    dialled: Vec<tokio::time::Instant>,
     /// The first dial that is a hedge.
     hedge: Option<usize>,
     last: Option<DialError>,
@@ -198,6 +201,7 @@ impl<'a> Opening<'a> {
             tried: vec![false; pool.members().len()],
             round: 0,
             dials: Vec::new(),
+            dialled: Vec::new(),
             hedge: None,
             last: None,
         }
@@ -299,6 +303,7 @@ impl<'a> Opening<'a> {
         routing.chosen(self.pool.name(), deployment.name(), reason);
         self.tried[member] = true;
         self.dials.push(Some(dialling));
+        self.dialled.push(at.into());
         let (dialer, transcription) = (self.dialer, self.request.transcription);
         async move {
             sleep_until(at.into()).await;
@@ -466,6 +471,9 @@ impl<'a> Opening<'a> {
             };
             // Whoever began before the winner and is still not there is slow; who began later had no time.
             if other < n {
+                self.request
+                    .failed_dials
+                    .add(too_slow(&dialling, self.dialled[other]));
                 dialling.too_slow();
             }
         }
@@ -484,6 +492,17 @@ impl<'a> Opening<'a> {
             if let (Verdict::RateLimited(wait), Some(load)) = (error.verdict(), &self.dialer.load) {
                 load.refused(name, wait.unwrap_or(PAUSE));
             }
+            let http_status = match &error {
+                DialError::Refused { status, .. } => Some(*status),
+                _ => None,
+            };
+            self.request.failed_dials.add(FailedDial {
+                deployment: name.to_owned(),
+                cause: error.name(),
+                http_status,
+                from: self.dialled[n],
+                to: tokio::time::Instant::now(),
+            });
             dialling.failed(&error);
         }
         let routing = self.dialer.metrics.routing();
@@ -501,8 +520,12 @@ impl<'a> Opening<'a> {
 
     /// Whoever is under way counts as failed.
     fn give_up_on_slow(&mut self) {
-        for dialling in self.dials.iter_mut().filter_map(Option::take) {
-            dialling.too_slow();
+        for (dialling, from) in self.dials.iter_mut().zip(&self.dialled) {
+            if let Some(dialling) = dialling.take() {
+                let failed_dials = &self.request.failed_dials;
+                failed_dials.add(too_slow(&dialling, *from));
+                dialling.too_slow();
+            }
         }
         self.pool.judge(&self.dialer.metrics);
     }
@@ -544,6 +567,17 @@ impl<'a> Opening<'a> {
             is_rate_limited,
             last: last.map(Box::new),
         }
+    }
+}
+
+/// A dial that is given up for another, or because there is no time left.
+fn too_slow(dialling: &Dialling, from: tokio::time::Instant) -> FailedDial {
+    FailedDial {
+        deployment: dialling.deployment().name().to_owned(),
+        cause: "too_slow",
+        http_status: None,
+        from,
+        to: tokio::time::Instant::now(),
     }
 }
 

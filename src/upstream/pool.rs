@@ -15,6 +15,7 @@ use crate::telemetry::Metrics;
 
 use super::deployment::Deployment;
 use super::dial::{DialError, ModelLeg};
+use super::failed_dials::FailedDials;
 use super::state::{Held, now};
 use super::stock::Stock;
 
@@ -278,6 +279,8 @@ pub struct SessionRequest {
     pub tenant: Option<String>,
     /// Who calls, for pools that keep a caller's calls together.
     pub caller: Option<String>,
+    /// Where dials that fail are told.
+    pub failed_dials: FailedDials,
 }
 
 impl SessionRequest {

@@ -10,7 +10,7 @@ use super::deployment::Deployment;
 use super::dial::DialError;
 
 /// Phases that one connection can have.
-const PHASES: usize = 4;
+const PHASES: usize = 5;
 
 /// When each phase of a session's connection began and was over.
 #[derive(Clone, Copy, Debug, Default)]

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::{self, Receiver};
 use trunkline::bridge::{OpenError, OpenedSession, SessionSource, TenantPolicy};
 use trunkline::realtime::{PolicyRule, SessionPolicy, SessionPreset, Shape};
 use trunkline::telemetry::Metrics;
-use trunkline::upstream::{Dialer, Pool};
+use trunkline::upstream::{Dialer, FailedDials, Pool};
 
 use crate::harness::{CONFIG, World};
 use crate::wire::{Deployment, Heard, Wire, session_created, upgrade_request};
@@ -463,6 +463,7 @@ async fn check_preset(
         policy: Arc::new(SessionPolicy::new(&config).expect("good")),
     });
     let sessions = SessionSource {
+        failed_dials: FailedDials::default(),
         dialer: Arc::new(dialer),
         pool: Arc::new(Pool::new("east", vec![Arc::new(deployment)])),
         tenant: String::new(),

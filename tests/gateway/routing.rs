@@ -19,7 +19,7 @@ use trunkline::config::Config;
 use trunkline::routing::Load;
 use trunkline::simulator::{Blow, Mood, Simulator, SimulatorConfig};
 use trunkline::telemetry::Metrics;
-use trunkline::upstream::{Dialer, Pool, Resolve, SessionRequest, Trouble};
+use trunkline::upstream::{Dialer, FailedDials, Pool, Resolve, SessionRequest, Trouble};
 
 use crate::harness::World;
 use crate::wire::upgrade_request;
@@ -740,7 +740,11 @@ async fn names_that_are_gone_and_certificates_that_are_none() {
     };
     let dialer = Dialer::with_roots(Arc::clone(&metrics), rustls::RootCertStore::empty())
         .with_resolver(Arc::new(resolver));
-    let request = SessionRequest::default();
+    let failed_dials = FailedDials::kept();
+    let request = SessionRequest {
+        failed_dials: failed_dials.clone(),
+        ..SessionRequest::default()
+    };
     for _ in 0..10 {
         let session = dialer.open_in(&routes.pools["main"], &request).await;
         let session = session.expect("a session");
@@ -752,6 +756,25 @@ async fn names_that_are_gone_and_certificates_that_are_none() {
         text.contains(r#"trunkline_dns_fallbacks_total{deployment="named"} 7"#),
         "{text}"
     );
+    let failed = failed_dials.take();
+    let failed: Vec<_> = failed
+        .iter()
+        .map(|it| (&*it.deployment, it.cause))
+        .collect();
+    assert_eq!(failed, [("plain", "tls"); 7]);
+    assert!(failed_dials.take().is_empty());
+    // An address has nothing to be looked up, and the connection is counted without it.
+    for (phase, deployment, n) in [
+        ("resolve", "named", 10),
+        ("dial", "named", 10),
+        ("dial", "plain", 7),
+    ] {
+        let count = format!(
+            "trunkline_call_setup_seconds_count{{deployment=\"{deployment}\",phase=\"{phase}\"}} {n}"
+        );
+        assert!(text.contains(&count), "{count}: {text}");
+    }
+    assert!(!text.contains(r#"{deployment="plain",phase="resolve"}"#));
     stop.cancel();
     serving.await.expect("no panic");
 }

@@ -549,6 +549,45 @@ async fn the_way_from_session_to_session_is_in_the_trace() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_dialled_in_vain_is_in_the_trace() {
+    let refuses = |who: &str| format!("[[faults]]\n{who}kind = 'refuse'\nstatus = 503\n");
+    for (url, dialect) in [
+        ("/twilio/media/ga", Dialect::Twilio),
+        ("/openai/v1/realtime?model=both", Dialect::Realtime),
+    ] {
+        let sink = Sink::default();
+        let simulator = refuses("deployment = 'east'\n");
+        let world = World::with_web(&format!("{POOL}{TRACES}"), &simulator, sink.serve());
+        let report = world.call(&phone(url, dialect, one_turn())).await;
+        assert!(report.script_done, "{report}");
+        let trace = sink.trace().await;
+        let failed = trace.one("failed dial");
+        assert_eq!(failed.parent_span_id, trace.one("open session").span_id);
+        assert_eq!(failed.kind(), SpanKind::Client);
+        assert_eq!(text(failed, "trunkline.deployment"), "east");
+        assert_eq!(text(failed, "error.type"), "refused");
+        assert_eq!(count(failed, "http.response.status_code"), 503);
+        assert!(is_error(failed) && !is_error(trace.root()));
+
+        let sink = Sink::default();
+        let world = World::with_web(&format!("{POOL}{TRACES}"), &refuses(""), sink.serve());
+        let report = world.call(&phone(url, dialect, one_turn())).await;
+        assert!(!report.script_done, "{report}");
+        let trace = sink.trace().await;
+        let failed = trace.named("failed dial");
+        let deployments: BTreeSet<_> = failed
+            .iter()
+            .map(|it| text(it, "trunkline.deployment"))
+            .collect();
+        assert_eq!(deployments, BTreeSet::from(["east", "west"]));
+        for it in failed {
+            assert_eq!(it.parent_span_id, trace.root().span_id);
+        }
+        assert!(is_error(trace.root()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_relayed_call_is_traced_as_far_as_it_is_known() {
     let sink = Sink::default();
     let world = World::with_web(&format!("{CONFIG}{TRACES}"), "", sink.serve());
@@ -580,7 +619,8 @@ async fn who_is_refused_has_a_trace_that_says_why() {
     let report = report.call(world.connect()).await;
     assert!(report.refusal.is_some(), "{report}");
     let trace = sink.trace().await;
-    assert_eq!(trace.0.len(), 1);
+    assert_eq!(trace.0.len(), 2);
+    assert_eq!(text(trace.one("failed dial"), "error.type"), "refused");
     assert!(is_error(trace.root()));
     assert!(text(trace.root(), "error.type").starts_with("deployment_"));
 }

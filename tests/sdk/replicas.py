@@ -114,11 +114,12 @@ class Redis:
 class Replicas:
     """From `with` to its end. `tenants` are names with their `quota` tables, `deployments` the same."""
 
-    def __init__(self, tenants: dict[str, str], deployments: dict[str, str] | None = None, redis: str = ""):
+    def __init__(self, tenants: dict[str, str], deployments: dict[str, str] | None = None, redis: str = "", more: str = ""):
         self._tenants = tenants
         # Of a deployment without words of its own, more is granted than anybody uses.
         self._deployments = deployments or {"east": ""}
         self._redis_options = redis
+        self._more = more
         self.gateways: list[Process] = []
         self.callers: list[str] = []
         self.admin: list[str] = []
@@ -177,7 +178,7 @@ class Replicas:
                 f'[deployments.{name}]\nurl = "ws://{simulator}"\nkind = "openai"\nmodel = "gpt-realtime"\n'
                 f'api_key = "{DEPLOYMENT_KEY}"\n[deployments.{name}.quota]\n{plenty}\n{quota}'
             )
-        return "\n\n".join(parts) + "\n"
+        return "\n\n".join([*parts, self._more]) + "\n"
 
     def metric(self, number: int, line: str) -> float | None:
         """One value of what gateway `number` measures."""

@@ -6,6 +6,7 @@ import hmac
 import http.server
 import json
 import os
+import platform
 import signal
 import threading
 import time
@@ -93,6 +94,7 @@ def test_a_signed_record_comes_for_each_call(tmp_path):
         record = collector.records[0]
         assert (record["version"], record["tenant"], record["model"]) == (1, "acme", "ga-parrot")
         assert record["dialect"] == "realtime"
+        assert record["replica"] == platform.node()
         assert record["end_reason"] == "caller_hangup"
         assert record["began_at"].endswith("Z") and record["began_at"] <= record["ended_at"]
         assert not {"caller", "parameters", "transcript"} & record.keys()

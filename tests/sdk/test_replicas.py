@@ -1,7 +1,11 @@
 """Two gateway processes and one Redis: limits that both keep together, and what happens when one of them is killed."""
 
 import asyncio
+import json
+import signal
+import time
 import urllib.error
+from pathlib import Path
 
 import pytest
 from replicas import Replicas, Try, eventually, hang_up, turn, until
@@ -174,6 +178,94 @@ def process_of(leases: dict[str, int], n: int) -> str:
     """What the leases of the process begin with that holds so many."""
     prefixes = [lease.split("-")[0] for lease in leases]
     return next(prefix for prefix in prefixes if prefixes.count(prefix) == n)
+
+
+def records(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def writes_to(file: Path) -> str:
+    return f'[process]\nreplica = "one-of-two"\n[records]\nsink = "file"\nfile = {{ path = "{file}" }}\n'
+
+
+TAKEN_OVER = 'trunkline_call_records_taken_over_total{outcome="%s"}'
+
+
+def test_calls_of_a_killed_gateway_have_their_records_from_the_other(tmp_path, note):
+    file = tmp_path / "calls.jsonl"
+    n_killed = 70  # More than are taken over at once.
+
+    async def conversation():
+        ended, talked, *silent = [await replicas.call(0, "acme") for _ in range(n_killed + 1)]
+        other = await replicas.call(1, "acme")
+        tokens = await turn(talked.socket)
+        await hang_up([ended])
+        await eventually(lambda: len(records(file)) == 1, "the record of the call that hung up")
+        calls = lambda: live_calls(replicas.redis)  # noqa: E731
+        await eventually(lambda: len(calls()) == n_killed + 1, "all live calls are told")
+        await eventually(lambda: tokens in [call["tokens"]["total"] for call in calls()], "so is what one has used")
+        talkers = Talkers([other])
+        killed_at = time.monotonic()
+        replicas.gateways[0].kill()
+        for it in [talked, *silent]:
+            with pytest.raises(ConnectionClosedError):
+                await until(it.socket, "never")
+        await eventually(lambda: len(records(file)) == n_killed + 1, "the records of the killed one's calls")
+        took = time.monotonic() - killed_at
+        note(f"kill -9 of one gateway: its {n_killed} records were there after {took:.1f} s, lease_life = 5 s")
+        await talkers.each_has_another(1)
+        await talkers.stop()
+        await hang_up([other])
+        await eventually(lambda: len(records(file)) == n_killed + 2, "the record of the other's call")
+        return tokens
+
+    with Replicas({"acme": ""}, more=writes_to(file)) as replicas:
+        tokens = asyncio.run(conversation())
+        assert replicas.metric(1, TAKEN_OVER % "written") == n_killed
+    found = records(file)
+    assert len({record["call_id"] for record in found}) == n_killed + 2
+    lost = [record for record in found if record["end_reason"] == "replica_lost"]
+    assert len(lost) == n_killed
+    assert sorted(record["tokens"]["total"] for record in lost) == [0] * (n_killed - 1) + [tokens]
+    for record in lost:
+        assert (record["version"], record["tenant"], record["dialect"]) == (1, "acme", "realtime")
+        assert (record["replica"], record["end_side"]) == ("one-of-two", "gateway")
+        assert [session["deployment"] for session in record["sessions"]] == ["east"]
+        assert record["began_at"] <= record["ended_at"]
+    reasons = [record["end_reason"] for record in found if record["end_reason"] != "replica_lost"]
+    assert reasons == ["caller_hangup"] * 2
+
+
+def live_calls(redis) -> list[dict]:
+    """What replicas have told of their live calls."""
+    names = redis.command("KEYS", "{trunkline}:roll-calls:*")
+    return [json.loads(text) for name in names for text in redis.command("HVALS", name)]
+
+
+def test_a_gateway_that_was_only_paused_writes_no_record_again(tmp_path):
+    file = tmp_path / "calls.jsonl"
+
+    async def conversation():
+        calls = [await replicas.call(0, "acme") for _ in range(3)]
+        await eventually(lambda: len(live_calls(replicas.redis)) == 3, "the calls are told")
+        paused = replicas.gateways[0]._process
+        paused.send_signal(signal.SIGSTOP)
+        try:
+            await eventually(lambda: len(records(file)) == 3, "the records of the paused one's calls")
+        finally:
+            paused.send_signal(signal.SIGCONT)
+        # They were not cut: the last word is that they go on.
+        for it in calls:
+            await turn(it.socket)
+        newcomer = await replicas.call(0, "acme")
+        await hang_up([*calls, newcomer])
+        await eventually(lambda: replicas.metric(0, TAKEN_OVER % "superseded") == 3, "its own are left out")
+        await eventually(lambda: len(records(file)) == 4, "the record of the call that came afterwards")
+
+    with Replicas({"acme": ""}, more=writes_to(file)) as replicas:
+        asyncio.run(conversation())
+    assert [record["end_reason"] for record in records(file)] == ["replica_lost"] * 3 + ["caller_hangup"]
+    assert len({record["call_id"] for record in records(file)}) == 4
 
 
 def test_redis_is_killed_and_comes_back_under_both():

@@ -3,5 +3,6 @@
 
 mod laws;
 mod replicas;
+mod roll;
 mod server;
 mod trouble;

@@ -176,7 +176,7 @@ impl Drop for Server {
 }
 
 /// Waits, without a bound that a slow machine could miss, until something is so.
-pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
         assert!(started.elapsed() < PATIENCE, "never: {what}");
