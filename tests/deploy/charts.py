@@ -55,6 +55,12 @@ FEATURES = {
     "redis-by-secret": {"secret": SECRET, "redis": {"urlKey": "redis-url"}},
     "redis-bundled": {"redis": {"bundled": {"enabled": True}}},
     "tls": {"gateway": {"tlsSecret": "trunkline-tls"}},
+    "admin-tls": {"adminTls": {"secret": "operators-tls"}},
+    "admin-mtls": {"adminTls": {"secret": "operators-tls", "clientCaKey": "ca.crt"}},
+    "admin-mtls-scraped": {
+        "adminTls": {"secret": "operators-tls", "clientCaKey": "ca.crt"},
+        "monitoring": {"podMonitor": {"enabled": True}, "tls": {"clientSecret": "prometheus-tls"}},
+    },
     "public-url": {"gateway": {"publicUrl": "wss://voice.example.com"}},
     "load-balancer": {
         "service": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["10.0.0.0/8"]}

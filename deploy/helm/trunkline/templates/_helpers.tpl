@@ -67,6 +67,11 @@ app.kubernetes.io/part-of: trunkline
 /run/secrets/trunkline/{{ . }}
 {{- end -}}
 
+{{/* What the admin port speaks. */}}
+{{- define "trunkline.adminScheme" -}}
+{{ ternary "https" "http" (ne .Values.adminTls.secret "") }}
+{{- end -}}
+
 {{/* One more name than the values' own, so that "Chart" and "Redis" do not collide. */}}
 {{- define "trunkline.redis" -}}
 {{ include "trunkline.fullname" . }}-redis
@@ -113,6 +118,15 @@ app.kubernetes.io/part-of: trunkline
 {{- end -}}
 {{- if and $v.monitoring.podMonitor.enabled $v.monitoring.serviceMonitor.enabled -}}
 {{- fail "with both monitoring.podMonitor and monitoring.serviceMonitor every call would be counted twice" -}}
+{{- end -}}
+{{- if and $v.adminTls.clientCaKey (not $v.adminTls.secret) -}}
+{{- fail "adminTls.clientCaKey is a file of adminTls.secret, which is empty" -}}
+{{- end -}}
+{{- if and $v.monitoring.tls.clientSecret (not $v.adminTls.clientCaKey) -}}
+{{- fail "monitoring.tls.clientSecret is for client certificates, which adminTls.clientCaKey has the gateway take" -}}
+{{- end -}}
+{{- if and $v.ingress.enabled (eq $v.ingress.controller "agic") (ne (eq $v.gateway.tlsSecret "") (eq $v.adminTls.secret "")) -}}
+{{- fail "Application Gateway probes the admin port by what callers' port speaks: give both or none of gateway.tlsSecret and adminTls.secret" -}}
 {{- end -}}
 {{- if and $v.ingress.enabled (not $v.ingress.hosts) -}}
 {{- fail "ingress.hosts is empty" -}}
