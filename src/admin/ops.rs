@@ -1,5 +1,5 @@
 //! The operations page: its files, which everybody may have because they hold no data, and what it shows, which only
-//! those get who may also ask the control service. Only reading: nothing here changes anything.
+//! those get who may also ask the control service for it. Only reading: nothing here changes anything.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -111,6 +111,7 @@ impl Ops {
             return None;
         }
         let wrong = match right {
+            Right::Read => None,
             Right::Full if is_guarded || !is_asked_by_name(request) => None,
             Right::Full => Some((StatusCode::FORBIDDEN, "misdirected")),
             Right::None => Some((StatusCode::UNAUTHORIZED, "unauthorized")),

@@ -1123,6 +1123,11 @@ deployment = "east"
         let admin = format!("{GOOD}[admin]\naddress = \"0.0.0.0:9100\"\n");
         check(&admin, &["line 12: admin.address: metrics need no key"]);
         check(&format!("{admin}public = true\n"), &[]);
+        check(&format!("{admin}read_token = 'r'\n"), &[]);
+        check(
+            &format!("{admin}token = 'r'\nread_token = 'r'\n"),
+            &["line 14: admin.read_token: is the same as token"],
+        );
         let tls = "[admin.tls]\ncertificate_file = \"/no/file\"\nkey_file = \"/no/file\"\n";
         check(
             &format!("{GOOD}{tls}"),

@@ -56,7 +56,7 @@ def test_the_gateway_takes_its_configuration(case, tmp_path):
 
 
 # Secrets that are not just any text.
-OF_A_FORM = {name: SECRET["values"][name] for name in ("redis-url", "records-secret")}
+OF_A_FORM = {name: SECRET["values"][name] for name in ("redis-url", "records-secret", "metrics-token")}
 
 
 def accepts(text, tmp_path):
@@ -141,6 +141,8 @@ def contains(got, wanted):
         ({"monitoring": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}}, "counted twice"),
         ({"secret": {"values": {"a": "b"}}, "records": {"webhookSecretKey": "c"}}, "secret.values has not"),
         ({"records": {"spoolSizeLimit": "1Gi"}}, "set config.records.webhook.url"),
+        ({"secret": {"values": {"a": "b"}, "adminTokenKey": "a", "metricsTokenKey": "a"}}, "could also end calls"),
+        ({"secret": {"values": {"a": "b"}, "adminTokenKey": "c"}}, "secret.values has not"),
         ({"adminTls": {"clientCaKey": "ca.crt"}}, "adminTls.secret, which is empty"),
         (
             {"adminTls": {"secret": "a"}, "monitoring": {"tls": {"clientSecret": "b"}}},
@@ -288,11 +290,19 @@ def test_a_changed_configuration_may_be_left_to_the_pods_that_run():
 
 
 def test_prometheus_shows_the_token_and_names_the_job():
-    manifests = render(merged(FEATURES["secret"], FEATURES["pod-monitor"]))
-    endpoint = find(manifests, "PodMonitor")["spec"]["podMetricsEndpoints"][0]
-    assert endpoint["port"] == "admin"
-    assert endpoint["authorization"]["credentials"] == {"name": "edge-trunkline", "key": "metrics-token"}
-    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "trunkline"}]
+    # The one that changes nothing, where there is such.
+    for case, key, asked in [
+        ("secret", "admin-token", {"token_file"}),
+        ("secret-to-look", "metrics-token", {"token_file", "read_token_file"}),
+        ("secret-only-to-look", "metrics-token", {"read_token_file"}),
+    ]:
+        manifests = render(merged(FEATURES[case], FEATURES["pod-monitor"]))
+        endpoint = find(manifests, "PodMonitor")["spec"]["podMetricsEndpoints"][0]
+        assert endpoint["port"] == "admin"
+        assert endpoint["authorization"]["credentials"] == {"name": "edge-trunkline", "key": key}
+        assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "trunkline"}]
+        config = tomllib.loads(find(manifests, "ConfigMap")["data"]["trunkline.toml"])["admin"]
+        assert set(config) == {"address", *asked}
     assert "authorization" not in find(render(FEATURES["pod-monitor"]), "PodMonitor")["spec"]["podMetricsEndpoints"][0]
 
 

@@ -144,6 +144,26 @@ async fn only_operators_are_shown_calls() {
 }
 
 #[tokio::test]
+async fn who_only_looks_is_shown_metrics_and_calls() {
+    let control = Control::new("token = 'operators-only'\nread_token = 'lookers'").await;
+    for path in ["/metrics", "/ops/state", "/ops/calls/call-1"] {
+        for token in ["lookers", "operators-only"] {
+            let shown = format!("Authorization: Bearer {token}\r\n");
+            let answer = ask(&control, "GET", path, &shown).await;
+            assert_eq!(answer.status, 200, "{path} {token}");
+        }
+        let mut refusals = Vec::new();
+        for shown in ["", "Authorization: Bearer looker\r\n"] {
+            let answer = ask(&control, "GET", path, shown).await;
+            assert_eq!(answer.status, 401, "{path}");
+            refusals.push(answer.body);
+        }
+        assert_eq!(refusals[0], refusals[1]);
+    }
+    control.close().await;
+}
+
+#[tokio::test]
 async fn a_public_address_without_a_secret_shows_nothing() {
     // That it listens on loopback here is not what the configuration says.
     let control = Control::new("address = '0.0.0.0:9100'\npublic = true").await;

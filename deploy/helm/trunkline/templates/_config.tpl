@@ -10,8 +10,11 @@
 {{- $_ := set $listener "audiosocket" (dict "address" (printf "%s:9092" $v.gateway.bindAddress)) -}}
 {{- end -}}
 {{- $admin := dict "address" (printf "%s:9100" $v.gateway.bindAddress) -}}
-{{- if $v.secret.metricsTokenKey -}}
-{{- $_ := set $admin "token_file" (include "trunkline.secretFile" $v.secret.metricsTokenKey) -}}
+{{- with $v.secret.adminTokenKey -}}
+{{- $_ := set $admin "token_file" (include "trunkline.secretFile" .) -}}
+{{- end -}}
+{{- with $v.secret.metricsTokenKey -}}
+{{- $_ := set $admin "read_token_file" (include "trunkline.secretFile" .) -}}
 {{- end -}}
 {{- with $v.adminTls -}}
 {{- if .secret -}}
@@ -23,7 +26,7 @@
 {{- $_ := set $admin "tls" $tls -}}
 {{- end -}}
 {{- end -}}
-{{- if not (or $v.secret.metricsTokenKey $v.adminTls.clientCaKey) -}}
+{{- if not (include "trunkline.guarded" .) -}}
 {{- $_ := set $admin "public" true -}}
 {{- end -}}
 {{- $chart := dict "listener" $listener "admin" $admin
