@@ -21,6 +21,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
 
 use super::bind;
+use super::log::LogFilter;
 
 /// Operators that may wait to be accepted.
 const ADMIN_BACKLOG: u32 = 64;
@@ -122,12 +123,18 @@ impl Process {
     }
 
     /// From now on takes what is changed in the file that this process was started by: on SIGHUP, and by itself.
-    pub(super) fn reload_from(&mut self, path: &Path, loaded: &Loaded, mut hangups: Signal) {
+    pub(super) fn reload_from(
+        &mut self,
+        path: &Path,
+        loaded: &Loaded,
+        filter: LogFilter,
+        mut hangups: Signal,
+    ) {
         let recorder = self.gateway.recorder().clone();
         let (gateway, tokens) = (Arc::clone(&self.gateway), self.tokens.clone());
         let mut reloader = Reloader::new(path, loaded, gateway, tokens);
         self.config = reloader.config();
-        let stop = self.stop.clone();
+        let (stop, config) = (self.stop.clone(), self.config.clone());
         let work = async move {
             loop {
                 tokio::select! {
@@ -137,6 +144,7 @@ impl Process {
                     }
                     () = reloader.is_due() => drop(reloader.look().await),
                 }
+                filter.follow(&config.borrow().log);
             }
         };
         self.tasks

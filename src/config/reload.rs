@@ -277,7 +277,7 @@ impl First {
                 "quota.redis",
                 !self.reading.is_same(reading, &["quota", "redis"]),
             ),
-            ("log", old.log != new.log),
+            ("log.format", old.log.format != new.log.format),
             ("process", old.process != new.process),
         ];
         let changed = has_changed

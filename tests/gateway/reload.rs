@@ -383,11 +383,12 @@ deployment = 'east'
     let config = it.reloader.config();
     let expected = [
         "listener.address",
+format = 'text'
         "listener.backlog",
         "listener.audiosocket.address",
         "admin.address",
         "quota.redis",
-        "log",
+        "log.format",
         "process",
     ];
     let changed = format!("{CONFIG}{more}");
