@@ -281,8 +281,18 @@ async fn what_has_not_changed_keeps_what_it_has_learnt() {
         assert_eq!(condition(&it, deployment), 1.0, "{deployment}");
         simulator.set_mood(deployment, Mood::Well);
     }
+    // The same one, of which something else is said.
+    let said = "model = 'west'\nregion = 'there'\ntimeouts = { connect = '2s' }";
+    let said = grants(50_000).replace("model = 'west'", said);
+    assert_eq!(it.take(&said).await, applied());
+    assert_eq!((condition(&it, "east"), condition(&it, "west")), (1.0, 1.0));
+    assert_ne!(it.status("/v1/audio/night").await, "101");
     // Another deployment by the name of west, as far as anybody knows.
-    let moved = grants(50_000).replace("model = 'west'", "model = 'west'\nregion = 'there'");
+    let (east, west) = said.split_once("[deployments.west]").expect("it is there");
+    let moved = format!(
+        "{east}[deployments.west]{}",
+        west.replacen("sim-key", "other-key", 1)
+    );
     assert_eq!(it.take(&moved).await, applied());
     assert_eq!((condition(&it, "east"), condition(&it, "west")), (1.0, 0.0));
     assert_ne!(it.status("/v1/audio/desk").await, "101");
@@ -373,6 +383,7 @@ token = 'operators-only'
 url = 'redis://127.0.0.1:6379'
 [log]
 filter = 'warn'
+format = 'text'
 [process]
 dumpable = true
 [drain]
@@ -383,7 +394,6 @@ deployment = 'east'
     let config = it.reloader.config();
     let expected = [
         "listener.address",
-format = 'text'
         "listener.backlog",
         "listener.audiosocket.address",
         "admin.address",
