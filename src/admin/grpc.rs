@@ -205,7 +205,7 @@ mod tests {
         // Beside them, what is no method of it.
         assert_eq!(methods.len() + 3, CONTROL_METHODS.len());
         for method in &methods {
-            assert!(CONTROL_METHODS.contains(&method), "{method}");
+            assert!(CONTROL_METHODS.contains(method), "{method}");
         }
         let reading: Vec<_> = methods.iter().filter(|it| is_reading(it)).collect();
         assert_eq!(reading.len(), READING_METHODS.len());

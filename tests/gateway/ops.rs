@@ -280,12 +280,14 @@ async fn who_was_refused_is_remembered_without_what_they_showed() {
         3,
     )
     .await;
+    // What was wrong is told to operators, and nobody else.
+    refused("/v1/audio/ga", "", 1).await;
     refused("/v1/realtime?model=ga", known, 1).await;
     refused("/somewhere?number=0301234567", "", 1).await;
     let seen = state(&control, |state| {
         state["refusals"]
             .as_array()
-            .is_some_and(|all| all.len() == 3)
+            .is_some_and(|all| all.len() == 4)
     })
     .await;
     let refusals = seen["refusals"].as_array().expect("refusals");
@@ -293,15 +295,16 @@ async fn who_was_refused_is_remembered_without_what_they_showed() {
         .iter()
         .map(|it| {
             format!(
-                "{} {} {} {} x{}",
-                it["route"], it["tenant"], it["status"], it["reason"], it["times"]
+                "{} {} {} {} {} x{}",
+                it["route"], it["tenant"], it["status"], it["reason"], it["cause"], it["times"]
             )
         })
         .collect();
     let expected = [
-        r#""other" null 404 "not_found" x1"#,
-        r#""realtime" "few" 403 "permission_denied" x1"#,
-        r#""audio" null 401 "invalid_api_key" x3"#,
+        r#""other" null 404 "not_found" null x1"#,
+        r#""realtime" "few" 403 "permission_denied" null x1"#,
+        r#""audio" null 401 "invalid_api_key" "missing" x1"#,
+        r#""audio" null 401 "invalid_api_key" "unknown_key" x3"#,
     ];
     assert_eq!(told, expected);
     let all = seen.to_string();
@@ -310,6 +313,6 @@ async fn who_was_refused_is_remembered_without_what_they_showed() {
     }
     // The same are counted.
     let counted = r#"trunkline_calls_refused_total{reason="invalid_api_key",route="audio"}"#;
-    assert_eq!(world.metric(counted), 3.0);
+    assert_eq!(world.metric(counted), 4.0);
     control.close().await;
 }

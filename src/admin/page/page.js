@@ -212,7 +212,7 @@ const refusals = new Table(
 
 function cause(cell, it) {
   if (!cell.firstElementChild) cell.append(element("code"));
-  put(cell.firstElementChild, it.reason);
+  put(cell.firstElementChild, it.cause ? `${it.reason}: ${it.cause}` : it.reason);
 }
 
 function show() {
