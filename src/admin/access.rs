@@ -6,13 +6,16 @@ use http::HeaderMap;
 
 use crate::listener::{Alpn, ClientAuth, Tls};
 
-use super::{AdminConfig, AdminToken};
+use super::token::Shown;
+use super::{AdminConfig, AdminTokens};
 
 /// What a request has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Right {
     /// All that was wanted.
     Full,
+    /// What who only looks has: nothing may be changed.
+    Read,
     /// Not what was wanted.
     None,
     /// Nothing is wanted, on an address that everybody reaches.
@@ -22,7 +25,7 @@ pub(super) enum Right {
 /// What operators have to show, and by what they are let in.
 #[derive(Clone, Debug)]
 pub struct Access {
-    token: Option<AdminToken>,
+    tokens: AdminTokens,
     tls: Option<Arc<Tls>>,
     /// A client certificate that was verified is as good as the token.
     takes_certificates: bool,
@@ -37,7 +40,7 @@ impl Access {
     ///
     /// The field of the `[admin]` table whose secret or file cannot be used, and why.
     pub fn new(config: &AdminConfig) -> Result<Self, (Vec<String>, String)> {
-        let token = AdminToken::read(config)
+        let tokens = AdminTokens::read(config)
             .map_err(|error| (vec![error.field.to_string()], error.problem.clone()))?;
         let tls = config.tls.as_ref().map(|tls| {
             Tls::load(tls, Alpn::Http2).map_err(|error| {
@@ -46,17 +49,17 @@ impl Access {
             })
         });
         Ok(Self {
-            token,
+            tokens,
             tls: tls.transpose()?.map(Arc::new),
             takes_certificates: config.takes_certificates(),
             is_local: config.address.ip().is_loopback(),
         })
     }
 
-    /// The token, to be replaced when the configuration changes.
+    /// The tokens, to be replaced when the configuration changes.
     #[must_use]
-    pub fn token(&self) -> Option<AdminToken> {
-        self.token.clone()
+    pub fn tokens(&self) -> AdminTokens {
+        self.tokens.clone()
     }
 
     pub(super) fn tls(&self) -> Option<&Arc<Tls>> {
@@ -65,38 +68,48 @@ impl Access {
 
     /// Whether anything has to be shown.
     pub(super) fn is_guarded(&self) -> bool {
-        self.token.is_some() || self.takes_certificates
+        self.opens_control() || self.tokens.has_read()
     }
 
-    /// Whether calls can be acted on at all: never by everybody who reaches a public address.
+    /// Whether there is something to show that opens everything.
+    fn opens_control(&self) -> bool {
+        self.tokens.has_full() || self.takes_certificates
+    }
+
+    /// Whether calls can be acted on at all: never by everybody who reaches a public address, nor where only looking is
+    /// asked a token for.
     #[must_use]
     pub fn serves_control(&self) -> bool {
-        self.is_guarded() || self.is_local
+        self.opens_control() || (self.is_local && !self.tokens.has_read())
     }
 
     /// What a request may.
     pub(super) fn right(&self, headers: &HeaderMap, has_certificate: bool) -> Right {
-        match self.allows(headers, has_certificate) {
-            true if self.serves_control() => Right::Full,
-            true => Right::Public,
-            false => Right::None,
+        // A certificate that was shown was verified.
+        let has_certificate = self.takes_certificates && has_certificate;
+        match self.tokens.shown(headers) {
+            _ if has_certificate => Right::Full,
+            Shown::Full => Right::Full,
+            Shown::Read => Right::Read,
+            Shown::None if self.is_guarded() => Right::None,
+            Shown::None if self.is_local => Right::Full,
+            Shown::None => Right::Public,
         }
-    }
-
-    /// Whether whoever asks has shown what there is to show. A certificate that was shown was verified.
-    fn allows(&self, headers: &HeaderMap, has_certificate: bool) -> bool {
-        let shows_token = |token: &AdminToken| token.is_shown(headers);
-        !self.is_guarded()
-            || (self.takes_certificates && has_certificate)
-            || self.token.as_ref().is_some_and(shows_token)
     }
 }
 
 impl AdminConfig {
-    /// Whether a token is asked for.
+    /// Whether there is a token that opens everything.
     #[must_use]
     pub fn has_token(&self) -> bool {
         self.token.is_some() || self.token_env.is_some() || self.token_file.is_some()
+    }
+
+    /// Whether there is a token for who only looks.
+    #[must_use]
+    pub fn has_read_token(&self) -> bool {
+        let (env, file) = (&self.read_token_env, &self.read_token_file);
+        self.read_token.is_some() || env.is_some() || file.is_some()
     }
 
     /// Whether operators may show a client certificate.
@@ -109,7 +122,7 @@ impl AdminConfig {
     /// Whether operators have to show anything.
     #[must_use]
     pub fn is_guarded(&self) -> bool {
-        self.has_token() || self.takes_certificates()
+        self.has_token() || self.has_read_token() || self.takes_certificates()
     }
 }
 
@@ -132,23 +145,45 @@ mod tests {
         let check = |access: &Access, token: &str, has_certificate, expected| {
             let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
             let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
-            let allows = access.allows(&headers, has_certificate);
-            assert_eq!(allows, expected, "{access:?} {token} {has_certificate}");
+            let right = access.right(&headers, has_certificate);
+            assert_eq!(right, expected, "{access:?} {token} {has_certificate}");
         };
         let open = access("", false);
-        check(&open, "", false, true);
+        check(&open, "", false, Right::Full);
         let token = access("token = 't'", false);
-        check(&token, "t", false, true);
-        check(&token, "x", false, false);
+        check(&token, "t", false, Right::Full);
+        check(&token, "x", false, Right::None);
         // Nobody verified it.
-        check(&token, "x", true, false);
+        check(&token, "x", true, Right::None);
         let certificate = access("", true);
-        check(&certificate, "x", true, true);
-        check(&certificate, "x", false, false);
+        check(&certificate, "x", true, Right::Full);
+        check(&certificate, "x", false, Right::None);
         let both = access("token = 't'", true);
-        check(&both, "x", true, true);
-        check(&both, "t", false, true);
-        check(&both, "x", false, false);
+        check(&both, "x", true, Right::Full);
+        check(&both, "t", false, Right::Full);
+        check(&both, "x", false, Right::None);
+    }
+
+    #[test]
+    fn who_only_looks_changes_nothing() {
+        let check = |text: &str, takes_certificates, shown: &str, has_certificate, expected| {
+            let access = access(text, takes_certificates);
+            let value = HeaderValue::from_str(&format!("Bearer {shown}")).unwrap();
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
+            let right = access.right(&headers, has_certificate);
+            assert_eq!(right, expected, "{text} {shown} {has_certificate}");
+        };
+        let both = "token = 't'\nread_token = 'r'";
+        check(both, false, "t", false, Right::Full);
+        check(both, false, "r", false, Right::Read);
+        check(both, false, "x", false, Right::None);
+        check(both, true, "r", true, Right::Full);
+        // Also on loopback nobody acts without showing anything where looking asks for a token.
+        let alone = "read_token = 'r'";
+        check(alone, false, "r", false, Right::Read);
+        check(alone, false, "", false, Right::None);
+        check(alone, true, "r", false, Right::Read);
+        check(alone, true, "", true, Right::Full);
     }
 
     #[test]
@@ -160,6 +195,9 @@ mod tests {
             (public, false, false),
             (public, true, true),
             (&format!("{public}token = 't'"), false, true),
+            (&format!("{public}read_token = 'r'"), false, false),
+            ("read_token = 'r'", false, false),
+            ("read_token = 'r'", true, true),
         ] {
             let access = access(text, takes_certificates);
             assert_eq!(access.serves_control(), expected, "{text}");

@@ -104,8 +104,13 @@ impl Grpc {
             (_, Right::Public) => refused(Status::permission_denied(
                 "not served on a public address without a token or client certificates",
             )),
-            (Some(served), Right::Full) => begun(served(request)).await,
-            (None, Right::Full) => refused(Status::unimplemented("there is no such service")),
+            (Some(_), Right::Read) if service == CONTROL && !is_reading(method) => refused(
+                Status::permission_denied("this is the token for who only looks"),
+            ),
+            (Some(served), Right::Full | Right::Read) => begun(served(request)).await,
+            (None, Right::Full | Right::Read) => {
+                refused(Status::unimplemented("there is no such service"))
+            }
         };
         let code = code(answer.headers());
         self.gateway.metrics().control().answered(name, code);
@@ -124,6 +129,13 @@ impl Grpc {
         report(ServingStatus::NotServing).await;
     }
 }
+
+/// Whether that method of the control service changes nothing; what is not known may.
+fn is_reading(method: &str) -> bool {
+    READING_METHODS.contains(&method)
+}
+
+const READING_METHODS: [&str; 4] = ["ListCalls", "GetCall", "WatchCalls", "ListDeployments"];
 
 fn served<S>(service: S) -> Served
 where
@@ -192,8 +204,14 @@ mod tests {
             .collect();
         // Beside them, what is no method of it.
         assert_eq!(methods.len() + 3, CONTROL_METHODS.len());
-        for method in methods {
-            assert!(CONTROL_METHODS.contains(&method), "{method}");
+        for method in &methods {
+            assert!(CONTROL_METHODS.contains(method), "{method}");
+        }
+        let reading: Vec<_> = methods.iter().filter(|it| is_reading(it)).collect();
+        assert_eq!(reading.len(), READING_METHODS.len());
+        for method in reading {
+            let begins = ["List", "Get", "Watch"].map(|verb| method.starts_with(verb));
+            assert!(begins.contains(&true), "{method}");
         }
     }
 }

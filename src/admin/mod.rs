@@ -37,7 +37,7 @@ use grpc::Grpc;
 use ops::Ops;
 
 pub use access::Access;
-pub use token::AdminToken;
+pub use token::AdminTokens;
 
 /// The `[admin]` table.
 #[derive(Clone, Debug, Deserialize)]
@@ -48,13 +48,19 @@ pub struct AdminConfig {
     /// Whether that may be another than a loopback address although nobody has to show anything there. The control
     /// service is not served then.
     pub public: bool,
-    /// What `/metrics`, the operations page and the control service ask for as `Authorization: Bearer`; better one of the two below. `/livez` and `/readyz` never
-    /// ask.
+    /// What the control service asks for as `Authorization: Bearer`, and `/metrics` and the operations page too; better one of
+    /// the two below. `/livez` and `/readyz` never ask.
     pub token: Option<SecretString>,
     /// Name of the environment variable that holds the token.
     pub token_env: Option<String>,
     /// Path of the file that holds the token.
     pub token_file: Option<PathBuf>,
+    /// Another token, for who only looks: `/metrics`, the operations page and what of the control service changes nothing.
+    pub read_token: Option<SecretString>,
+    /// Name of the environment variable that holds it.
+    pub read_token_env: Option<String>,
+    /// Path of the file that holds it.
+    pub read_token_file: Option<PathBuf>,
     /// TLS on that address. A client certificate of `client_ca_file` is as good as the token.
     pub tls: Option<TlsConfig>,
 }
@@ -67,6 +73,9 @@ impl Default for AdminConfig {
             token: None,
             token_env: None,
             token_file: None,
+            read_token: None,
+            read_token_env: None,
+            read_token_file: None,
             tls: None,
         }
     }
@@ -84,7 +93,8 @@ pub async fn serve(
 ) {
     if !access.serves_control() {
         tracing::warn!(
-            "the control service is not served: the admin address is public, without a token or client certificates"
+            "nobody can act by the control service: there is neither an admin token nor client certificates, and the \
+             address is public or a token is asked for reading"
         );
     }
     let connections = TaskTracker::new();
@@ -130,7 +140,8 @@ impl Admin {
     ) -> (Response<Body>, Option<Stream>) {
         let right = self.access.right(request.headers(), has_certificate);
         if Grpc::is_for(&request) {
-            let stream = (right == Right::Full).then(|| streams.begin());
+            let is_operator = matches!(right, Right::Full | Right::Read);
+            let stream = is_operator.then(|| streams.begin());
             return (self.grpc.answer(request, right).await, stream);
         }
         if request.method() == Method::GET {

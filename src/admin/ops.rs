@@ -1,5 +1,5 @@
 //! The operations page: its files, which everybody may have because they hold no data, and what it shows, which only
-//! those get who may also ask the control service. Only reading: nothing here changes anything.
+//! those get who may also ask the control service for it. Only reading: nothing here changes anything.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -111,6 +111,7 @@ impl Ops {
             return None;
         }
         let wrong = match right {
+            Right::Read => None,
             Right::Full if is_guarded || !is_asked_by_name(request) => None,
             Right::Full => Some((StatusCode::FORBIDDEN, "misdirected")),
             Right::None => Some((StatusCode::UNAUTHORIZED, "unauthorized")),
@@ -224,8 +225,8 @@ fn is_asked_by_name<B>(request: &Request<B>) -> bool {
 /// Everything but the timelines.
 fn state(gateway: &Gateway) -> Value {
     let live = gateway.calls().live();
-    let latest = live.iter().skip(live.len().saturating_sub(MAX_CALLS));
-    let calls: Vec<_> = latest
+    let calls: Vec<_> = latest(&live)
+        .iter()
         .map(|call| call_json(&proto::Call::from(call.snapshot(false))))
         .collect();
     let deployments = gateway.deployments().into_iter();
@@ -254,6 +255,11 @@ fn state(gateway: &Gateway) -> Value {
     })
 }
 
+/// Of calls in the order in which they began, as many of the last as are told.
+fn latest<T>(calls: &[T]) -> &[T] {
+    &calls[calls.len().saturating_sub(MAX_CALLS)..]
+}
+
 /// Ages instead of moments, because the page's clock is another.
 fn refusal_json(refused: &RefusedCallers, now: SystemTime) -> Value {
     let ago = |then: SystemTime| now.duration_since(then).unwrap_or_default().as_secs();
@@ -262,6 +268,7 @@ fn refusal_json(refused: &RefusedCallers, now: SystemTime) -> Value {
         "tenant": refused.tenant.as_deref(),
         "status": refused.status,
         "reason": refused.reason,
+        "cause": refused.cause,
         "times": refused.times,
         "first_s": ago(refused.first_at),
         "last_s": ago(refused.last_at),
@@ -303,6 +310,19 @@ mod tests {
         for host in ["", "rebound.example:9100", "localhost.example", "a b"] {
             check(host, true);
         }
+    }
+
+    #[test]
+    fn the_latest_calls_are_told() {
+        let check = |n: usize, expected: std::ops::Range<usize>| {
+            let calls: Vec<usize> = (0..n).collect();
+            assert_eq!(latest(&calls), Vec::from_iter(expected), "{n}");
+        };
+        check(0, 0..0);
+        check(999, 0..999);
+        check(1000, 0..1000);
+        check(1001, 1..1001);
+        check(5000, 4000..5000);
     }
 
     #[test]

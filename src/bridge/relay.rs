@@ -91,6 +91,10 @@ pub struct RelayLimits {
     pub idle: Duration,
     /// In all.
     pub max_duration: Duration,
+    /// How deep an event of the client may nest.
+    pub json_depth: usize,
+    /// Keys that an event of the client may have, all objects together.
+    pub json_keys: usize,
 }
 
 impl RelayedCall {
@@ -362,7 +366,7 @@ impl Relay {
             }
             !self.passes
         } else {
-            let kind = match check_event(&text) {
+            let kind = match check_event(&text, &self.limits) {
                 Ok(kind) => kind,
                 Err((name, close_code)) => return self.bad_input(name, close_code),
             };
@@ -654,16 +658,13 @@ fn duration_of(base64: &str, format: WireFormat) -> Duration {
     Duration::from_micros(bytes * 1_000 / format.bytes_per_ms() as u64)
 }
 
-/// Nesting that no client event needs (limits reference).
-const MAX_DEPTH: usize = 32;
-
-/// Keys of a client event; a session with a hundred tools has some thousand.
-const MAX_KEYS: usize = 8192;
-
 /// The type of an event other than audio, empty if it has none. A name and a close code for what the
 /// gateway does not pass on; an event that is JSON and wrong otherwise is for the deployment to answer.
-fn check_event(text: &str) -> Result<Cow<'_, str>, (&'static str, u16)> {
-    check_depth(text, MAX_DEPTH, MAX_KEYS).map_err(|_| ("json_too_large", 1008))?;
+fn check_event<'a>(
+    text: &'a str,
+    limits: &RelayLimits,
+) -> Result<Cow<'a, str>, (&'static str, u16)> {
+    check_depth(text, limits.json_depth, limits.json_keys).map_err(|_| ("json_too_large", 1008))?;
     serde_json::from_str::<IgnoredAny>(text).map_err(|_| ("malformed_json", 1007))?;
     match event_type(text) {
         Ok(kind) => Ok(kind),

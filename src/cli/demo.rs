@@ -8,7 +8,6 @@ use std::time::Duration;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::bridge::CallSummary;
 use crate::config::Config;
@@ -16,9 +15,10 @@ use crate::simulator::{
     Act, CallReport, Simulator, SimulatorConfig, SoftPhone, phone_dial, phone_dialect, speech,
 };
 
+use super::log::Log;
 use super::process::Process;
 use super::report::SampleCall;
-use super::{BACKLOG, bind, failed, start_log};
+use super::{BACKLOG, bind, failed};
 
 /// The demo's configuration file.
 const CONFIG: &str = include_str!("demo.toml");
@@ -84,7 +84,7 @@ struct Demo {
     simulator: SocketAddr,
     stop_simulator: CancellationToken,
     simulator_task: TaskTracker,
-    _log: WorkerGuard,
+    _log: Log,
 }
 
 impl Demo {
@@ -103,7 +103,7 @@ impl Demo {
             let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
             mistakes.join("; ")
         })?;
-        let log = start_log(&config.log);
+        let log = Log::start(&config.log).map_err(|error| error.to_string())?;
         Ok(Self {
             process: Process::start(&config, routes)?,
             simulator,

@@ -11,25 +11,22 @@ mod control;
 mod control_show;
 mod credentials;
 mod demo;
+mod log;
 mod metrics;
 mod process;
 mod report;
 mod serve;
 mod simulate;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::net::{TcpListener, TcpSocket};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{Loaded, LogConfig, LogFormat, Mistake};
+use crate::config::{Loaded, Mistake};
 
 /// A realtime voice gateway: phones and SDK clients on one side, Realtime deployments on the other.
 #[derive(Debug, Parser)]
@@ -133,44 +130,14 @@ fn in_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
+/// Prints a line for whoever started the process; nobody may be there to read it.
+fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 fn failed(what: &str, error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("{what}: {error}");
+    let _ = writeln!(std::io::stderr(), "{what}: {error}");
     ExitCode::FAILURE
-}
-
-/// Lines that may wait for a slow reader of standard error; what comes then is lost, so that no call waits.
-const LOG_LINES: usize = 16 * 1024;
-
-/// Logs go to standard error, so that what a command prints stays readable by programs. They are written by a
-/// thread of their own; dropping the guard writes what still waits.
-fn start_log(config: &LogConfig) -> WorkerGuard {
-    let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(LOG_LINES)
-        .lossy(true)
-        .finish(std::io::stderr());
-    let filter = std::env::var("TRUNKLINE_LOG").unwrap_or_else(|_| config.filter.clone());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
-        .with_writer(writer);
-    let discreet = filter_fn(is_discreet);
-    match config.format {
-        LogFormat::Json => {
-            let subscriber = builder.json().flatten_event(true).finish();
-            subscriber.with(discreet).init();
-        }
-        LogFormat::Text => builder.finish().with(discreet).init(),
-    }
-    guard
-}
-
-/// Whatever the operator's filter says, the identity library's chatter is not logged: it writes of requests that hold
-/// secrets.
-fn is_discreet(metadata: &tracing::Metadata<'_>) -> bool {
-    const CHATTERERS: [&str; 3] = ["azure_", "typespec", "reqwest"];
-    let chats = CHATTERERS
-        .iter()
-        .any(|prefix| metadata.target().starts_with(prefix));
-    !chats || *metadata.level() <= tracing::Level::WARN
 }
 
 /// Connections that may wait where no configuration says how many.

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, Access, AdminToken};
+use crate::admin::{self, Access, AdminTokens};
 use crate::bridge::{ToolRunner, WatchdogLimits, Workers, watch_threads};
 use crate::config::{Config, Loaded, Reloader};
 use crate::listener::{Gateway, Routes, StoredIds, StoredKeys, StoredRoll};
@@ -22,6 +22,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::Dialer;
 
 use super::bind;
+use super::log::LogFilter;
 
 /// Operators that may wait to be accepted.
 const ADMIN_BACKLOG: u32 = 64;
@@ -38,7 +39,7 @@ pub(super) struct Process {
     pub(super) audiosocket: Option<SocketAddr>,
     pub(super) admin: SocketAddr,
     /// What operators have to show.
-    token: Option<AdminToken>,
+    tokens: AdminTokens,
     /// What is in force now.
     config: watch::Receiver<Arc<Config>>,
     tasks: TaskTracker,
@@ -93,7 +94,7 @@ impl Process {
             callers,
             audiosocket: audiosocket_at,
             admin,
-            token: access.token(),
+            tokens: access.tokens(),
             config: watch::Sender::new(Arc::new(config.clone())).subscribe(),
             tasks,
             stop,
@@ -133,12 +134,18 @@ impl Process {
     }
 
     /// From now on takes what is changed in the file that this process was started by: on SIGHUP, and by itself.
-    pub(super) fn reload_from(&mut self, path: &Path, loaded: &Loaded, mut hangups: Signal) {
+    pub(super) fn reload_from(
+        &mut self,
+        path: &Path,
+        loaded: &Loaded,
+        filter: LogFilter,
+        mut hangups: Signal,
+    ) {
         let recorder = self.gateway.recorder().clone();
-        let (gateway, token) = (Arc::clone(&self.gateway), self.token.clone());
-        let mut reloader = Reloader::new(path, loaded, gateway, token);
+        let (gateway, tokens) = (Arc::clone(&self.gateway), self.tokens.clone());
+        let mut reloader = Reloader::new(path, loaded, gateway, tokens);
         self.config = reloader.config();
-        let stop = self.stop.clone();
+        let (stop, config) = (self.stop.clone(), self.config.clone());
         let work = async move {
             loop {
                 tokio::select! {
@@ -148,6 +155,7 @@ impl Process {
                     }
                     () = reloader.is_due() => drop(reloader.look().await),
                 }
+                filter.follow(&config.borrow().log);
             }
         };
         self.tasks

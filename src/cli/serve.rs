@@ -7,12 +7,17 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Loaded;
 
+use super::log::Log;
 use super::process::Process;
-use super::{failed, in_runtime, start_log};
+use super::{failed, in_runtime, say};
 
 pub(super) fn serve(path: &Path, loaded: Loaded) -> ExitCode {
     let config = &loaded.config;
-    let _log = start_log(&config.log);
+    let log = match Log::start(&config.log) {
+        Ok(log) => log,
+        Err(error) => return failed("cannot start", &error),
+    };
+    let filter = log.filter();
     if !config.process.dumpable {
         forbid_dumps();
     }
@@ -26,21 +31,21 @@ pub(super) fn serve(path: &Path, loaded: Loaded) -> ExitCode {
             Ok(process) => process,
             Err(error) => return failed("cannot serve", &error),
         };
-        process.reload_from(path, &loaded, hangups);
+        process.reload_from(path, &loaded, filter, hangups);
         let scheme = if loaded.config.listener.tls.is_some() {
             "https"
         } else {
             "http"
         };
-        println!("callers on {scheme}://{}", process.callers);
+        say(format_args!("callers on {scheme}://{}", process.callers));
         if let Some(address) = process.audiosocket {
-            println!("audiosocket on {address}");
+            say(format_args!("audiosocket on {address}"));
         }
         let scheme = match loaded.config.admin.tls {
             Some(_) => "https",
             None => "http",
         };
-        println!("admin on {scheme}://{}", process.admin);
+        say(format_args!("admin on {scheme}://{}", process.admin));
         match process.run_until_told().await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed("cannot wait for signals", &error),

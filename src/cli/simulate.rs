@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::LogConfig;
 use crate::simulator::{Simulator, SimulatorConfig};
 
-use super::{BACKLOG, bind, failed, start_log};
+use super::log::Log;
+use super::{BACKLOG, bind, failed, say};
 
 #[derive(Debug, Args)]
 pub(super) struct SimulateArguments {
@@ -28,7 +29,10 @@ pub(super) struct SimulateArguments {
 }
 
 pub(super) async fn simulate(arguments: SimulateArguments) -> ExitCode {
-    let _log = start_log(&LogConfig::default());
+    let _log = match Log::start(&LogConfig::default()) {
+        Ok(log) => log,
+        Err(error) => return failed("cannot start", &error),
+    };
     let config = match read_config(&arguments) {
         Ok(config) => config,
         Err(error) => return failed("bad simulator settings", &error),
@@ -37,7 +41,7 @@ pub(super) async fn simulate(arguments: SimulateArguments) -> ExitCode {
         Ok(bound) => bound,
         Err(error) => return failed("cannot simulate", &error),
     };
-    println!("simulator listening on http://{address}");
+    say(format_args!("simulator listening on http://{address}"));
     let shutdown = CancellationToken::new();
     let serving = Arc::new(Simulator::new(config)).serve(listener, shutdown.clone());
     let stop = async {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
 
 use crate::admin::{Access, AdminConfig};
 use crate::auth::{
@@ -262,6 +263,9 @@ impl Config {
         let traces = self.build_traces(&mut mistakes);
         if let Some(problem) = self.reload.mistake() {
             mistakes.add(&["reload", "watch"], problem.to_owned());
+        }
+        if let Err(error) = EnvFilter::builder().parse(&self.log.filter) {
+            mistakes.add(&["log", "filter"], error.to_string());
         }
         let watchdog = self.process.watchdog;
         if !watchdog.is_zero() && watchdog <= WatchdogLimits::NOTICE {
@@ -1136,9 +1140,22 @@ deployment = "east"
         ] {
             check(&format!("{entra}{fields}"), &[expected]);
         }
+        check(
+            &format!("{GOOD}[log]\nfilter = 'info,trunkline=debug'\n"),
+            &[],
+        );
+        check(
+            &format!("{GOOD}[log]\nfilter = 'trunkline=shout'\n"),
+            &["line 12: log.filter: error parsing level filter"],
+        );
         let admin = format!("{GOOD}[admin]\naddress = \"0.0.0.0:9100\"\n");
         check(&admin, &["line 12: admin.address: metrics need no key"]);
         check(&format!("{admin}public = true\n"), &[]);
+        check(&format!("{admin}read_token = 'r'\n"), &[]);
+        check(
+            &format!("{admin}token = 'r'\nread_token = 'r'\n"),
+            &["line 14: admin.read_token: is the same as token"],
+        );
         let tls = "[admin.tls]\ncertificate_file = \"/no/file\"\nkey_file = \"/no/file\"\n";
         check(
             &format!("{GOOD}{tls}"),

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use crate::admin::AdminToken;
+use crate::admin::AdminTokens;
 use crate::listener::{Gateway, Routes};
 use crate::upstream::Identities;
 
@@ -67,8 +67,8 @@ pub enum Outcome {
 pub struct Reloader {
     path: PathBuf,
     gateway: Arc<Gateway>,
-    /// What operators show, if anything.
-    token: Option<AdminToken>,
+    /// What operators show.
+    tokens: AdminTokens,
     /// What the process began with.
     first: Arc<First>,
     /// What is in force, as it was read.
@@ -93,25 +93,20 @@ struct Changed {
     config: Config,
     routes: Routes,
     reading: Reading,
-    token: Option<AdminToken>,
+    tokens: AdminTokens,
     needs_restart: Vec<&'static str>,
 }
 
 impl Reloader {
-    /// For a gateway that was made of what was `loaded` from the file. `token` is what operators have to show.
+    /// For a gateway that was made of what was `loaded` from the file. `tokens` are what operators have to show.
     #[must_use]
-    pub fn new(
-        path: &Path,
-        loaded: &Loaded,
-        gateway: Arc<Gateway>,
-        token: Option<AdminToken>,
-    ) -> Self {
+    pub fn new(path: &Path, loaded: &Loaded, gateway: Arc<Gateway>, tokens: AdminTokens) -> Self {
         gateway.metrics().reload().began(unix_seconds());
         let (config, reading) = (loaded.config.clone(), loaded.reading.clone());
         Self {
             path: path.to_owned(),
             gateway,
-            token,
+            tokens,
             config: watch::Sender::new(Arc::new(config.clone())),
             reading: reading.clone(),
             first: Arc::new(First { config, reading }),
@@ -199,9 +194,7 @@ impl Reloader {
         self.identities = changed.routes.identities.clone();
         let listener = changed.config.listener.clone();
         self.gateway.replace(listener, changed.routes, &unchanged);
-        if let (Some(token), Some(new)) = (&self.token, &changed.token) {
-            token.replace(new);
-        }
+        self.tokens.replace(&changed.tokens);
         self.reading = changed.reading;
         self.config.send_replace(Arc::new(changed.config));
         Outcome::Applied {
@@ -248,7 +241,7 @@ impl Changed {
             // What is good on another address may not be on this one.
             routes = config.build_with(reading.text(), identities.clone())?;
         }
-        let token = AdminToken::read(&config.admin).map_err(|error| {
+        let tokens = AdminTokens::read(&config.admin).map_err(|error| {
             vec![Mistake {
                 line: None,
                 field: format!("admin.{}", error.field),
@@ -259,7 +252,7 @@ impl Changed {
             config,
             routes,
             reading,
-            token,
+            tokens,
             needs_restart,
         })
     }
@@ -281,14 +274,10 @@ impl First {
             ("admin.address", old.admin.address != new.admin.address),
             ("admin.tls", old.admin.tls != new.admin.tls),
             (
-                "admin.token",
-                old.admin.has_token() != new.admin.has_token(),
-            ),
-            (
                 "quota.redis",
                 !self.reading.is_same(reading, &["quota", "redis"]),
             ),
-            ("log", old.log != new.log),
+            ("log.format", old.log.format != new.log.format),
             ("process", old.process != new.process),
         ];
         let changed = has_changed
@@ -304,9 +293,6 @@ impl First {
         listener.address = first.listener.address;
         listener.tls.clone_from(&first.listener.tls);
         listener.audiosocket.address = first.listener.audiosocket.address;
-        if config.admin.has_token() != first.admin.has_token() {
-            config.admin = first.admin.clone();
-        }
         config.admin.address = first.admin.address;
         config.admin.tls.clone_from(&first.admin.tls);
     }

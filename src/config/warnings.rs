@@ -232,6 +232,8 @@ impl Config {
         let admin = &self.admin;
         let (value, file) = (&admin.token, &admin.token_file);
         all.push(Secret::new(vec!["admin"], "token", value, file));
+        let (value, file) = (&admin.read_token, &admin.read_token_file);
+        all.push(Secret::new(vec!["admin"], "read_token", value, file));
         for (name, it) in &self.deployments {
             let path = vec!["deployments", name.as_str()];
             all.push(Secret::new(path, "api_key", &it.api_key, &it.api_key_file));
@@ -591,6 +593,10 @@ model = "gpt-realtime"
         more(
             "[admin]\ntoken = 't'\npublic = true",
             &["line 8: admin.token: stands in the file"],
+        );
+        more(
+            "[admin]\nread_token = 't'\npublic = true",
+            &["line 8: admin.read_token: stands in the file"],
         );
         more("[admin]\npublic = true", &["line 8: admin.public: whoever"]);
         more(

@@ -16,6 +16,8 @@ pub struct Refusal {
     pub message: Cow<'static, str>,
     /// When to try again.
     pub retry_after: Option<Duration>,
+    /// What exactly was wrong, by a name of a closed set, where the caller is not to know it. For operators.
+    pub cause: Option<&'static str>,
 }
 
 impl Refusal {
@@ -27,6 +29,7 @@ impl Refusal {
             code,
             message: message.into(),
             retry_after: None,
+            cause: None,
         }
     }
 

@@ -150,7 +150,7 @@ impl Gateway {
                 }
                 let tenant = peer.tenant();
                 self.refusals
-                    .note(AudioSocket::NAME, refusal.code, None, tenant);
+                    .note_caused(AudioSocket::NAME, &refusal, None, tenant);
                 drop(peer);
                 // An empty buffer takes three bytes.
                 let _ = packets.send(&AudioSocket::HANGUP);

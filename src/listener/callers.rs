@@ -84,6 +84,10 @@ pub struct RealtimeLimits {
     /// From an event's first byte to its last; longer only while 32 KiB a second come.
     #[serde(with = "humantime_serde")]
     pub message_timeout: Duration,
+    /// How deep objects and arrays of an event may nest. What needs it is the schema of a tool's parameters.
+    pub json_depth: u32,
+    /// Keys of an event, all objects together; a session with a hundred tools has some thousand.
+    pub json_keys: u32,
     /// Without any event from the client; zero for no limit. There is no event that a client must begin with, and a
     /// vendor lets it be silent until the session's cap, the shortest of which is 30 min.
     #[serde(with = "humantime_serde")]
@@ -107,6 +111,8 @@ impl Default for RealtimeLimits {
             messages_per_second: 1_000,
             message_burst: 30_000,
             message_timeout: Duration::from_secs(10),
+            json_depth: 32,
+            json_keys: 8_192,
             idle: Duration::from_secs(30 * 60),
             max_duration: Duration::from_secs(65 * 60),
             carry: true,
@@ -139,6 +145,8 @@ impl RealtimeLimits {
         RelayLimits {
             idle: self.idle,
             max_duration: self.max_duration,
+            json_depth: self.json_depth as usize,
+            json_keys: self.json_keys as usize,
         }
     }
 }
@@ -175,6 +183,8 @@ impl CallersConfig {
                 realtime.messages_per_second,
             ),
             (["realtime", "message_burst"], realtime.message_burst),
+            (["realtime", "json_depth"], realtime.json_depth),
+            (["realtime", "json_keys"], realtime.json_keys),
         ];
         let timeouts = [
             (["phone", "message_timeout"], phone.message_timeout),
@@ -208,6 +218,10 @@ mod tests {
         check(
             "[phone]\nmax_fragments = 0\n[realtime]\nmessage_timeout = '0s'",
             &[["phone", "max_fragments"], ["realtime", "message_timeout"]],
+        );
+        check(
+            "[realtime]\njson_depth = 0\njson_keys = 0",
+            &[["realtime", "json_depth"], ["realtime", "json_keys"]],
         );
     }
 }

@@ -329,7 +329,7 @@ impl Desk {
                     ..Refusal::unavailable(jittered())
                 },
                 Denied::StoreUnavailable => Refusal::store_unavailable(jittered()),
-                _ => Refusal::unauthorized(),
+                _ => unauthorized(denied),
             }
         })?;
         peer.known(&identity.tenant);
@@ -350,7 +350,7 @@ impl Desk {
             Ok(()) => Ok(()),
             Err(UseError::Replayed) => {
                 self.metrics.denied(route, Denied::Replayed.name());
-                Err(Refusal::unauthorized())
+                Err(unauthorized(Denied::Replayed))
             }
             Err(UseError::Unknown) => Err(Refusal::store_unavailable(Duration::from_secs(5))),
         }
@@ -364,9 +364,18 @@ impl Desk {
         style: ErrorStyle,
         peer: &Peer,
     ) -> Answer {
-        let (reason, status) = (refusal.code, Some(refusal.status));
-        self.refusals.note(route, reason, status, peer.tenant());
+        let status = Some(refusal.status);
+        self.refusals
+            .note_caused(route, refusal, status, peer.tenant());
         refuse(refusal, style)
+    }
+}
+
+/// The one answer to whatever is wrong with a credential; what it was is for operators.
+fn unauthorized(denied: Denied) -> Refusal {
+    Refusal {
+        cause: Some(denied.name()),
+        ..Refusal::unauthorized()
     }
 }
 

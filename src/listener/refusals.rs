@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use crate::ingress::Refusal;
 use crate::telemetry::Metrics;
 
 /// How many are remembered.
@@ -23,6 +24,8 @@ pub struct RefusedCallers {
     pub status: Option<u16>,
     /// The metric label.
     pub reason: &'static str,
+    /// What exactly was wrong with a credential, which they were not told.
+    pub cause: Option<&'static str>,
     /// How often.
     pub times: u64,
     /// When for the first time.
@@ -54,6 +57,27 @@ impl Refusals {
         status: Option<u16>,
         tenant: Option<&Arc<str>>,
     ) {
+        self.add(route, (reason, None), status, tenant);
+    }
+
+    /// The same, with what the caller was not told. `status` is what it was told, if anything.
+    pub(super) fn note_caused(
+        &self,
+        route: &'static str,
+        refusal: &Refusal,
+        status: Option<u16>,
+        tenant: Option<&Arc<str>>,
+    ) {
+        self.add(route, (refusal.code, refusal.cause), status, tenant);
+    }
+
+    fn add(
+        &self,
+        route: &'static str,
+        (reason, cause): (&'static str, Option<&'static str>),
+        status: Option<u16>,
+        tenant: Option<&Arc<str>>,
+    ) {
         self.metrics.refused(route, reason);
         let now = SystemTime::now();
         let refused = RefusedCallers {
@@ -61,6 +85,7 @@ impl Refusals {
             tenant: tenant.cloned(),
             status,
             reason,
+            cause,
             times: 1,
             first_at: now,
             last_at: now,
@@ -85,7 +110,7 @@ impl Recent {
         let alike = self.0.iter().rposition(|it| {
             let since = refused.last_at.duration_since(it.last_at);
             (it.route, it.reason, it.status) == (refused.route, refused.reason, refused.status)
-                && it.tenant == refused.tenant
+                && (&it.tenant, it.cause) == (&refused.tenant, refused.cause)
                 // A clock that was set back makes them no others.
                 && since.unwrap_or_default() < SAME
         });
@@ -112,6 +137,7 @@ mod tests {
             tenant: Some(tenant.into()),
             status: Some(503),
             reason,
+            cause: None,
             times: 1,
             first_at: at,
             last_at: at,
@@ -145,6 +171,15 @@ mod tests {
         // The clock was set back.
         recent.add(refused("b", "draining", 10));
         assert_eq!(recent.0.back().map(|it| it.times), Some(2));
+        let cause = Some("expired");
+        recent.add(RefusedCallers {
+            cause,
+            ..refused("b", "draining", 10)
+        });
+        assert_eq!(
+            recent.0.back().map(|it| (it.times, it.cause)),
+            Some((1, cause))
+        );
     }
 
     #[test]

@@ -42,8 +42,12 @@ impl Gateway {
                 continue;
             }
             deployment.forget_condition(&self.metrics);
+            let Some(new) = new else {
+                continue;
+            };
+            new.go_on_from(deployment, &self.metrics);
             // What an operator wants of a deployment holds for what takes its name.
-            if let Some(new) = new.filter(|_| deployment.is_drained()) {
+            if deployment.is_drained() {
                 new.set_drained(true, &self.metrics);
             }
         }

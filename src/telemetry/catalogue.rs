@@ -895,6 +895,8 @@ metrics! {
         "1 while new calls are refused for this reason.";
     LOOP_LAG = G, "trunkline_loop_lag_seconds", Seconds, [],
         "How late tasks wake up: 99th percentile over 2 s.";
+    LOG_LINES_LOST = C, "trunkline_log_lines_lost_total", Count("lines"), [],
+        "Lines of the log that found no room, because whoever reads it does not, or that could not be written.";
     STALLS = C, "trunkline_stalls_total", Count("stalls"), [],
         "Threads that took more than 2 s for one step.";
     STALLED_THREADS = G, "trunkline_stalled_threads", Count("threads"), [],

@@ -13,6 +13,7 @@ use super::catalogue::{self, Kind};
 use super::control::ControlMetrics;
 use super::door::DoorMetrics;
 use super::exemplars::Exemplars;
+use super::log_lines::LogCollector;
 use super::open_metrics::open_metrics;
 use super::process::ProcessCollector;
 use super::records::RecordMetrics;
@@ -200,6 +201,9 @@ impl Metrics {
         tell_build(&catalogue::BUILD_INFO.int_gauges(registry));
         registry
             .register(Box::new(ProcessCollector::new()))
+            .expect("each name is registered once");
+        registry
+            .register(Box::new(LogCollector::new()))
             .expect("each name is registered once");
         let metrics = Self {
             calls: catalogue::CALLS.int_counters(registry),

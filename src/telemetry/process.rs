@@ -70,7 +70,7 @@ impl Collector for ProcessCollector {
 
 /// A family with one value. It is made anew each time, because what is told replaces what was told before, of a counter
 /// too.
-fn family(metric: Metric, value: f64) -> Vec<MetricFamily> {
+pub(super) fn family(metric: Metric, value: f64) -> Vec<MetricFamily> {
     if metric.kind == Kind::Counter {
         let counter = Counter::with_opts(metric.opts()).expect("names are constants");
         counter.inc_by(value);

@@ -49,6 +49,17 @@ pub(super) struct Shown {
 pub(super) struct NoToken;
 
 impl Credential {
+    /// Whether both are shown alike: a key, what a file holds, or the tokens of one identity.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::None, Self::None) => true,
+            (Self::Key(a), Self::Key(b)) => a.expose_secret() == b.expose_secret(),
+            (Self::KeyFile(a), Self::KeyFile(b)) => a.path == b.path,
+            (Self::Token(a), Self::Token(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
     /// What a dial shows now. Waits for a token, if there is none, for `limit` at most.
     pub(super) async fn show(&self, limit: Duration) -> Result<Shown, NoToken> {
         Ok(match self {

@@ -273,6 +273,18 @@ impl Deployment {
         &self.credential
     }
 
+    /// Whether dials of both lead to one place, and show the same there.
+    pub(super) fn is_same_place(&self, other: &Self) -> bool {
+        let (a, b) = (&self.config, &other.config);
+        let payers = (&a.organization, &a.project) == (&b.organization, &b.project);
+        (a.kind, a.shape) == (b.kind, b.shape)
+            && (&self.host, self.port, self.tls) == (&other.host, other.port, other.tls)
+            && (&a.model, &a.api_version) == (&b.model, &b.api_version)
+            && payers
+            && self.authorities.certificates == other.authorities.certificates
+            && self.credential.is_same(&other.credential)
+    }
+
     /// Authorities that it needs besides the dialler's own.
     pub(super) fn authorities(&self) -> Option<&Authorities> {
         self.config.ca_file.is_some().then_some(&self.authorities)

@@ -33,7 +33,7 @@ pub(super) struct DeploymentState {
     drained: AtomicBool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Inner {
     health: Health,
     window: Window,
@@ -179,6 +179,17 @@ impl Deployment {
             inner.window.add(true, now());
         }
         inner.health.session_went_well();
+    }
+
+    /// Goes on with what was learnt of `old`, the deployment of that name in the configuration before, if both are the same
+    /// place that is shown the same: how it fares has nothing to do with what else is said of it.
+    pub fn go_on_from(&self, old: &Self, metrics: &Metrics) {
+        if !self.is_same_place(old) {
+            return;
+        }
+        let learnt = old.state.lock().clone();
+        *self.state.lock() = learnt;
+        self.show(metrics);
     }
 
     /// Whatever was seen of a deployment of that name says nothing of it.

@@ -21,6 +21,7 @@ FOREIGN = {"HTTPRoute", "PodMonitor", "ServiceMonitor", "PrometheusRule", "Scale
 SECRET = {
     "values": {
         "signing-secret": "0123456789abcdef0123456789abcdef",
+        "admin-token": "acted-by",
         "metrics-token": "looked-at",
         "redis-url": "rediss://:secret@cache.example.com:6380/0",
         "records-secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
@@ -42,7 +43,9 @@ FEATURES = {
         "azureWorkloadIdentity": {"enabled": True, "clientId": "00000000-0000-0000-0000-000000000001"},
         "config": {"deployments": {"east": {"entra": {"kind": "workload_identity"}}}},
     },
-    "secret": {"secret": {**SECRET, "signingKey": "signing-secret", "metricsTokenKey": "metrics-token"}},
+    "secret": {"secret": {**SECRET, "signingKey": "signing-secret", "adminTokenKey": "admin-token"}},
+    "secret-to-look": {"secret": {**SECRET, "adminTokenKey": "admin-token", "metricsTokenKey": "metrics-token"}},
+    "secret-only-to-look": {"secret": {**SECRET, "metricsTokenKey": "metrics-token"}},
     "existing-secret": {"secret": {"existingName": "ours", "signingKey": "signing-secret"}},
     "records": {
         "secret": SECRET,
@@ -55,6 +58,12 @@ FEATURES = {
     "redis-by-secret": {"secret": SECRET, "redis": {"urlKey": "redis-url"}},
     "redis-bundled": {"redis": {"bundled": {"enabled": True}}},
     "tls": {"gateway": {"tlsSecret": "trunkline-tls"}},
+    "admin-tls": {"adminTls": {"secret": "operators-tls"}},
+    "admin-mtls": {"adminTls": {"secret": "operators-tls", "clientCaKey": "ca.crt"}},
+    "admin-mtls-scraped": {
+        "adminTls": {"secret": "operators-tls", "clientCaKey": "ca.crt"},
+        "monitoring": {"podMonitor": {"enabled": True}, "tls": {"clientSecret": "prometheus-tls"}},
+    },
     "public-url": {"gateway": {"publicUrl": "wss://voice.example.com"}},
     "load-balancer": {
         "service": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["10.0.0.0/8"]}

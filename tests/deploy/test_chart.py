@@ -56,7 +56,7 @@ def test_the_gateway_takes_its_configuration(case, tmp_path):
 
 
 # Secrets that are not just any text.
-OF_A_FORM = {name: SECRET["values"][name] for name in ("redis-url", "records-secret")}
+OF_A_FORM = {name: SECRET["values"][name] for name in ("redis-url", "records-secret", "metrics-token")}
 
 
 def accepts(text, tmp_path):
@@ -67,10 +67,8 @@ def accepts(text, tmp_path):
         here = tmp_path / path.removeprefix("/run/")
         here.parent.mkdir(parents=True, exist_ok=True)
         here.write_text(OF_A_FORM.get(here.name, "0123456789abcdef" * 4))
-    if "/run/tls" in text:
-        folder = tmp_path / "tls" / "trunkline"
-        files = ["-keyout", folder / "tls.key", "-out", folder / "tls.crt"]
-        check("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=voice", "-days", "9", *files)
+    for folder in {tmp_path / "tls" / name for name in re.findall(r'"/run/tls/([^/"]+)/', text)}:
+        certify(folder)
     config = tmp_path / "trunkline.toml"
     config.write_text(text.replace("/run/", f"{tmp_path}/"))
     # As the webhook of workload identity sets them.
@@ -82,6 +80,13 @@ def accepts(text, tmp_path):
     }
     (tmp_path / "token").write_text("token")
     check(BINARY, "check", config, env=identity)
+
+
+def certify(folder):
+    """A certificate that is its own authority."""
+    files = ["-keyout", folder / "tls.key", "-out", folder / "tls.crt"]
+    check("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=voice", "-days", "9", *files)
+    (folder / "ca.crt").write_bytes((folder / "tls.crt").read_bytes())
 
 
 def test_every_kind_of_value_reaches_the_gateway_as_it_is(tmp_path):
@@ -136,6 +141,17 @@ def contains(got, wanted):
         ({"monitoring": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}}, "counted twice"),
         ({"secret": {"values": {"a": "b"}}, "records": {"webhookSecretKey": "c"}}, "secret.values has not"),
         ({"records": {"spoolSizeLimit": "1Gi"}}, "set config.records.webhook.url"),
+        ({"secret": {"values": {"a": "b"}, "adminTokenKey": "a", "metricsTokenKey": "a"}}, "could also end calls"),
+        ({"secret": {"values": {"a": "b"}, "adminTokenKey": "c"}}, "secret.values has not"),
+        ({"adminTls": {"clientCaKey": "ca.crt"}}, "adminTls.secret, which is empty"),
+        (
+            {"adminTls": {"secret": "a"}, "monitoring": {"tls": {"clientSecret": "b"}}},
+            "monitoring.tls.clientSecret is for client certificates",
+        ),
+        (
+            {"adminTls": {"secret": "a"}, "ingress": {"enabled": True, "controller": "agic", "hosts": ["a"]}},
+            "give both or none of gateway.tlsSecret",
+        ),
         ({"ingress": {"enabled": True}}, "ingress.hosts is empty"),
         ({"gatewayApi": {"enabled": True}}, "parentRefs is empty"),
     ],
@@ -274,12 +290,65 @@ def test_a_changed_configuration_may_be_left_to_the_pods_that_run():
 
 
 def test_prometheus_shows_the_token_and_names_the_job():
-    manifests = render(merged(FEATURES["secret"], FEATURES["pod-monitor"]))
-    endpoint = find(manifests, "PodMonitor")["spec"]["podMetricsEndpoints"][0]
-    assert endpoint["port"] == "admin"
-    assert endpoint["authorization"]["credentials"] == {"name": "edge-trunkline", "key": "metrics-token"}
-    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "trunkline"}]
+    # The one that changes nothing, where there is such.
+    for case, key, asked in [
+        ("secret", "admin-token", {"token_file"}),
+        ("secret-to-look", "metrics-token", {"token_file", "read_token_file"}),
+        ("secret-only-to-look", "metrics-token", {"read_token_file"}),
+    ]:
+        manifests = render(merged(FEATURES[case], FEATURES["pod-monitor"]))
+        endpoint = find(manifests, "PodMonitor")["spec"]["podMetricsEndpoints"][0]
+        assert endpoint["port"] == "admin"
+        assert endpoint["authorization"]["credentials"] == {"name": "edge-trunkline", "key": key}
+        assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "trunkline"}]
+        config = tomllib.loads(find(manifests, "ConfigMap")["data"]["trunkline.toml"])["admin"]
+        assert set(config) == {"address", *asked}
     assert "authorization" not in find(render(FEATURES["pod-monitor"]), "PodMonitor")["spec"]["podMetricsEndpoints"][0]
+
+
+def of_admin_port(case):
+    """What probes, the admin service and the monitor speak, and how much is asked there."""
+    manifests = render(merged(CASES[case], {"monitoring": {"podMonitor": {"enabled": True}}}))
+    pod = find(manifests, "Deployment")["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    probes = {container[f"{name}Probe"]["httpGet"]["scheme"] for name in ("startup", "liveness", "readiness")}
+    service = find(manifests, "Service", "edge-trunkline-admin")["spec"]["ports"][0]["appProtocol"]
+    endpoint = find(manifests, "PodMonitor")["spec"]["podMetricsEndpoints"][0]
+    config = tomllib.loads(find(manifests, "ConfigMap")["data"]["trunkline.toml"])["admin"]
+    secrets = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+    return {probe.lower() for probe in probes} | {service, endpoint["scheme"]}, endpoint, config, secrets
+
+
+def test_probes_and_prometheus_speak_what_the_admin_port_speaks():
+    spoken, endpoint, config, secrets = of_admin_port("least")
+    assert (spoken, secrets) == ({"http"}, [])
+    assert "tlsConfig" not in endpoint and "tls" not in config
+
+    spoken, endpoint, config, secrets = of_admin_port("admin-tls")
+    assert (spoken, secrets) == ({"https"}, ["operators-tls"])
+    signed = {"secret": {"name": "operators-tls", "key": "ca.crt"}}
+    assert endpoint["tlsConfig"] == {"serverName": "edge-trunkline-admin.voice.svc", "ca": signed}
+    # Nobody has to show anything yet.
+    assert config["public"] is True and "client_auth" not in config["tls"]
+
+    spoken, endpoint, config, _ = of_admin_port("admin-mtls-scraped")
+    assert spoken == {"https"}
+    assert endpoint["tlsConfig"]["cert"] == {"secret": {"name": "prometheus-tls", "key": "tls.crt"}}
+    assert endpoint["tlsConfig"]["keySecret"] == {"name": "prometheus-tls", "key": "tls.key"}
+    # Kubernetes' probes have no certificate.
+    assert config["tls"]["client_auth"] == "optional" and "public" not in config
+
+
+def test_who_reaches_the_admin_port_is_the_same_with_tls():
+    policy = find(render(FEATURES["least"]), "NetworkPolicy")
+    assert policy == find(render(FEATURES["admin-mtls"]), "NetworkPolicy")
+
+
+def test_prometheus_knows_a_certificate_by_the_name_that_is_given():
+    tls = {"serverName": "operators.example.com", "caKey": ""}
+    values = merged(FEATURES["admin-tls"], {"monitoring": {"serviceMonitor": {"enabled": True}, "tls": tls}})
+    endpoint = find(render(values), "ServiceMonitor")["spec"]["endpoints"][0]
+    assert endpoint["tlsConfig"] == {"serverName": "operators.example.com"}
 
 
 def test_rules_and_dashboards_are_those_of_deploy():

@@ -1,5 +1,6 @@
 """Base and overlays build, are valid, and hold to the same rules as the chart."""
 
+import os
 import re
 import shutil
 import tomllib
@@ -12,13 +13,18 @@ from test_chart import accepts
 from tools import DEPLOY, check
 
 PLACES = ["base", "overlays/azure", "overlays/laptop"]
+COMPONENT = "components/admin-tls"
 
 
 @pytest.fixture(params=PLACES)
 def manifests(request):
+    return rendered(DEPLOY / "kustomize" / request.param)
+
+
+def rendered(folder):
     if not shutil.which("kubectl"):
         pytest.skip("no kubectl here, whose kustomize renders these; Debian's is too old for them")
-    text = check("kubectl", "kustomize", DEPLOY / "kustomize" / request.param)
+    text = check("kubectl", "kustomize", folder)
     return [it for it in yaml.safe_load_all(text) if it]
 
 
@@ -61,12 +67,39 @@ def test_pods_have_no_privilege(manifests):
 
 
 @pytest.mark.parametrize("place", PLACES)
+def test_an_overlay_may_have_tls_on_the_admin_port(place, tmp_path):
+    """With the lines of the component's own comment."""
+    folder = DEPLOY / "kustomize" / COMPONENT
+    said = (folder / "kustomization.yaml").read_text()
+    settings = re.findall(r"^#   (\[admin\.tls\]|\w+ = .*)$", said, re.MULTILINE)
+    assert len(settings) == 5
+    overlay = {
+        "resources": [os.path.relpath(DEPLOY / "kustomize" / place, tmp_path)],
+        "components": [os.path.relpath(folder, tmp_path)],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    manifests = rendered(tmp_path)
+    for minor in MINORS:
+        assert_valid(manifests, minor)
+    pod = one(manifests, "Deployment", "trunkline")["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["scheme"] == "HTTPS" and container[probe]["httpGet"]["port"] == "admin"
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {"config", "admin-tls"} <= set(mounted) and mounted["admin-tls"] == "/run/tls/admin"
+    assert "trunkline-admin-tls" in [volume.get("secret", {}).get("secretName") for volume in pod["volumes"]]
+    assert one(manifests, "Service", "trunkline-admin")["spec"]["ports"][0]["appProtocol"] == "https"
+    text = one(manifests, "ConfigMap", "trunkline")["data"]["trunkline.toml"]
+    accepts(text + "\n" + "\n".join(settings) + "\n", tmp_path)
+
+
+@pytest.mark.parametrize("place", [*PLACES, COMPONENT])
 def test_the_files_alone_are_there(place):
     """Also where nothing renders them."""
     folder = DEPLOY / "kustomize" / place
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
-    named = list(kustomization["resources"]) + [it["path"] for it in kustomization.get("patches", []) if "path" in it]
-    named += [file for it in kustomization["configMapGenerator"] for file in it["files"]]
+    named = list(kustomization.get("resources", [])) + [it["path"] for it in kustomization.get("patches", []) if "path" in it]
+    named += [file for it in kustomization.get("configMapGenerator", []) for file in it["files"]]
     for name in named:
         assert (folder / name).exists(), name
     for path in folder.glob("*.yaml"):

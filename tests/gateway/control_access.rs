@@ -132,6 +132,56 @@ async fn only_operators_are_let_in() {
 }
 
 #[tokio::test]
+async fn who_only_looks_sees_everything_and_changes_nothing() {
+    let control = Control::new("token = 'operators-only'\nread_token = 'lookers'").await;
+    let channel = control.channel("lookers").await;
+    let mut client = ControlClient::new(channel.clone());
+    let calls = list(&mut client, proto::CallFilter::default()).await;
+    assert!(calls.is_empty());
+    let request = proto::ListDeploymentsRequest::default();
+    client.list_deployments(request).await.expect("shown");
+    let request = proto::WatchCallsRequest::default();
+    drop(client.watch_calls(request).await.expect("shown"));
+    let request = proto::GetCallRequest {
+        call_id: "call-1".to_owned(),
+    };
+    check(client.get_call(request).await, Code::NotFound, "");
+    assert_eq!(services(channel).await.expect("services").len(), 3);
+    let said = "the token for who only looks";
+    let denied = Code::PermissionDenied;
+    let request = proto::EndCallRequest::default();
+    check(client.end_call(request).await, denied, said);
+    let request = proto::SayRequest::default();
+    check(client.say(request).await, denied, said);
+    let request = proto::DrainDeploymentRequest::default();
+    check(client.drain_deployment(request).await, denied, said);
+    let request = proto::UndrainDeploymentRequest::default();
+    check(client.undrain_deployment(request).await, denied, said);
+    let request = proto::DrainGatewayRequest { deadline: None };
+    check(client.drain_gateway(request).await, denied, said);
+    assert!(control.world.gateway.drain_wanted().borrow().is_none());
+    // Whoever has neither is told what everybody is.
+    let mut client = ControlClient::new(control.channel("looker").await);
+    let request = proto::EndCallRequest::default();
+    check(client.end_call(request).await, Code::Unauthenticated, "");
+    control.close().await;
+}
+
+#[tokio::test]
+async fn nobody_acts_where_only_looking_asks_a_token() {
+    let control = Control::new("read_token = 'lookers'").await;
+    for (token, code) in [
+        ("", Code::Unauthenticated),
+        ("lookers", Code::PermissionDenied),
+    ] {
+        let mut client = ControlClient::new(control.channel(token).await);
+        let request = proto::DrainGatewayRequest { deadline: None };
+        check(client.drain_gateway(request).await, code, "");
+    }
+    control.close().await;
+}
+
+#[tokio::test]
 async fn a_public_address_without_a_secret_has_probes_and_metrics_only() {
     // That it listens on loopback here is not what the configuration says.
     let control = Control::new("address = '0.0.0.0:9100'\npublic = true").await;

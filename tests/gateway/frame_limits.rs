@@ -239,6 +239,30 @@ async fn a_message_that_nobody_reads_is_not_late() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_json_of_an_sdk_client() {
+    let limits = "[listener.callers.realtime]\njson_depth = 3\njson_keys = 4\n";
+    let (dialect, target, _) = SDK;
+    // At the limit, and one beyond.
+    for (good, bad) in [
+        (
+            r#"{"type":"x","a":{"b":{}}}"#,
+            r#"{"type":"x","a":{"b":{"c":{}}}}"#,
+        ),
+        (
+            r#"{"type":"x","a":1,"b":1,"c":1}"#,
+            r#"{"type":"x","a":1,"b":1,"c":1,"d":1}"#,
+        ),
+    ] {
+        let world = World::with_config(&format!("{CONFIG}{limits}"), "");
+        let mut wire = Wire::open(&world, target).await;
+        wire.text(good).await;
+        assert_alive(&mut wire, dialect).await;
+        wire.text(bad).await;
+        refused(&world, &mut wire, dialect, 1008, "json_too_large").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_sdk_call_has_an_end() {
     let limits = "[listener.callers.realtime]\nidle = '2m'\nmax_duration = '5m'\n";
     let cases = [

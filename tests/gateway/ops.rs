@@ -144,6 +144,26 @@ async fn only_operators_are_shown_calls() {
 }
 
 #[tokio::test]
+async fn who_only_looks_is_shown_metrics_and_calls() {
+    let control = Control::new("token = 'operators-only'\nread_token = 'lookers'").await;
+    for path in ["/metrics", "/ops/state", "/ops/calls/call-1"] {
+        for token in ["lookers", "operators-only"] {
+            let shown = format!("Authorization: Bearer {token}\r\n");
+            let answer = ask(&control, "GET", path, &shown).await;
+            assert_eq!(answer.status, 200, "{path} {token}");
+        }
+        let mut refusals = Vec::new();
+        for shown in ["", "Authorization: Bearer looker\r\n"] {
+            let answer = ask(&control, "GET", path, shown).await;
+            assert_eq!(answer.status, 401, "{path}");
+            refusals.push(answer.body);
+        }
+        assert_eq!(refusals[0], refusals[1]);
+    }
+    control.close().await;
+}
+
+#[tokio::test]
 async fn a_public_address_without_a_secret_shows_nothing() {
     // That it listens on loopback here is not what the configuration says.
     let control = Control::new("address = '0.0.0.0:9100'\npublic = true").await;
@@ -260,12 +280,14 @@ async fn who_was_refused_is_remembered_without_what_they_showed() {
         3,
     )
     .await;
+    // What was wrong is told to operators, and nobody else.
+    refused("/v1/audio/ga", "", 1).await;
     refused("/v1/realtime?model=ga", known, 1).await;
     refused("/somewhere?number=0301234567", "", 1).await;
     let seen = state(&control, |state| {
         state["refusals"]
             .as_array()
-            .is_some_and(|all| all.len() == 3)
+            .is_some_and(|all| all.len() == 4)
     })
     .await;
     let refusals = seen["refusals"].as_array().expect("refusals");
@@ -273,15 +295,16 @@ async fn who_was_refused_is_remembered_without_what_they_showed() {
         .iter()
         .map(|it| {
             format!(
-                "{} {} {} {} x{}",
-                it["route"], it["tenant"], it["status"], it["reason"], it["times"]
+                "{} {} {} {} {} x{}",
+                it["route"], it["tenant"], it["status"], it["reason"], it["cause"], it["times"]
             )
         })
         .collect();
     let expected = [
-        r#""other" null 404 "not_found" x1"#,
-        r#""realtime" "few" 403 "permission_denied" x1"#,
-        r#""audio" null 401 "invalid_api_key" x3"#,
+        r#""other" null 404 "not_found" null x1"#,
+        r#""realtime" "few" 403 "permission_denied" null x1"#,
+        r#""audio" null 401 "invalid_api_key" "missing" x1"#,
+        r#""audio" null 401 "invalid_api_key" "unknown_key" x3"#,
     ];
     assert_eq!(told, expected);
     let all = seen.to_string();
@@ -290,6 +313,6 @@ async fn who_was_refused_is_remembered_without_what_they_showed() {
     }
     // The same are counted.
     let counted = r#"trunkline_calls_refused_total{reason="invalid_api_key",route="audio"}"#;
-    assert_eq!(world.metric(counted), 3.0);
+    assert_eq!(world.metric(counted), 4.0);
     control.close().await;
 }

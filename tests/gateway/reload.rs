@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::sleep;
-use trunkline::admin::AdminToken;
+use trunkline::admin::Access;
 use trunkline::auth::EphemeralSession;
 use trunkline::call::EndReason;
 use trunkline::config::{Loaded, Outcome, Reloader};
@@ -44,6 +44,7 @@ deployment = 'west'
 struct Reloading {
     world: World,
     reloader: Reloader,
+    access: Access,
     file: PathBuf,
 }
 
@@ -62,11 +63,13 @@ impl Reloading {
         fs::write(&file, config).expect("written");
         let loaded = Loaded::load(&file).expect("a good configuration");
         let world = World::with_config(config, simulator);
-        let token = AdminToken::read(&loaded.config.admin).expect("good");
-        let reloader = Reloader::new(&file, &loaded, Arc::clone(&world.gateway), token);
+        let access = Access::new(&loaded.config.admin).expect("good");
+        let gateway = Arc::clone(&world.gateway);
+        let reloader = Reloader::new(&file, &loaded, gateway, access.tokens());
         Self {
             world,
             reloader,
+            access,
             file,
         }
     }
@@ -278,8 +281,18 @@ async fn what_has_not_changed_keeps_what_it_has_learnt() {
         assert_eq!(condition(&it, deployment), 1.0, "{deployment}");
         simulator.set_mood(deployment, Mood::Well);
     }
+    // The same one, of which something else is said.
+    let said = "model = 'west'\nregion = 'there'\ntimeouts = { connect = '2s' }";
+    let said = grants(50_000).replace("model = 'west'", said);
+    assert_eq!(it.take(&said).await, applied());
+    assert_eq!((condition(&it, "east"), condition(&it, "west")), (1.0, 1.0));
+    assert_ne!(it.status("/v1/audio/night").await, "101");
     // Another deployment by the name of west, as far as anybody knows.
-    let moved = grants(50_000).replace("model = 'west'", "model = 'west'\nregion = 'there'");
+    let (east, west) = said.split_once("[deployments.west]").expect("it is there");
+    let moved = format!(
+        "{east}[deployments.west]{}",
+        west.replacen("sim-key", "other-key", 1)
+    );
     assert_eq!(it.take(&moved).await, applied());
     assert_eq!((condition(&it, "east"), condition(&it, "west")), (1.0, 0.0));
     assert_ne!(it.status("/v1/audio/desk").await, "101");
@@ -370,6 +383,7 @@ token = 'operators-only'
 url = 'redis://127.0.0.1:6379'
 [log]
 filter = 'warn'
+format = 'text'
 [process]
 dumpable = true
 [drain]
@@ -383,9 +397,8 @@ deployment = 'east'
         "listener.backlog",
         "listener.audiosocket.address",
         "admin.address",
-        "admin.token",
         "quota.redis",
-        "log",
+        "log.format",
         "process",
     ];
     let changed = format!("{CONFIG}{more}");
@@ -399,6 +412,31 @@ deployment = 'east'
     assert_eq!(it.status("/v1/audio/day").await, "101");
     // And back: what the process has is what it began with.
     assert_eq!(it.take(CONFIG).await, applied());
+}
+
+#[tokio::test(start_paused = true)]
+async fn operators_tokens_come_and_go() {
+    let mut it = Reloading::new(CONFIG, "");
+    for (text, serves_control) in [
+        ("token = 'a'", true),
+        ("token = 'b'\nread_token = 'c'", true),
+        // Nobody can show the other one.
+        ("read_token = 'd'", false),
+        ("", true),
+    ] {
+        let config = format!("{CONFIG}[admin]\n{text}\n");
+        assert_eq!(it.take(&config).await, applied(), "{text}");
+        assert_eq!(it.access.serves_control(), serves_control, "{text}");
+    }
+    let same = format!("{CONFIG}[admin]\ntoken = 'a'\nread_token = 'a'\n");
+    let Outcome::Failed(mistakes) = it.take(&same).await else {
+        panic!("whoever looks could act");
+    };
+    let told: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+    assert!(
+        told[0].contains("admin.read_token: is the same"),
+        "{told:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

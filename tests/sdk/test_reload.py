@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 from stack import CALLER_KEY, Process, Stack
+from test_log import make_lines
 from test_process import get, upgrade_status, wait_for
 from websockets.sync.client import connect
 
@@ -100,5 +101,26 @@ def test_a_mounted_file_that_is_swapped_is_taken(tmp_path):
         os.rename(new, file)
         wait_for(lambda: reloads(admin, "applied") == 2)
         assert upgrade_status(callers, "/v1/audio/day") == 404
+    finally:
+        gateway.stop()
+
+
+def test_another_filter_of_the_log_is_taken(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRUNKLINE_LOG", raising=False)
+    file, log = tmp_path / "trunkline.toml", tmp_path / "log"
+    file.write_text(CONFIG)
+    gateway = Process(["serve", "--config", str(file)], log)
+    try:
+        admin = gateway.address("admin")
+        make_lines(admin)
+        assert '"level":"TRACE"' not in log.read_text()
+        file.write_text(CONFIG + '[log]\nfilter = "trace"\nformat = "text"\n')
+        wait_for(lambda: reloads(admin, "applied") == 1)
+        wait_for(lambda: "needs restart: log.format" in log.read_text())
+        make_lines(admin)
+        wait_for(lambda: '"level":"TRACE"' in log.read_text())
+        file.write_text(CONFIG + '[log]\nfilter = "trunkline=shout"\n')
+        wait_for(lambda: reloads(admin, "failed") == 1)
+        assert "log.filter: " in log.read_text()
     finally:
         gateway.stop()

@@ -93,7 +93,7 @@ function forget() {
 const WHY_NOT = {
   public: "Nothing is shown here: the admin address is public, and neither a token nor client certificates are configured.",
   misdirected:
-    "Nothing is shown by this name, because no token is configured: open the page at localhost or by address, or configure [admin] token_file.",
+    "Nothing is shown by this name, because no token is configured: open the page at localhost or by address, or configure [admin] read_token_file.",
 };
 
 function notShown(error) {
@@ -212,7 +212,7 @@ const refusals = new Table(
 
 function cause(cell, it) {
   if (!cell.firstElementChild) cell.append(element("code"));
-  put(cell.firstElementChild, it.reason);
+  put(cell.firstElementChild, it.cause ? `${it.reason}: ${it.cause}` : it.reason);
 }
 
 function show() {

@@ -10,9 +10,23 @@
 {{- $_ := set $listener "audiosocket" (dict "address" (printf "%s:9092" $v.gateway.bindAddress)) -}}
 {{- end -}}
 {{- $admin := dict "address" (printf "%s:9100" $v.gateway.bindAddress) -}}
-{{- if $v.secret.metricsTokenKey -}}
-{{- $_ := set $admin "token_file" (include "trunkline.secretFile" $v.secret.metricsTokenKey) -}}
-{{- else -}}
+{{- with $v.secret.adminTokenKey -}}
+{{- $_ := set $admin "token_file" (include "trunkline.secretFile" .) -}}
+{{- end -}}
+{{- with $v.secret.metricsTokenKey -}}
+{{- $_ := set $admin "read_token_file" (include "trunkline.secretFile" .) -}}
+{{- end -}}
+{{- with $v.adminTls -}}
+{{- if .secret -}}
+{{- $tls := dict "certificate_file" "/run/tls/admin/tls.crt" "key_file" "/run/tls/admin/tls.key" -}}
+{{- if .clientCaKey -}}
+{{- $_ := set $tls "client_ca_file" (printf "/run/tls/admin/%s" .clientCaKey) -}}
+{{- $_ := set $tls "client_auth" "optional" -}}
+{{- end -}}
+{{- $_ := set $admin "tls" $tls -}}
+{{- end -}}
+{{- end -}}
+{{- if not (include "trunkline.guarded" .) -}}
 {{- $_ := set $admin "public" true -}}
 {{- end -}}
 {{- $chart := dict "listener" $listener "admin" $admin

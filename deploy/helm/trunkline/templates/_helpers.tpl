@@ -67,6 +67,16 @@ app.kubernetes.io/part-of: trunkline
 /run/secrets/trunkline/{{ . }}
 {{- end -}}
 
+{{/* What the admin port asks for; empty if for nothing. */}}
+{{- define "trunkline.guarded" -}}
+{{ or .Values.secret.adminTokenKey .Values.secret.metricsTokenKey .Values.adminTls.clientCaKey }}
+{{- end -}}
+
+{{/* What the admin port speaks. */}}
+{{- define "trunkline.adminScheme" -}}
+{{ ternary "https" "http" (ne .Values.adminTls.secret "") }}
+{{- end -}}
+
 {{/* One more name than the values' own, so that "Chart" and "Redis" do not collide. */}}
 {{- define "trunkline.redis" -}}
 {{ include "trunkline.fullname" . }}-redis
@@ -88,7 +98,7 @@ app.kubernetes.io/part-of: trunkline
 {{- if and $v.secret.existingName $v.secret.values -}}
 {{- fail "give only one of secret.existingName and secret.values" -}}
 {{- end -}}
-{{- range $field := list "signingKey" "metricsTokenKey" -}}
+{{- range $field := list "signingKey" "adminTokenKey" "metricsTokenKey" -}}
 {{- $key := get $v.secret $field -}}
 {{- if and $key (not $v.secret.existingName) (not (hasKey $v.secret.values $key)) -}}
 {{- fail (printf "secret.%s is %q, which secret.values has not" $field $key) -}}
@@ -113,6 +123,20 @@ app.kubernetes.io/part-of: trunkline
 {{- end -}}
 {{- if and $v.monitoring.podMonitor.enabled $v.monitoring.serviceMonitor.enabled -}}
 {{- fail "with both monitoring.podMonitor and monitoring.serviceMonitor every call would be counted twice" -}}
+{{- end -}}
+{{- with $v.secret.adminTokenKey -}}
+{{- if eq . $v.secret.metricsTokenKey -}}
+{{- fail "secret.adminTokenKey and secret.metricsTokenKey are the same, so that whoever scrapes could also end calls" -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.adminTls.clientCaKey (not $v.adminTls.secret) -}}
+{{- fail "adminTls.clientCaKey is a file of adminTls.secret, which is empty" -}}
+{{- end -}}
+{{- if and $v.monitoring.tls.clientSecret (not $v.adminTls.clientCaKey) -}}
+{{- fail "monitoring.tls.clientSecret is for client certificates, which adminTls.clientCaKey has the gateway take" -}}
+{{- end -}}
+{{- if and $v.ingress.enabled (eq $v.ingress.controller "agic") (ne (eq $v.gateway.tlsSecret "") (eq $v.adminTls.secret "")) -}}
+{{- fail "Application Gateway probes the admin port by what callers' port speaks: give both or none of gateway.tlsSecret and adminTls.secret" -}}
 {{- end -}}
 {{- if and $v.ingress.enabled (not $v.ingress.hosts) -}}
 {{- fail "ingress.hosts is empty" -}}
