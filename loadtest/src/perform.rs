@@ -1,7 +1,7 @@
 //! `run`: a scenario, from the command line.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,8 @@ use crate::show::{Show, expose};
 
 /// Let the callers of a scenario call, and report what they heard.
 ///
-/// Exit status: 0 if all thresholds were kept, 1 if one was missed, 2 if there was no run.
+/// Exit status: 0 if all thresholds were kept, 1 if one was missed, 2 if there was no run, or its report could not be
+/// written or sent.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -98,25 +99,53 @@ pub(crate) async fn run(arguments: &RunArguments) -> ExitCode {
         Err(error) => return no_run(&error.to_string()),
     };
     arguments.changes.apply(&mut scenario);
+    // What is found at the end of a long run would be lost.
+    if let Err(error) = arguments.out.iter().try_for_each(|path| can_hold(path)) {
+        return no_run(&error);
+    }
     let part = arguments.part.unwrap_or_default();
     let report = match perform(scenario, part, &arguments.show).await {
         Ok(report) => report,
         Err(error) => return no_run(&error),
     };
-    if let Err(error) = arguments.show.push(&report).await {
-        return no_run(&error);
+    let status = conclude(&report, &arguments.out);
+    // Last: whoever cannot be told does not keep the others from it.
+    match arguments.show.push(&report).await {
+        Ok(()) => status,
+        Err(error) => no_run(&error),
     }
-    conclude(&report, &arguments.out)
+}
+
+/// Whether a report can be written there, as far as can be known without writing.
+fn can_hold(path: &Path) -> Result<(), String> {
+    if path.is_dir() {
+        return Err(format!(
+            "--out {}: is a folder, name a file in it",
+            path.display()
+        ));
+    }
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => is_folder(folder),
+        _ => Ok(()),
+    }
+}
+
+/// Whether there is a folder to write to.
+pub(crate) fn is_folder(path: &Path) -> Result<(), String> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    Err(format!("--out: there is no folder {}", path.display()))
 }
 
 /// Shows and writes a report, and judges it.
 pub(crate) fn conclude(report: &RunReport, out: &[PathBuf]) -> ExitCode {
     // A closed pipe on the other side of stdout is no reason to fail.
     let _ = write!(std::io::stdout(), "{}", to_text(report));
-    for path in out {
-        if let Err(error) = report.write(path) {
-            return no_run(&error.to_string());
-        }
+    let errors = out.iter().filter_map(|path| report.write(path).err());
+    let statuses: Vec<_> = errors.map(|error| no_run(&error.to_string())).collect();
+    if let Some(status) = statuses.first() {
+        return *status;
     }
     if report.missed.is_empty() {
         ExitCode::SUCCESS
@@ -243,4 +272,70 @@ fn parse_part(text: &str) -> Result<Part, String> {
         index: index - 1,
         of,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunArguments,
+    }
+
+    /// A folder of its own with a scenario of one call to where nobody listens; it is removed in the end.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            let nobody = "[target]\nurl = 'ws://127.0.0.1:1/twilio'\n[limits]\ncalls = 1";
+            std::fs::write(path.join("nobody.toml"), nobody).unwrap();
+            Self(path)
+        }
+
+        fn path(&self, name: &str) -> String {
+            self.0.join(name).display().to_string()
+        }
+
+        async fn run(&self, more: &[String]) -> ExitCode {
+            let words = ["run".to_owned(), self.path("nobody.toml"), "--quiet".into()];
+            let words = words.iter().chain(more);
+            run(&Line::try_parse_from(words).unwrap().run).await
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_report_outlives_who_cannot_be_told() {
+        let folder = Folder::new("trunkline-loadtest-push");
+        let kept = folder.path("kept.json");
+        let (push, nobody) = ("--push".to_owned(), "http://127.0.0.1:1".to_owned());
+        folder
+            .run(&["--out".into(), kept.clone(), push, nobody])
+            .await;
+        let report = RunReport::read(Path::new(&kept)).unwrap();
+        assert_eq!((report.counts.begun, report.counts.failed), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn where_a_report_cannot_be_written_nothing_is_run() {
+        let folder = Folder::new("trunkline-loadtest-out");
+        let kept = folder.path("kept.json");
+        let nowhere = folder.path("nowhere/report.html");
+        let out = || "--out".to_owned();
+        folder.run(&[out(), kept.clone(), out(), nowhere]).await;
+        assert!(!Path::new(&kept).exists());
+        assert!(can_hold(&folder.0).unwrap_err().contains("is a folder"));
+        assert!(can_hold(Path::new("report.json")).is_ok());
+    }
 }

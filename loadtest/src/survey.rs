@@ -12,7 +12,7 @@ use trunkline_loadtest::compare::{Round, ratios};
 use trunkline_loadtest::run::Part;
 use trunkline_loadtest::scenario::{Arrivals, Scenario, Thresholds, parse_time};
 
-use crate::perform::{Changes, no_run, perform};
+use crate::perform::{Changes, is_folder, no_run, perform};
 use crate::show::Show;
 
 /// Run two scenarios in turn, several times, and say how much slower or faster the second is.
@@ -55,6 +55,9 @@ pub(crate) async fn compare(arguments: &CompareArguments) -> ExitCode {
 }
 
 async fn try_compare(arguments: &CompareArguments) -> Result<bool, String> {
+    if let Some(folder) = &arguments.out {
+        is_folder(folder)?;
+    }
     let read = |path: &PathBuf| Scenario::read(path).map_err(|error| error.to_string());
     let mut scenarios = [
         read(&arguments.a)?,
