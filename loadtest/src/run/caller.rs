@@ -1,5 +1,6 @@
 //! One call of a run, from when it is due to its line in the report.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -146,7 +147,6 @@ impl Shared {
         measures: &mut Measures,
     ) {
         let offset_s = row.at_s;
-        let n_turns = call.turns.len();
         for (index, turn) in call.turns.iter().enumerate() {
             let Some(end_ms) = turn.speech_end_ms else {
                 note_greeting(call, turn, measures);
@@ -158,10 +158,14 @@ impl Shared {
                 record(measures, Measure::BargeInSilence, barge_in.silence_after_ms);
                 row.barge_ins_ms.extend(barge_in.silence_after_ms);
             }
-            // An interruption may come before the first voice in a reply.
-            let is_answered = turn.latency_ms.is_some() || turn.first_received_ms.is_some();
+            let next = call.turns.get(index + 1);
+            let until_ms = next.and_then(|next| next.speech_start_ms);
+            let gave_up = waited_in_vain(call, end_ms..until_ms.unwrap_or(f64::INFINITY));
+            // An interruption may come before the first voice in a reply. Silence alone is none to who waits for it.
+            let came = turn.first_received_ms.is_some() && !gave_up;
+            let is_answered = turn.latency_ms.is_some() || came;
             // Who hangs up early, or is hung up on, cannot know whether a reply would have come.
-            if !is_answered && cut_short && index + 1 == n_turns {
+            if !is_answered && !gave_up && cut_short && next.is_none() {
                 continue;
             }
             counts.turns += 1;
@@ -218,14 +222,16 @@ fn outcome(call: &CallReport, was_told_to_hang_up: bool) -> Result<(), String> {
             .map_or("without code".to_owned(), |code| code.to_string());
         return Err(format!("closed by the target, {code}"));
     }
-    let waited_in_vain = call
-        .script_failures
-        .iter()
-        .any(|note| note.text.starts_with("waited"));
-    if waited_in_vain && !was_told_to_hang_up {
+    if waited_in_vain(call, 0.0..f64::INFINITY) && !was_told_to_hang_up {
         return Err("no reply in time".to_owned());
     }
     Ok(())
+}
+
+/// Whether the caller's patience ended in that time, in ms.
+fn waited_in_vain(call: &CallReport, when: Range<f64>) -> bool {
+    let mut notes = call.script_failures.iter();
+    notes.any(|note| note.text.starts_with("waited") && when.contains(&note.at_ms))
 }
 
 /// What the phone says in full, in a few words.
