@@ -21,8 +21,8 @@ use crate::show::{Show, expose};
 
 /// Let the callers of a scenario call, and report what they heard.
 ///
-/// Exit status: 0 if all thresholds were kept, 1 if one was missed, 2 if there was no run, or its report could not be
-/// written or sent.
+/// Exit status: 0 if all thresholds were kept, 1 if one was missed or no call was answered, 2 if there was no run, or its
+/// report could not be written or sent.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -147,7 +147,8 @@ pub(crate) fn conclude(report: &RunReport, out: &[PathBuf]) -> ExitCode {
     if let Some(status) = statuses.first() {
         return *status;
     }
-    if report.missed.is_empty() {
+    // Nobody asks for this in a threshold, and nobody wants to hear that it went well.
+    if report.missed.is_empty() && !report.is_unanswered() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -218,7 +219,7 @@ async fn watch(run: &Run, show: &Show) -> RunReport {
 
 /// Merge reports of several processes into one.
 ///
-/// Exit status: 0 if all thresholds were kept, 1 if one was missed, 2 if a file is no report.
+/// Exit status: 0 if all thresholds were kept, 1 if one was missed or no call was answered, 2 if a file is no report.
 #[derive(Args)]
 pub(crate) struct MergeArguments {
     /// Reports, as JSON
@@ -325,6 +326,12 @@ mod tests {
             .await;
         let report = RunReport::read(Path::new(&kept)).unwrap();
         assert_eq!((report.counts.begun, report.counts.failed), (1, 1));
+        // What was called and what became of it is told, and is no success.
+        assert_eq!(report.target, "ws://127.0.0.1:1/twilio");
+        let first = &report.first_errors["connect"];
+        assert!(first.contains("127.0.0.1:1: Connection refused"), "{first}");
+        let status = |report| format!("{:?}", conclude(report, &[]));
+        assert_eq!(status(&report), format!("{:?}", ExitCode::FAILURE));
     }
 
     #[tokio::test]

@@ -193,6 +193,8 @@ async fn early_ends_are_told_by_cause() {
         ("upgrade timeout", 1),
     ];
     assert_eq!(causes, expected);
+    // The relay's own words.
+    assert_eq!(report.first_errors["refused 503"], "busy");
     let counts = report.counts;
     assert_eq!((counts.completed, counts.refused, counts.failed), (2, 1, 3));
     assert_eq!(report.calls.len(), 6);

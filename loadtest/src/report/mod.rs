@@ -25,6 +25,9 @@ pub use text::to_text;
 /// The layout of the JSON; another number may not be read by this program.
 pub const VERSION: u32 = 1;
 
+/// Characters that are kept of what a target says.
+const MOST_DETAIL: usize = 200;
+
 /// Everything about a run, or about several that were merged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -55,6 +58,8 @@ pub struct RunReport {
     pub tokens: Tokens,
     /// What went wrong, by cause.
     pub errors: BTreeMap<String, u64>,
+    /// The first of them in full, by cause: what was said, or which address could not be reached.
+    pub first_errors: BTreeMap<String, String>,
     /// What the target said of its rate limits, by name.
     pub rate_limits: BTreeMap<String, LimitState>,
     /// What took how long.
@@ -191,9 +196,28 @@ impl RunReport {
         self.measures.quantile(measure, quantile)
     }
 
-    /// Something went wrong.
-    pub fn error(&mut self, cause: &str) {
+    /// Something went wrong. Only the first `detail` of a cause is kept, and of it as much as fits a line or two.
+    pub fn error(&mut self, cause: &str, detail: &str) {
         *self.errors.entry(cause.to_owned()).or_default() += 1;
+        if !self.first_errors.contains_key(cause) {
+            let words: Vec<_> = detail.split_whitespace().collect();
+            let line = words.join(" ").chars().take(MOST_DETAIL).collect();
+            self.first_errors.insert(cause.to_owned(), line);
+        }
+    }
+
+    /// Each cause with how often it was met and the first of it in full, which may be empty.
+    pub(crate) fn causes(&self) -> impl Iterator<Item = (&str, u64, &str)> {
+        self.errors.iter().map(|(cause, n)| {
+            let first = self.first_errors.get(cause);
+            (cause.as_str(), *n, first.map_or("", String::as_str))
+        })
+    }
+
+    /// Did nobody who called get an answer?
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        self.counts.begun > 0 && self.counts.answered == 0
     }
 
     /// The deployment said what is left of a limit.
@@ -224,6 +248,12 @@ impl RunReport {
         self.tokens.add(&other.tokens);
         for (cause, n) in other.errors {
             *self.errors.entry(cause).or_default() += n;
+        }
+        for (cause, first) in other.first_errors {
+            self.first_errors.entry(cause).or_insert(first);
+        }
+        if self.target.is_empty() {
+            self.target = other.target;
         }
         for (name, state) in other.rate_limits {
             self.limit(&name, state);
@@ -320,7 +350,7 @@ mod tests {
         };
         report.counts.begun = calls;
         report.record(Measure::TurnLatency, turn_us);
-        report.error("refused 503");
+        report.error("refused 503", &format!("full\n for {turn_us}"));
         report
     }
 
@@ -332,6 +362,7 @@ mod tests {
         all.merge(serde_json::from_str(&second).unwrap());
         assert_eq!((all.processes, all.counts.begun), (2, 7));
         assert_eq!(all.errors["refused 503"], 2);
+        assert_eq!(all.first_errors["refused 503"], "full for 1000");
         assert_eq!(all.measures.count(Measure::TurnLatency), 2);
         assert_eq!(all.quantile(Measure::TurnLatency, 0.5), Some(1_000));
     }

@@ -64,8 +64,14 @@ pub fn to_text(report: &RunReport) -> String {
         );
     }
     text += &table(&report.measures);
-    for (cause, n) in &report.errors {
-        let _ = writeln!(text, "{n:>8} x {cause}");
+    for (cause, n, first) in report.causes() {
+        let _ = write!(text, "{n:>8} x {cause}");
+        // What comes from the target must not steer the terminal.
+        let first: String = first.chars().filter(|c| !c.is_control()).collect();
+        let _ = match first.is_empty() {
+            true => writeln!(text),
+            false => writeln!(text, ": {first}"),
+        };
     }
     for miss in &report.missed {
         let _ = writeln!(text, "MISSED {miss}");
