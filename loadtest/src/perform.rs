@@ -17,7 +17,7 @@ use trunkline_loadtest::report::{RunReport, to_text};
 use trunkline_loadtest::run::{Part, Run, Wiretap};
 use trunkline_loadtest::scenario::{Scenario, parse_time};
 
-use crate::show::{Show, expose};
+use crate::show::{Push, Show, expose};
 
 /// Let the callers of a scenario call, and report what they heard.
 ///
@@ -32,7 +32,7 @@ Examples:
   The same callers against another gateway, for half a minute:
     trunkline-loadtest run support.toml --url ws://other:8080/twilio/media/support --time 30s
 
-  Four processes (or hosts) share a scenario; afterwards: trunkline-loadtest merge part*.json
+  Four processes (or hosts) share a scenario; afterwards: trunkline-loadtest report part*.json
     trunkline-loadtest run support.toml --part 1/4 --out part1.json
 
   Watched by Prometheus while it goes on:
@@ -54,6 +54,9 @@ pub(crate) struct RunArguments {
 
     #[command(flatten)]
     show: Show,
+
+    #[command(flatten)]
+    push: Push,
 }
 
 /// What the command line changes in a scenario.
@@ -108,9 +111,14 @@ pub(crate) async fn run(arguments: &RunArguments) -> ExitCode {
         Ok(report) => report,
         Err(error) => return no_run(&error),
     };
-    let status = conclude(&report, &arguments.out);
+    publish(&report, &arguments.out, &arguments.push).await
+}
+
+/// Shows, writes and sends a report, and judges it.
+async fn publish(report: &RunReport, out: &[PathBuf], push: &Push) -> ExitCode {
+    let status = conclude(report, out);
     // Last: whoever cannot be told does not keep the others from it.
-    match arguments.show.push(&report).await {
+    match push.push(report).await {
         Ok(()) => status,
         Err(error) => no_run(&error),
     }
@@ -139,7 +147,7 @@ pub(crate) fn is_folder(path: &Path) -> Result<(), String> {
 }
 
 /// Shows and writes a report, and judges it.
-pub(crate) fn conclude(report: &RunReport, out: &[PathBuf]) -> ExitCode {
+fn conclude(report: &RunReport, out: &[PathBuf]) -> ExitCode {
     // A closed pipe on the other side of stdout is no reason to fail.
     let _ = write!(std::io::stdout(), "{}", to_text(report));
     let errors = out.iter().filter_map(|path| report.write(path).err());
@@ -217,26 +225,37 @@ async fn watch(run: &Run, show: &Show) -> RunReport {
     }
 }
 
-/// Merge reports of several processes into one.
+/// Make a report of what runs have written as JSON, of several processes or hosts merged into one.
 ///
-/// Exit status: 0 if all thresholds were kept, 1 if one was missed or no call was answered, 2 if a file is no report.
+/// Exit status: 0 if all thresholds were kept, 1 if one was missed or no call was answered, 2 if a file is no report, or
+/// what was asked for could not be written or sent.
 #[derive(Args)]
-pub(crate) struct MergeArguments {
+#[command(after_help = "\
+Examples:
+  The page of a run that was written as JSON:
+    trunkline-loadtest report run.json --out run.html
+
+  What four processes found, judged together:
+    trunkline-loadtest report part*.json --scenario support.toml --out all.html --out all.json")]
+pub(crate) struct ReportArguments {
     /// Reports, as JSON
     #[arg(required = true)]
     reports: Vec<PathBuf>,
 
-    /// Write the merged report to this file: JSON, or CSV or HTML by its ending; may be repeated
+    /// Write the report to this file: JSON, or CSV or HTML by its ending; may be repeated
     #[arg(long, value_name = "FILE")]
     out: Vec<PathBuf>,
 
-    /// Judge it by the thresholds of this scenario
+    /// Judge it by the thresholds of this scenario; a single report keeps its own verdict without
     #[arg(long, value_name = "SCENARIO")]
     scenario: Option<PathBuf>,
+
+    #[command(flatten)]
+    push: Push,
 }
 
-/// Merges; see [`MergeArguments`] for the exit status.
-pub(crate) fn merge(arguments: &MergeArguments) -> ExitCode {
+/// Reads, merges and shows; see [`ReportArguments`] for the exit status.
+pub(crate) async fn report(arguments: &ReportArguments) -> ExitCode {
     let mut all = RunReport::default();
     for path in &arguments.reports {
         match RunReport::read(path) {
@@ -250,7 +269,7 @@ pub(crate) fn merge(arguments: &MergeArguments) -> ExitCode {
             Err(error) => return no_run(&error.to_string()),
         }
     }
-    conclude(&all, &arguments.out)
+    publish(&all, &arguments.out, &arguments.push).await
 }
 
 pub(crate) fn no_run(text: &str) -> ExitCode {

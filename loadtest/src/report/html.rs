@@ -289,7 +289,11 @@ fn frames(report: &RunReport, page: &mut String) {
 
 fn errors(report: &RunReport, page: &mut String) {
     let causes = report.causes().map(|(cause, n, first)| {
-        let comma = if first.is_empty() { "" } else { ", the first: " };
+        let comma = if first.is_empty() {
+            ""
+        } else {
+            ", the first: "
+        };
         (cause.to_owned(), format!("{n}{comma}{first}"))
     });
     table(page, "What went wrong, by cause", causes);
