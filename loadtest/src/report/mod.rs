@@ -44,7 +44,7 @@ pub struct RunReport {
     pub seed: u64,
     /// When the first process began, Unix time in seconds.
     pub begun: u64,
-    /// From the first to the last, in seconds; of several processes the longest.
+    /// From the beginning of the first process to the end of the last, in seconds.
     pub elapsed_s: f64,
     /// Runs that were merged.
     pub processes: u32,
@@ -232,13 +232,12 @@ impl RunReport {
     }
 
     /// Adds another process's run. Thresholds are to be asked anew.
-    pub fn merge(&mut self, other: Self) {
+    pub fn merge(&mut self, mut other: Self) {
         if self.processes == 0 {
             *self = other;
             return;
         }
-        self.begun = self.begun.min(other.begun);
-        self.elapsed_s = self.elapsed_s.max(other.elapsed_s);
+        self.run_together(&mut other);
         self.processes += other.processes;
         for (cause, n) in other.stopped_by {
             *self.stopped_by.entry(cause).or_default() += n;
@@ -261,6 +260,21 @@ impl RunReport {
         self.measures.add(&other.measures);
         self.missed.clear();
         self.calls.extend(other.calls);
+    }
+
+    /// Tells the times of both since the first of them began, as their hosts' clocks have it, to the second.
+    fn run_together(&mut self, other: &mut Self) {
+        let begun = self.begun.min(other.begun);
+        for report in [&mut *self, &mut *other] {
+            let later = (report.begun - begun) as f64;
+            report.elapsed_s += later;
+            for call in &mut report.calls {
+                call.at_s += later;
+                call.turns.iter_mut().for_each(|(at_s, _)| *at_s += later);
+            }
+        }
+        self.begun = begun;
+        self.elapsed_s = self.elapsed_s.max(other.elapsed_s);
     }
 
     /// Reads a report's JSON.
@@ -352,6 +366,28 @@ mod tests {
         report.record(Measure::TurnLatency, turn_us);
         report.error("refused 503", &format!("full\n for {turn_us}"));
         report
+    }
+
+    #[test]
+    fn who_began_later_has_its_calls_later() {
+        let run = |begun, elapsed_s| RunReport {
+            begun,
+            elapsed_s,
+            calls: vec![CallRow {
+                at_s: 1.0,
+                turns: vec![(2.0, None)],
+                ..CallRow::default()
+            }],
+            ..part(1_000, 1)
+        };
+        for (first, second, expected) in [(100, 107, [1.0, 8.0]), (107, 100, [8.0, 1.0])] {
+            let mut all = run(first, 20.0);
+            all.merge(run(second, 20.0));
+            assert_eq!((all.begun, all.elapsed_s), (100, 27.0));
+            let at: Vec<_> = all.calls.iter().map(|it| it.at_s).collect();
+            assert_eq!(at, expected);
+            assert_eq!(all.calls[1].turns[0].0, expected[1] + 1.0);
+        }
     }
 
     #[test]
