@@ -9,6 +9,7 @@ use clap::Args;
 use trunkline::quota::{DeploymentQuota, Expect};
 use trunkline_loadtest::capacity::{Budget, Model, Search, helm_values};
 use trunkline_loadtest::compare::{Round, ratios};
+use trunkline_loadtest::report::what_went_wrong;
 use trunkline_loadtest::run::Part;
 use trunkline_loadtest::scenario::{Arrivals, Scenario, Thresholds, parse_time};
 
@@ -90,6 +91,10 @@ async fn try_compare(arguments: &CompareArguments) -> Result<bool, String> {
                 report.counts.refused,
                 report.counts.failed
             ));
+            let wrong = what_went_wrong(&report);
+            if !wrong.is_empty() {
+                say(wrong.trim_end());
+            }
             let is_interrupted = report.stopped_by.contains_key("interrupt");
             if is_interrupted || !budgets[side].spend(&report) {
                 let why = match is_interrupted {
@@ -289,6 +294,10 @@ async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, Strin
         ));
         for miss in &report.missed {
             say(&format!("              {miss}"));
+        }
+        let wrong = what_went_wrong(&report);
+        if !held && !wrong.is_empty() {
+            say(wrong.trim_end());
         }
         search.note(calls, held);
     }

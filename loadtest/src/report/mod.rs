@@ -20,7 +20,7 @@ pub use csv::to_csv;
 pub use html::to_html;
 pub use live::{Before, Progress, live_line, live_view};
 pub use prometheus::to_prometheus;
-pub use text::to_text;
+pub use text::{to_text, what_went_wrong};
 
 /// The layout of the JSON; another number may not be read by this program.
 pub const VERSION: u32 = 1;
