@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -207,11 +208,27 @@ pub(crate) async fn perform(
     Ok(report)
 }
 
+/// Somebody at a terminal, or whoever started the process, wants it to end.
+async fn stopped() {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+}
+
 /// Waits for a run's end, and shows meanwhile how it goes.
 async fn watch(run: &Run, show: &Show) -> RunReport {
     let mut screen = show.screen();
     let finish = run.finish();
     tokio::pin!(finish);
+    let stopped = stopped();
+    tokio::pin!(stopped);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
@@ -219,7 +236,10 @@ async fn watch(run: &Run, show: &Show) -> RunReport {
                 screen.clear();
                 return report;
             }
-            _ = tokio::signal::ctrl_c() => run.interrupt(),
+            () = &mut stopped => {
+                run.interrupt();
+                stopped.set(self::stopped());
+            }
             _ = second.tick() => screen.draw(run),
         }
     }

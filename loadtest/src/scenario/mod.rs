@@ -21,6 +21,10 @@ pub use span::{Number, Span, parse_time};
 pub use target::Target;
 pub use thresholds::{Miss, Thresholds};
 
+/// Longest turn of a caller, and the most turns of a call: a session lives for an hour (protocol reference 1.6).
+const LONGEST_TALK: Duration = Duration::from_secs(600);
+const MAX_TURNS: u32 = 10_000;
+
 /// A scenario file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -306,6 +310,12 @@ impl Scenario {
         if call.talk.from < Duration::from_millis(100) {
             return wrong("call.talk: less than 100ms is taken for a click");
         }
+        if call.talk.to > LONGEST_TALK {
+            return wrong("call.talk: more than 10min is more than a session hears");
+        }
+        if call.turns.to > MAX_TURNS {
+            return wrong("call.turns: more than 10000 are more than a session lives for");
+        }
         if limits.calls == 0
             || limits.concurrent == 0
             || limits.tokens == 0
@@ -393,6 +403,8 @@ mod tests {
         check_refused("[limits]\ncalls = 0", "limits");
         check_refused("[call]\nturn = 3", "unknown field `turn`");
         check_refused("[thresholds]\nlost_frames = -1.0", "thresholds.lost_frames");
+        check_refused("[call]\nturns = 4000000000", "call.turns: more than 10000");
+        check_refused("[call]\ntalk = '1h'", "call.talk: more than 10min");
         let strange = Scenario::parse("[target]\nurl = 'ws://h/stream'").unwrap_err();
         assert!(strange.to_string().contains("target.dialect"), "{strange}");
     }
