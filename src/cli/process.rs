@@ -253,10 +253,39 @@ fn replica_name(config: &Config) -> Option<String> {
 }
 
 /// A replica is lost when its leases are: together, the two are as long as a lease lives, but for the second that it takes
-/// to look.
+/// to look. Where leases live for less than some seconds it takes longer: replicas speak once a second.
 fn roll_timing(quota: &QuotaConfig) -> RollTiming {
     RollTiming {
-        life: quota.lease_life.saturating_sub(quota.heartbeat),
+        life: quota
+            .lease_life
+            .saturating_sub(quota.heartbeat)
+            .max(SHORTEST_LIFE),
         watch: quota.heartbeat.saturating_sub(Duration::from_secs(1)),
+    }
+}
+
+/// Two of a replica's words may be lost before it counts as silent.
+const SHORTEST_LIFE: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_have_time_for_several_words_before_they_are_lost() {
+        let check = |lease_life, heartbeat, life, watch| {
+            let [lease_life, heartbeat, life, watch] =
+                [lease_life, heartbeat, life, watch].map(Duration::from_secs);
+            let quota = QuotaConfig {
+                lease_life,
+                heartbeat,
+                ..QuotaConfig::default()
+            };
+            assert_eq!(roll_timing(&quota), RollTiming { life, watch });
+        };
+        check(15, 5, 10, 4);
+        check(5, 1, 4, 0);
+        check(2, 1, 3, 0);
+        check(60, 30, 30, 29);
     }
 }
