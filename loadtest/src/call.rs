@@ -43,8 +43,8 @@ pub(crate) struct CallArguments {
     url: String,
 
     /// Wire format; guessed from a path segment of the same name if not given
-    #[arg(long, value_enum)]
-    dialect: Option<DialectName>,
+    #[arg(long, value_name = "NAME", value_parser = parse_dialect)]
+    dialect: Option<Dialect>,
 
     /// Say this recording: 16 bit WAV, mono or stereo, any rate
     #[arg(long, value_name = "FILE", conflicts_with = "sample")]
@@ -67,11 +67,20 @@ pub(crate) struct CallArguments {
     )]
     api_key: Option<String>,
 
+    /// Secret that the request is signed with, in dialects whose provider signs
+    #[arg(
+        long,
+        value_name = "SECRET",
+        env = "TRUNKLINE_CLIENT_SECRET",
+        hide_env_values = true
+    )]
+    client_secret: Option<String>,
+
     /// One more header of the upgrade request, as NAME:VALUE; may be repeated
     #[arg(long, value_name = "NAME:VALUE")]
     header: Vec<String>,
 
-    /// A custom parameter of the call (twilio, audio), as NAME=VALUE; may be repeated
+    /// A custom parameter of the call, in dialects that have them, as NAME=VALUE; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     parameter: Vec<String>,
 
@@ -83,7 +92,7 @@ pub(crate) struct CallArguments {
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     barge_in: Option<Duration>,
 
-    /// Press these keys after the last turn (twilio, audio)
+    /// Press these keys after the last turn, in dialects that have keys
     #[arg(long, value_name = "DIGITS", value_parser = parse_keys)]
     dtmf: Option<Keys>,
 
@@ -91,11 +100,11 @@ pub(crate) struct CallArguments {
     #[arg(long)]
     listen_first: bool,
 
-    /// Codec of both directions in the audio dialect
+    /// Codec of both directions, in dialects that have several
     #[arg(long, value_enum, default_value = "pcm16")]
     codec: CodecName,
 
-    /// Sample rate in the audio dialect: 8000, 16000, 24000, 44100 or 48000 [default: 24000, G.711: 8000]
+    /// Sample rate, in dialects that have several: 8000, 16000, 24000, 44100 or 48000 [default: 24000, G.711: 8000]
     #[arg(long, value_name = "HZ")]
     rate: Option<u32>,
 
@@ -110,13 +119,6 @@ pub(crate) struct CallArguments {
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum DialectName {
-    Twilio,
-    Audio,
-    Realtime,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -139,7 +141,7 @@ struct Keys(String);
 /// Why no call was made.
 #[derive(Debug, thiserror::Error)]
 enum SetupError {
-    #[error("the path of {0} names no dialect; say which with --dialect twilio, audio or realtime")]
+    #[error("the path of {0} names no dialect; say which with --dialect: {names}", names = names())]
     Dialect(String),
     #[error("there is no built-in sentence {0:?}; there are hours, order and wait")]
     Sample(String),
@@ -180,9 +182,8 @@ pub(crate) async fn run(arguments: &CallArguments) -> ExitCode {
 fn set_up(arguments: &CallArguments) -> Result<(SoftPhone, Dialer), SetupError> {
     let path = || arguments.url.parse::<http::Uri>().ok();
     let guessed = || Dialect::guess(path()?.path());
-    let dialect = arguments.dialect.map(Dialect::from);
     // A wrong address is a better complaint than a missing dialect.
-    let asked = dialect.or_else(guessed);
+    let asked = arguments.dialect.or_else(guessed);
     let mut phone = SoftPhone::new(&arguments.url, asked.unwrap_or(Dialect::Audio))?;
     if asked.is_none() {
         return Err(SetupError::Dialect(arguments.url.clone()));
@@ -192,6 +193,9 @@ fn set_up(arguments: &CallArguments) -> Result<(SoftPhone, Dialer), SetupError> 
         .script(script(arguments)?);
     if let Some(key) = &arguments.api_key {
         phone = phone.api_key(key);
+    }
+    if let Some(secret) = &arguments.client_secret {
+        phone = phone.client_secret(secret);
     }
     if let Some(shape) = arguments.shape {
         phone = phone.shape(shape.into());
@@ -332,21 +336,21 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn parse_dialect(name: &str) -> Result<Dialect, String> {
+    Dialect::from_name(name).ok_or_else(|| format!("the phone speaks {}", names()))
+}
+
+/// Of all dialects.
+fn names() -> String {
+    let names: Vec<_> = Dialect::ALL.iter().map(|it| it.name()).collect();
+    names.join(", ")
+}
+
 fn parse_keys(text: &str) -> Result<Keys, String> {
     let is_key = |key: char| key.is_ascii_digit() || matches!(key, '*' | '#' | 'A'..='D');
     match text.chars().find(|key| !is_key(*key)) {
         None => Ok(Keys(text.to_owned())),
         Some(other) => Err(format!("{other:?} is not a telephone key (0-9 * # A-D)")),
-    }
-}
-
-impl From<DialectName> for Dialect {
-    fn from(name: DialectName) -> Self {
-        match name {
-            DialectName::Twilio => Self::Twilio,
-            DialectName::Audio => Self::Audio,
-            DialectName::Realtime => Self::Realtime,
-        }
     }
 }
 
@@ -390,7 +394,12 @@ mod tests {
         check_refused("ws://h/twilio --parameter x", "NAME=VALUE");
         check_refused("ws://h/twilio --wav /nowhere.wav", "/nowhere.wav");
         check_refused("ws://h/twilio --ca /nowhere.pem", "/nowhere.pem");
+        for dialect in Dialect::ALL {
+            let line = format!("ws://h:1/stream --dialect {}", dialect.name());
+            assert_eq!(arguments(&line).dialect, Some(*dialect));
+        }
         assert!(set_up(&arguments("ws://h/stream --dialect twilio")).is_ok());
+        assert!(parse_dialect("sip").unwrap_err().contains("genesys"));
     }
 
     #[test]

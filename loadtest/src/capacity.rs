@@ -3,6 +3,9 @@
 
 use trunkline::quota::{DeploymentQuota, Expect, Profile, Weights};
 
+use crate::report::RunReport;
+use crate::scenario::Scenario;
+
 /// A search for the largest number of calls at a time that holds: doubling until one does not, then halving the
 /// distance, then confirming what was found.
 #[derive(Clone, Debug)]
@@ -77,6 +80,33 @@ impl Search {
             Some(fails) => fails - self.holds <= (self.holds / 50).max(1),
             None => self.holds >= self.most,
         }
+    }
+}
+
+/// Tokens that several runs may use together: each gets what those before it have left.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    left: u64,
+}
+
+impl Budget {
+    /// What a scenario allows itself, for all of its runs.
+    #[must_use]
+    pub fn of(scenario: &Scenario) -> Self {
+        Self {
+            left: scenario.limits.tokens,
+        }
+    }
+
+    /// Limits a run to what is left.
+    pub fn limit(&self, scenario: &mut Scenario) {
+        scenario.limits.tokens = self.left;
+    }
+
+    /// A run has ended. Is anything left for another, and was there enough for this one?
+    pub fn spend(&mut self, report: &RunReport) -> bool {
+        self.left = self.left.saturating_sub(report.tokens.total());
+        self.left > 0 && !report.stopped_by.contains_key("tokens")
     }
 }
 
@@ -246,6 +276,23 @@ mod tests {
             search.note(calls, calls < 64 || (calls == 64 && n_at_64 == 1));
         }
         assert!((60..64).contains(&search.holds()), "{search:?}");
+    }
+
+    #[test]
+    fn runs_share_a_budget() {
+        let mut scenario =
+            Scenario::parse("[target]\nurl = 'ws://h/twilio'\n[limits]\ntokens = 1000").unwrap();
+        let mut budget = Budget::of(&scenario);
+        let mut report = RunReport::default();
+        (report.tokens.input, report.tokens.output) = (500, 100);
+        assert!(budget.spend(&report));
+        budget.limit(&mut scenario);
+        assert_eq!(scenario.limits.tokens, 400);
+        assert!(!budget.spend(&report));
+        // Of calls that were given up nobody knows what they used.
+        let mut budget = Budget { left: 1_000 };
+        report.stopped_by.insert("tokens".into(), 1);
+        assert!(!budget.spend(&report));
     }
 
     #[test]

@@ -26,7 +26,8 @@ struct Arguments {
 enum Command {
     Call(call::CallArguments),
     Run(perform::RunArguments),
-    Merge(perform::MergeArguments),
+    #[command(visible_alias = "merge")]
+    Report(perform::ReportArguments),
     Compare(survey::CompareArguments),
     Capacity(survey::CapacityArguments),
 }
@@ -36,7 +37,7 @@ async fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Call(arguments) => call::run(&arguments).await,
         Command::Run(arguments) => perform::run(&arguments).await,
-        Command::Merge(arguments) => perform::merge(&arguments),
+        Command::Report(arguments) => perform::report(&arguments).await,
         Command::Compare(arguments) => survey::compare(&arguments).await,
         Command::Capacity(arguments) => survey::capacity(&arguments).await,
     }

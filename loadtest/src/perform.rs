@@ -1,7 +1,7 @@
 //! `run`: a scenario, from the command line.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +17,12 @@ use trunkline_loadtest::report::{RunReport, to_text};
 use trunkline_loadtest::run::{Part, Run, Wiretap};
 use trunkline_loadtest::scenario::{Scenario, parse_time};
 
-use crate::show::{Show, expose};
+use crate::show::{Push, Show, expose};
 
 /// Let the callers of a scenario call, and report what they heard.
 ///
-/// Exit status: 0 if all thresholds were kept, 1 if one was missed, 2 if there was no run.
+/// Exit status: 0 if all thresholds were kept, 1 if one was missed or no call was answered, 2 if there was no run, or its
+/// report could not be written or sent.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -31,7 +32,7 @@ Examples:
   The same callers against another gateway, for half a minute:
     trunkline-loadtest run support.toml --url ws://other:8080/twilio/media/support --time 30s
 
-  Four processes (or hosts) share a scenario; afterwards: trunkline-loadtest merge part*.json
+  Four processes (or hosts) share a scenario; afterwards: trunkline-loadtest report part*.json
     trunkline-loadtest run support.toml --part 1/4 --out part1.json
 
   Watched by Prometheus while it goes on:
@@ -53,6 +54,9 @@ pub(crate) struct RunArguments {
 
     #[command(flatten)]
     show: Show,
+
+    #[command(flatten)]
+    push: Push,
 }
 
 /// What the command line changes in a scenario.
@@ -98,27 +102,61 @@ pub(crate) async fn run(arguments: &RunArguments) -> ExitCode {
         Err(error) => return no_run(&error.to_string()),
     };
     arguments.changes.apply(&mut scenario);
+    // What is found at the end of a long run would be lost.
+    if let Err(error) = arguments.out.iter().try_for_each(|path| can_hold(path)) {
+        return no_run(&error);
+    }
     let part = arguments.part.unwrap_or_default();
     let report = match perform(scenario, part, &arguments.show).await {
         Ok(report) => report,
         Err(error) => return no_run(&error),
     };
-    if let Err(error) = arguments.show.push(&report).await {
-        return no_run(&error);
+    publish(&report, &arguments.out, &arguments.push).await
+}
+
+/// Shows, writes and sends a report, and judges it.
+async fn publish(report: &RunReport, out: &[PathBuf], push: &Push) -> ExitCode {
+    let status = conclude(report, out);
+    // Last: whoever cannot be told does not keep the others from it.
+    match push.push(report).await {
+        Ok(()) => status,
+        Err(error) => no_run(&error),
     }
-    conclude(&report, &arguments.out)
+}
+
+/// Whether a report can be written there, as far as can be known without writing.
+fn can_hold(path: &Path) -> Result<(), String> {
+    if path.is_dir() {
+        return Err(format!(
+            "--out {}: is a folder, name a file in it",
+            path.display()
+        ));
+    }
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => is_folder(folder),
+        _ => Ok(()),
+    }
+}
+
+/// Whether there is a folder to write to.
+pub(crate) fn is_folder(path: &Path) -> Result<(), String> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    Err(format!("--out: there is no folder {}", path.display()))
 }
 
 /// Shows and writes a report, and judges it.
-pub(crate) fn conclude(report: &RunReport, out: &[PathBuf]) -> ExitCode {
+fn conclude(report: &RunReport, out: &[PathBuf]) -> ExitCode {
     // A closed pipe on the other side of stdout is no reason to fail.
     let _ = write!(std::io::stdout(), "{}", to_text(report));
-    for path in out {
-        if let Err(error) = report.write(path) {
-            return no_run(&error.to_string());
-        }
+    let errors = out.iter().filter_map(|path| report.write(path).err());
+    let statuses: Vec<_> = errors.map(|error| no_run(&error.to_string())).collect();
+    if let Some(status) = statuses.first() {
+        return *status;
     }
-    if report.missed.is_empty() {
+    // Nobody asks for this in a threshold, and nobody wants to hear that it went well.
+    if report.missed.is_empty() && !report.is_unanswered() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -187,26 +225,37 @@ async fn watch(run: &Run, show: &Show) -> RunReport {
     }
 }
 
-/// Merge reports of several processes into one.
+/// Make a report of what runs have written as JSON, of several processes or hosts merged into one.
 ///
-/// Exit status: 0 if all thresholds were kept, 1 if one was missed, 2 if a file is no report.
+/// Exit status: 0 if all thresholds were kept, 1 if one was missed or no call was answered, 2 if a file is no report, or
+/// what was asked for could not be written or sent.
 #[derive(Args)]
-pub(crate) struct MergeArguments {
+#[command(after_help = "\
+Examples:
+  The page of a run that was written as JSON:
+    trunkline-loadtest report run.json --out run.html
+
+  What four processes found, judged together:
+    trunkline-loadtest report part*.json --scenario support.toml --out all.html --out all.json")]
+pub(crate) struct ReportArguments {
     /// Reports, as JSON
     #[arg(required = true)]
     reports: Vec<PathBuf>,
 
-    /// Write the merged report to this file: JSON, or CSV or HTML by its ending; may be repeated
+    /// Write the report to this file: JSON, or CSV or HTML by its ending; may be repeated
     #[arg(long, value_name = "FILE")]
     out: Vec<PathBuf>,
 
-    /// Judge it by the thresholds of this scenario
+    /// Judge it by the thresholds of this scenario; a single report keeps its own verdict without
     #[arg(long, value_name = "SCENARIO")]
     scenario: Option<PathBuf>,
+
+    #[command(flatten)]
+    push: Push,
 }
 
-/// Merges; see [`MergeArguments`] for the exit status.
-pub(crate) fn merge(arguments: &MergeArguments) -> ExitCode {
+/// Reads, merges and shows; see [`ReportArguments`] for the exit status.
+pub(crate) async fn report(arguments: &ReportArguments) -> ExitCode {
     let mut all = RunReport::default();
     for path in &arguments.reports {
         match RunReport::read(path) {
@@ -220,7 +269,7 @@ pub(crate) fn merge(arguments: &MergeArguments) -> ExitCode {
             Err(error) => return no_run(&error.to_string()),
         }
     }
-    conclude(&all, &arguments.out)
+    publish(&all, &arguments.out, &arguments.push).await
 }
 
 pub(crate) fn no_run(text: &str) -> ExitCode {
@@ -243,4 +292,76 @@ fn parse_part(text: &str) -> Result<Part, String> {
         index: index - 1,
         of,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunArguments,
+    }
+
+    /// A folder of its own with a scenario of one call to where nobody listens; it is removed in the end.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            let nobody = "[target]\nurl = 'ws://127.0.0.1:1/twilio'\n[limits]\ncalls = 1";
+            std::fs::write(path.join("nobody.toml"), nobody).unwrap();
+            Self(path)
+        }
+
+        fn path(&self, name: &str) -> String {
+            self.0.join(name).display().to_string()
+        }
+
+        async fn run(&self, more: &[String]) -> ExitCode {
+            let words = ["run".to_owned(), self.path("nobody.toml"), "--quiet".into()];
+            let words = words.iter().chain(more);
+            run(&Line::try_parse_from(words).unwrap().run).await
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_report_outlives_who_cannot_be_told() {
+        let folder = Folder::new("trunkline-loadtest-push");
+        let kept = folder.path("kept.json");
+        let (push, nobody) = ("--push".to_owned(), "http://127.0.0.1:1".to_owned());
+        folder
+            .run(&["--out".into(), kept.clone(), push, nobody])
+            .await;
+        let report = RunReport::read(Path::new(&kept)).unwrap();
+        assert_eq!((report.counts.begun, report.counts.failed), (1, 1));
+        // What was called and what became of it is told, and is no success.
+        assert_eq!(report.target, "ws://127.0.0.1:1/twilio");
+        let first = &report.first_errors["connect"];
+        assert!(first.contains("127.0.0.1:1: Connection refused"), "{first}");
+        let status = |report| format!("{:?}", conclude(report, &[]));
+        assert_eq!(status(&report), format!("{:?}", ExitCode::FAILURE));
+    }
+
+    #[tokio::test]
+    async fn where_a_report_cannot_be_written_nothing_is_run() {
+        let folder = Folder::new("trunkline-loadtest-out");
+        let kept = folder.path("kept.json");
+        let nowhere = folder.path("nowhere/report.html");
+        let out = || "--out".to_owned();
+        folder.run(&[out(), kept.clone(), out(), nowhere]).await;
+        assert!(!Path::new(&kept).exists());
+        assert!(can_hold(&folder.0).unwrap_err().contains("is a folder"));
+        assert!(can_hold(Path::new("report.json")).is_ok());
+    }
 }

@@ -23,9 +23,13 @@ pub(crate) struct Show {
     /// Let Prometheus read how the run goes, at this address, while it lasts
     #[arg(long, value_name = "ADDR")]
     metrics_listen: Option<SocketAddr>,
+}
 
-    /// When the run is over, send its metrics to this Pushgateway (http://HOST:PORT; the job is trunkline_loadtest unless
-    /// a path names another)
+/// To whom the metrics of a report are sent.
+#[derive(Args, Default)]
+pub(crate) struct Push {
+    /// Send the metrics of the report to this Pushgateway in the end (http://HOST:PORT; the job is trunkline_loadtest
+    /// unless a path names another)
     #[arg(long, value_name = "URL", value_parser = pushgateway)]
     push: Option<Uri>,
 }
@@ -56,15 +60,6 @@ impl Show {
             .map_err(|error| format!("--metrics-listen {address}: {error}"))
     }
 
-    /// Sends what was found to the Pushgateway, if there is to be one.
-    pub(crate) async fn push(&self, report: &RunReport) -> Result<(), String> {
-        let Some(uri) = &self.push else { return Ok(()) };
-        let pushed = timeout(EXCHANGE_TIMEOUT, put(uri, &to_prometheus(report, 0))).await;
-        pushed
-            .unwrap_or_else(|_| Err("no answer".to_owned()))
-            .map_err(|error| format!("--push {uri}: {error}"))
-    }
-
     pub(crate) fn screen(&self) -> Screen {
         Screen {
             is_quiet: self.quiet,
@@ -73,6 +68,17 @@ impl Show {
             before: Before::default(),
             said_at: Duration::ZERO,
         }
+    }
+}
+
+impl Push {
+    /// Sends what was found to the Pushgateway, if there is to be one.
+    pub(crate) async fn push(&self, report: &RunReport) -> Result<(), String> {
+        let Some(uri) = &self.push else { return Ok(()) };
+        let pushed = timeout(EXCHANGE_TIMEOUT, put(uri, &to_prometheus(report, 0))).await;
+        pushed
+            .unwrap_or_else(|_| Err("no answer".to_owned()))
+            .map_err(|error| format!("--push {uri}: {error}"))
     }
 }
 
@@ -254,7 +260,7 @@ mod tests {
             ("/metrics/job/x", "PUT /metrics/job/x HTTP/1.1\r\n"),
         ] {
             let gateway = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let show = pushing_to(gateway.local_addr().unwrap(), path);
+            let push = pushing_to(gateway.local_addr().unwrap(), path);
             let taking = async {
                 let (mut stream, _) = gateway.accept().await.unwrap();
                 let head = read_head(&mut stream).await.unwrap();
@@ -263,16 +269,15 @@ mod tests {
                 head
             };
             let report = RunReport::default();
-            let (head, pushed) = tokio::join!(taking, show.push(&report));
+            let (head, pushed) = tokio::join!(taking, push.push(&report));
             assert_eq!(pushed, Ok(()));
             assert!(head.starts_with(expected), "{head}");
         }
     }
 
-    fn pushing_to(address: SocketAddr, path: &str) -> Show {
-        Show {
+    fn pushing_to(address: SocketAddr, path: &str) -> Push {
+        Push {
             push: Some(pushgateway(&format!("http://{address}{path}")).unwrap()),
-            ..Show::default()
         }
     }
 }

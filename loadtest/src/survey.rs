@@ -7,17 +7,19 @@ use std::time::Duration;
 
 use clap::Args;
 use trunkline::quota::{DeploymentQuota, Expect};
-use trunkline_loadtest::capacity::{Model, Search, helm_values};
+use trunkline_loadtest::capacity::{Budget, Model, Search, helm_values};
 use trunkline_loadtest::compare::{Round, ratios};
+use trunkline_loadtest::report::what_went_wrong;
 use trunkline_loadtest::run::Part;
 use trunkline_loadtest::scenario::{Arrivals, Scenario, Thresholds, parse_time};
 
-use crate::perform::{Changes, no_run, perform};
+use crate::perform::{Changes, is_folder, no_run, perform};
 use crate::show::Show;
 
 /// Run two scenarios in turn, several times, and say how much slower or faster the second is.
 ///
-/// Each round runs both, in alternating order, so that what changes with time touches both alike. Ratios are the
+/// Each round runs both, in alternating order, so that what changes with time touches both alike. A scenario's tokens are
+/// for all of its rounds. Ratios are the
 /// second's to the first's, with bounds of 95 % confidence: the wider ones of redrawing calls and of comparing rounds.
 ///
 /// Exit status: 0 if the second is not shown to be slower, 1 if it is, 2 if there was no run.
@@ -55,6 +57,9 @@ pub(crate) async fn compare(arguments: &CompareArguments) -> ExitCode {
 }
 
 async fn try_compare(arguments: &CompareArguments) -> Result<bool, String> {
+    if let Some(folder) = &arguments.out {
+        is_folder(folder)?;
+    }
     let read = |path: &PathBuf| Scenario::read(path).map_err(|error| error.to_string());
     let mut scenarios = [
         read(&arguments.a)?,
@@ -66,14 +71,16 @@ async fn try_compare(arguments: &CompareArguments) -> Result<bool, String> {
     if let Some(url) = &arguments.url_b {
         scenarios[1].target.url.clone_from(url);
     }
+    let mut budgets = [0, 1].map(|side| Budget::of(&scenarios[side]));
     let mut rounds: Vec<Round> = Vec::new();
-    for round in 0..arguments.rounds {
+    'rounds: for round in 0..arguments.rounds {
         let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
         let mut both = Round::default();
         for side in order {
             let mut scenario = scenarios[side].clone();
             // Both sides of a round have the same callers, each round has others.
             scenario.seed = scenarios[0].seed.wrapping_add(u64::from(round));
+            budgets[side].limit(&mut scenario);
             let report = perform(scenario, Part::default(), &Show::live()).await?;
             say(&format!(
                 "round {} of {}, {}: {} calls, {} refused, {} failed",
@@ -84,6 +91,20 @@ async fn try_compare(arguments: &CompareArguments) -> Result<bool, String> {
                 report.counts.refused,
                 report.counts.failed
             ));
+            let wrong = what_went_wrong(&report);
+            if !wrong.is_empty() {
+                say(wrong.trim_end());
+            }
+            let is_interrupted = report.stopped_by.contains_key("interrupt");
+            if is_interrupted || !budgets[side].spend(&report) {
+                let why = match is_interrupted {
+                    true => "interrupted",
+                    false => "its token budget, which is for all rounds, is used up",
+                };
+                // Half a round compares nothing, and calls that were cut short are not like the others.
+                say(&format!("{why}: what follows is of the rounds before"));
+                break 'rounds;
+            }
             both[side] = report;
         }
         rounds.push(both);
@@ -152,6 +173,10 @@ pub(crate) struct CapacityArguments {
     /// How long each try lasts
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_time)]
     time: Duration,
+
+    /// End the search when so many tokens were used, in all tries together [default: limits.tokens of the scenario]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    tokens: Option<u64>,
 
     /// Calculate instead, by the quota model that the gateway admits calls by
     #[arg(long, conflicts_with_all = ["scenario", "slo"])]
@@ -233,9 +258,12 @@ async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, Strin
     }
     scenario.limits.time = arguments.time;
     scenario.limits.calls = u64::MAX;
+    scenario.limits.tokens = arguments.tokens.unwrap_or(scenario.limits.tokens);
+    let mut budget = Budget::of(&scenario);
     let mut search = Search::new(arguments.first, arguments.most, arguments.confirm);
     while let Some(calls) = search.next() {
         let mut one = scenario.clone();
+        budget.limit(&mut one);
         // A tenth of the time to come up, as real callers do not all call at once.
         one.arrivals = Arrivals::Hold {
             calls,
@@ -243,11 +271,20 @@ async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, Strin
         };
         one.limits.concurrent = calls;
         let report = perform(one, Part::default(), &Show::live()).await?;
+        let ended_early = |why: &str| {
+            let held = search.holds();
+            Err(format!(
+                "{why} at {calls} calls; {held} held before, not confirmed"
+            ))
+        };
+        if report.stopped_by.contains_key("interrupt") {
+            return ended_early("interrupted");
+        }
         // Where the token budget ended the run, its last calls were cut short and prove nothing.
-        if report.stopped_by.contains_key("tokens") || report.stopped_by.contains_key("interrupt") {
-            return Err(format!(
-                "ended early at {calls} calls; {} held before. limits.tokens bounds each try",
-                search.holds()
+        if !budget.spend(&report) {
+            let tokens = scenario.limits.tokens;
+            return ended_early(&format!(
+                "all {tokens} tokens of the budget were used up, which is for all tries (--tokens)"
             ));
         }
         let held = report.missed.is_empty();
@@ -257,6 +294,10 @@ async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, Strin
         ));
         for miss in &report.missed {
             say(&format!("              {miss}"));
+        }
+        let wrong = what_went_wrong(&report);
+        if !held && !wrong.is_empty() {
+            say(wrong.trim_end());
         }
         search.note(calls, held);
     }

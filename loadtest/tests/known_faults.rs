@@ -11,7 +11,7 @@ use relay::{EchoLines, Faults, SimulatorLines};
 use trunkline_loadtest::measure::Measure;
 use trunkline_loadtest::report::RunReport;
 use trunkline_loadtest::run::{Part, Run};
-use trunkline_loadtest::scenario::Scenario;
+use trunkline_loadtest::scenario::{Answer, Scenario};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -193,9 +193,27 @@ async fn early_ends_are_told_by_cause() {
         ("upgrade timeout", 1),
     ];
     assert_eq!(causes, expected);
+    // The relay's own words.
+    assert_eq!(report.first_errors["refused 503"], "busy");
     let counts = report.counts;
     assert_eq!((counts.completed, counts.refused, counts.failed), (2, 1, 3));
     assert_eq!(report.calls.len(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn replies_that_do_not_come_are_missed() {
+    let mut scenario = Scenario::parse(ECHO).expect("it is one");
+    scenario.call.answer = Answer::Reply;
+    scenario.call.patience = 3 * MS * 1_000;
+    // All that is said is lost on its way, so that nothing ever sounds.
+    let lines = EchoLines::new(Faults {
+        lose_every: Some(1),
+        ..Faults::default()
+    });
+    let run = Run::new(scenario, Part::default(), Arc::new(lines), None);
+    let report = run.expect("the target is one").finish().await;
+    assert_eq!(report.errors["no reply in time"], 6, "{:?}", report.errors);
+    assert_eq!((report.counts.turns, report.counts.turns_answered), (18, 0));
 }
 
 const DIRECT: &str = "

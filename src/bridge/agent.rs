@@ -62,6 +62,10 @@ pub struct AgentConfig {
     /// When missing caller audio is replaced by silence.
     #[serde(default)]
     pub gap: GapSettings,
+    /// Caller audio is sent to the deployment in pieces of so much at least; zero for each message as it comes. Fewer
+    /// events cost less, and the first of what is in one is heard by so much later.
+    #[serde(default, with = "humantime_serde")]
+    pub append: Duration,
     /// How the Opus encoder is set, for callers that speak Opus.
     #[serde(default)]
     pub opus: OpusSettings,
@@ -261,6 +265,9 @@ const MIN_LEAD_FOR_AHEAD: Duration = Duration::from_millis(80);
 /// More, and who interrupts goes on hearing the reply wherever it cannot be cleared.
 const MAX_LEAD: Duration = Duration::from_secs(5);
 
+/// Longest piece of caller audio: the deployment looks at 32 ms at a time (protocol reference 4.4).
+const MAX_APPEND: Duration = Duration::from_millis(200);
+
 /// Speech is known of a second late, or later with much padding, and somebody who speaks does so for some seconds.
 const MIN_CARRY: Duration = Duration::from_secs(5);
 
@@ -291,6 +298,12 @@ fn check_limits(config: &AgentConfig) -> Result<(), AgentError> {
         return Err(AgentError::new(
             "playout.lead",
             "it must lie between 40ms and 5s, and not above playout.max",
+        ));
+    }
+    if config.append > MAX_APPEND {
+        return Err(AgentError::new(
+            "append",
+            "more than 200ms would be heard as a slow answer",
         ));
     }
     if config.carry.audio < MIN_CARRY {

@@ -625,8 +625,9 @@ impl Conduct {
                 self.sessions
                     .kept
                     .push(&self.scratch.audio, self.audio_duration);
-                self.legs.to_model.get_or_insert(now);
-                self.append(|media, out| media.append_event(out));
+                if self.append(MediaPath::append_event) {
+                    self.legs.to_model.get_or_insert(now);
+                }
             }
             Output::KeepAudio => self
                 .sessions
@@ -642,7 +643,10 @@ impl Conduct {
             Output::Apologise => self.apologise(now),
             Output::AppendSilence(duration) => {
                 self.sessions.kept.push_silence(duration);
-                self.append(|media, out| media.silence_event(duration, out));
+                self.append(|media, out| {
+                    media.silence_event(duration, out);
+                    true
+                });
             }
             Output::QueueReply => self.queue_reply(current, now),
             Output::PadReply => {
@@ -717,16 +721,20 @@ impl Conduct {
         self.running_tools.spawn(async move { result });
     }
 
-    fn append(&mut self, write: impl FnOnce(&mut MediaPath, &mut String)) {
+    /// Sends the append event that is written, if one is.
+    fn append(&mut self, write: impl FnOnce(&mut MediaPath, &mut String) -> bool) -> bool {
         let Some(media) = &mut self.media else {
-            return;
+            return false;
         };
         // Taken out so that it can be lent to the leg.
         let mut event = std::mem::take(&mut self.scratch.append);
         event.clear();
-        write(media, &mut event);
-        self.send_model(&event);
+        let is_written = write(media, &mut event);
+        if is_written {
+            self.send_model(&event);
+        }
         self.scratch.append = event;
+        is_written
     }
 
     fn queue_reply(&mut self, current: Current<'_>, now: Instant) {

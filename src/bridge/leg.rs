@@ -227,7 +227,7 @@ impl Leg {
         self.is_doubtful = self.line.heard_at() + DOUBTFUL < self.since;
     }
 
-    /// The next message, pings and pongs left out: the library answers them.
+    /// The next message, pings and pongs left out: the socket answers them.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LegEvent> {
         let event = std::task::ready!(self.line.poll_event(cx));
         self.note_broken(&event);

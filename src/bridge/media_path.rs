@@ -32,7 +32,10 @@ pub(super) struct MediaPath {
     refused: Duration,
     /// First byte of a sample that the deployment cut in two.
     half_sample: Option<u8>,
-    /// Caller audio of the current message, as the session wants it.
+    /// Caller audio leaves in pieces of so much at least; as it comes if that is nothing.
+    append: Duration,
+    /// Caller audio that waits for more of it, as the session wants it.
+    held: Vec<u8>,
     /// Lent for a wake-up.
     pub(super) scratch: MediaScratch,
 }
@@ -81,6 +84,8 @@ impl MediaPath {
             overflowed: false,
             refused: Duration::ZERO,
             half_sample: None,
+            append: agent.config.append,
+            held: Vec::new(),
             scratch: MediaScratch::default(),
         })
     }
@@ -102,6 +107,8 @@ impl MediaPath {
             self.audio = audio;
         }
         self.half_sample = None;
+        // It is among what was kept, which the session is sent.
+        self.held.clear();
         Ok(())
     }
 
@@ -181,32 +188,43 @@ impl MediaPath {
         }
     }
 
-    /// Writes the append event for the audio that was taken in.
-    pub(super) fn append_event(&self, out: &mut String) {
-        match &self.to_model {
-            ToModel::Transcode(_) => append_pcm_into(out, &self.scratch.pcm),
-            ToModel::Pass => append_bytes_into(out, &self.scratch.bytes),
+    /// Writes the append event for the audio that was taken in, and for what waited. False if it is to wait for more.
+    pub(super) fn append_event(&mut self, out: &mut String) -> bool {
+        if self.append.is_zero() {
+            match &self.to_model {
+                ToModel::Transcode(_) => append_pcm_into(out, &self.scratch.pcm),
+                ToModel::Pass => append_bytes_into(out, &self.scratch.bytes),
+            }
+            return true;
         }
-    }
-
-    /// Writes the append event for so much silence.
-    pub(super) fn silence_event(&mut self, duration: Duration, out: &mut String) {
         match &self.to_model {
             ToModel::Transcode(_) => {
-                self.scratch.pcm.clear();
-                self.scratch
-                    .pcm
-                    .resize(n_samples(SampleRate::HZ_24000, duration), 0);
-                append_pcm_into(out, &self.scratch.pcm);
+                let samples = self.scratch.pcm.iter();
+                self.held
+                    .extend(samples.flat_map(|sample| sample.to_le_bytes()));
             }
-            ToModel::Pass => {
-                self.scratch.bytes.clear();
-                self.scratch
-                    .bytes
-                    .resize(n_samples(self.input.rate, duration), silence_of(self.input));
-                append_bytes_into(out, &self.scratch.bytes);
-            }
+            ToModel::Pass => self.held.extend_from_slice(&self.scratch.bytes),
         }
+        let is_enough = self.held.len() >= self.n_bytes(self.append);
+        if is_enough {
+            append_bytes_into(out, &self.held);
+            self.held.clear();
+        }
+        is_enough
+    }
+
+    /// Writes the append event for so much silence, after what waited.
+    pub(super) fn silence_event(&mut self, duration: Duration, out: &mut String) {
+        let silence = match &self.to_model {
+            ToModel::Transcode(_) => 0,
+            ToModel::Pass => silence_of(self.input),
+        };
+        let n_bytes = self.n_bytes(duration);
+        let bytes = &mut self.scratch.bytes;
+        bytes.clear();
+        bytes.append(&mut self.held);
+        bytes.resize(bytes.len() + n_bytes, silence);
+        append_bytes_into(out, bytes);
     }
 
     /// Puts base64 reply audio into the playout queue; says how long it is and how many frames the queue

@@ -210,6 +210,12 @@ impl SoftPhone {
         &self.uri
     }
 
+    /// The same as reports show it, without secrets.
+    #[must_use]
+    pub fn address(&self) -> String {
+        shown(&self.uri)
+    }
+
     /// Makes one call over this stream, which must already be connected (and encrypted, for `wss`).
     ///
     /// Always returns a report: a call that could not be made has a refusal or a failure in it.

@@ -4,13 +4,11 @@
 //! names in any case, as the service does, and plays what comes from an unbounded queue: how much it would hold is
 //! not documented. It never says what was played, and a call ends by its close frame alone.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::{decode_base64, encode};
+use super::phone_codec::{around_base64, decode_base64, encode};
 use super::phone_dialect::{FarEnd, Heard, excerpt};
 use trunkline_media::{AudioFormat, Codec, SampleRate};
 
@@ -114,15 +112,15 @@ impl FarEnd for AcsWire {
         let ms = self.n_frames * FRAME_MS;
         self.n_frames += 1;
         let (minutes, seconds) = (ms / 60_000 % 60, ms / 1_000 % 60);
-        Some(text(&json!({
-            "kind": "AudioData",
-            "audioData": {
-                "timestamp": format!("2026-01-01T10:{minutes:02}:{seconds:02}.{:03}Z", ms % 1_000),
-                "participantRawID": "4:+15550001111",
-                "data": STANDARD.encode(bytes),
-                "silent": samples.iter().all(|sample| *sample == 0),
-            },
-        })))
+        let silent = samples.iter().all(|sample| *sample == 0);
+        Some(around_base64(
+            format_args!(
+                r#"{{"kind":"AudioData","audioData":{{"timestamp":"2026-01-01T10:{minutes:02}:{seconds:02}.{:03}Z","participantRawID":"4:+15550001111","silent":{silent},"data":""#,
+                ms % 1_000,
+            ),
+            &bytes,
+            format_args!(r#""}}}}"#),
+        ))
     }
 
     fn dtmf(&mut self, digit: char) -> Option<Message> {
@@ -170,6 +168,7 @@ mod tests {
         assert_eq!(silent["audioData"]["silent"], true);
         let loud = value(&wire.audio(&[1; 480]).unwrap());
         assert_eq!(loud["audioData"]["silent"], false);
+        assert_eq!(loud["audioData"]["data"], "AQABAAEA".repeat(160));
         assert_eq!(loud["audioData"]["timestamp"], "2026-01-01T10:00:00.020Z");
         assert_eq!(value(&wire.dtmf('#').unwrap())["dtmfData"]["data"], "#");
         assert_eq!(wire.farewell(), None);

@@ -5,9 +5,11 @@
 //! its bytes are those of two other implementations, which its tests hold it to.
 
 use std::f64::consts::PI;
+use std::fmt::{self, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use tokio_tungstenite::tungstenite::Message;
 
 use trunkline_media::{Codec, G722Decoder, G722Encoder};
 
@@ -107,6 +109,22 @@ pub(crate) fn decode(codec: Codec, bytes: &[u8]) -> Result<Vec<i16>, CodecError>
 /// See [`CodecError`].
 pub(crate) fn decode_base64(codec: Codec, text: &str) -> Result<Vec<i16>, CodecError> {
     decode(codec, &STANDARD.decode(text)?)
+}
+
+/// A message of JSON with one frame as base64 in it. `before` and `after` are written as they stand, so that what is in
+/// them has to need no escaping. A phone among a thousand says it 50 times a second, which a tree of values makes dear.
+pub(crate) fn around_base64(
+    before: fmt::Arguments<'_>,
+    bytes: &[u8],
+    after: fmt::Arguments<'_>,
+) -> Message {
+    /// The longest of what stands around a frame, so that it is allocated once.
+    const AROUND: usize = 256;
+    let mut text = String::with_capacity(AROUND + bytes.len().div_ceil(3) * 4);
+    let _ = text.write_fmt(before);
+    STANDARD.encode_string(bytes, &mut text);
+    let _ = text.write_fmt(after);
+    Message::text(text)
 }
 
 /// ITU-T G.711 mu-law, the 16 bit sign and magnitude variant.

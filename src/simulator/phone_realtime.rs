@@ -5,15 +5,13 @@
 //! `session.created`, each needs a type and an id, audio needs an item that was announced, and a name of the
 //! other shape is a violation.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue, Uri};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::config::Shape;
-use super::phone_codec::{decode_base64, encode};
+use super::phone_codec::{around_base64, decode_base64, encode};
 use super::phone_dialect::{ApiKey, FarEnd, Heard, RateLimit, TokenTotals, excerpt};
 use trunkline_media::{AudioFormat, Codec};
 
@@ -101,8 +99,8 @@ impl FarEnd for RealtimeWire {
 
     fn audio(&mut self, samples: &[i16]) -> Option<Message> {
         let bytes = encode(Codec::Pcm16, samples).expect("PCM16 is spoken");
-        let append = json!({"type": "input_audio_buffer.append", "audio": STANDARD.encode(bytes)});
-        Some(text(&append))
+        let before = format_args!(r#"{{"type":"input_audio_buffer.append","audio":""#);
+        Some(around_base64(before, &bytes, format_args!(r#""}}"#)))
     }
 
     fn tokens(&self) -> Option<TokenTotals> {
@@ -428,6 +426,15 @@ mod tests {
                 ("openai-beta", "realtime=v1"),
             ],
         );
+    }
+
+    #[test]
+    fn a_frame_is_appended() {
+        let message = open(Shape::Ga).audio(&[1; 480]).unwrap();
+        let append: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
+        let audio = "AQABAAEA".repeat(160);
+        let expected = json!({"type": "input_audio_buffer.append", "audio": audio});
+        assert_eq!(append, expected);
     }
 
     #[test]

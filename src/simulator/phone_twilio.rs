@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::CallCodec;
+use super::phone_codec::{CallCodec, around_base64};
 use super::phone_dialect::{FarEnd, Heard, excerpt};
 use trunkline_media::{AudioFormat, Codec, SampleRate};
 
@@ -140,17 +140,18 @@ impl FarEnd for TwilioWire {
     fn audio(&mut self, samples: &[i16]) -> Option<Message> {
         let bytes = self.codec.encode(samples);
         self.n_chunks += 1;
-        Some(text(&json!({
-            "event": "media",
-            "sequenceNumber": self.next_sequence_number(),
-            "streamSid": self.stream_sid,
-            "media": {
-                "track": "inbound",
-                "chunk": self.n_chunks.to_string(),
-                "timestamp": ((self.n_chunks - 1) * FRAME_MS).to_string(),
-                "payload": STANDARD.encode(bytes),
-            },
-        })))
+        self.sequence_number += 1;
+        Some(around_base64(
+            format_args!(
+                r#"{{"event":"media","sequenceNumber":"{}","streamSid":"{}","media":{{"track":"inbound","chunk":"{}","timestamp":"{}","payload":""#,
+                self.sequence_number,
+                self.stream_sid,
+                self.n_chunks,
+                (self.n_chunks - 1) * FRAME_MS,
+            ),
+            &bytes,
+            format_args!(r#""}}}}"#),
+        ))
     }
 
     fn dtmf(&mut self, digit: char) -> Option<Message> {
@@ -254,11 +255,14 @@ mod tests {
         assert_eq!(start["start"]["customParameters"], json!({"tok": "abc"}));
         assert_eq!(start["start"]["mediaFormat"]["sampleRate"], 8_000);
         wire.audio(&[0; 160]);
-        let media = value(&wire.audio(&[0; 160]).unwrap());
-        assert_eq!(media["sequenceNumber"], "3");
-        assert_eq!(media["media"]["chunk"], "2");
-        assert_eq!(media["media"]["timestamp"], "20");
-        assert_eq!(media["media"]["payload"].as_str().map(str::len), Some(216));
+        let payload = STANDARD.encode([0xFF; 160]);
+        let media = json!({
+            "event": "media",
+            "sequenceNumber": "3",
+            "streamSid": "MZ01",
+            "media": {"track": "inbound", "chunk": "2", "timestamp": "20", "payload": payload},
+        });
+        assert_eq!(value(&wire.audio(&[0; 160]).unwrap()), media);
         assert_eq!(value(&wire.dtmf('5').unwrap())["dtmf"]["digit"], "5");
         assert_eq!(
             value(&wire.farewell().unwrap())["stop"]["accountSid"],

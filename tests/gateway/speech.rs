@@ -8,7 +8,7 @@ use trunkline::simulator::phone_dialect::Dialect;
 use trunkline::simulator::{Act, SoftPhone, speech};
 
 use crate::client::{Client, What};
-use crate::harness::World;
+use crate::harness::{CONFIG, World};
 
 const DEPLOYMENTS: [&str; 3] = ["ga", "preview", "pass"];
 
@@ -59,6 +59,27 @@ async fn through_mu_law_and_back() {
         let peak = echo(&world, &url, Dialect::Twilio, AudioFormat::ULAW_8K).await;
         println!("{agent} twilio: {peak:.4}");
         assert!(peak >= WAVEFORM, "{agent}: {peak}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_pieces_of_several_messages() {
+    for deployment in DEPLOYMENTS {
+        for ms in [20, 40, 50, 200] {
+            let agent = format!("[agents.a]\ndeployment = '{deployment}'\nappend = '{ms}ms'\n");
+            let world = World::with_config(&format!("{CONFIG}\n{agent}"), "");
+            let url = "ws://gateway/twilio/media/a";
+            let peak = echo(&world, url, Dialect::Twilio, AudioFormat::ULAW_8K).await;
+            assert!(peak >= WAVEFORM, "{agent}: {peak}");
+            let session = world.simulator.sessions().pop().expect("a session");
+            let piece = session.appended.audio / session.appended.n_appends as u32;
+            // Whole messages of 20 ms.
+            let expected = Duration::from_millis(u64::div_ceil(ms, 20) * 20);
+            assert!(
+                piece.abs_diff(expected) < Duration::from_millis(1),
+                "{agent}: {piece:?}"
+            );
+        }
     }
 }
 

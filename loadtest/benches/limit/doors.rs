@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::calls::{Answer, Calls, Dialect, Seen, Settings};
 use super::process::Process;
 use super::visits::{Pace, Visited, Visits};
-use super::{Bench, Relay, line, path};
+use super::{Bench, Load, Relay, line, path};
 
 /// Set-ups a second, and for how long.
 const SET_UPS: Pace = Pace {
@@ -93,7 +93,9 @@ impl Bench {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let model = listener.local_addr().expect("bound");
         let (process, address) = match relay {
-            Relay::Gateway => self.start_gateway(model, false, 2000),
+            Relay::Gateway => {
+                self.start_gateway(model, &Load::flowing(Dialect::Twilio, 0, false), 2000)
+            }
             Relay::Floor => self.start_floor(model, Dialect::Twilio, false),
         };
         let visits = Visits::new(address, path(Dialect::Twilio), Some(listener));
@@ -189,7 +191,7 @@ impl Bench {
     ) -> (Process, Calls, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let model = listener.local_addr().expect("bound");
-        let (process, gateway) = self.start_gateway(model, false, max);
+        let (process, gateway) = self.start_gateway(model, &Load::flowing(dialect, n, false), max);
         let settings = Settings {
             dialect,
             answer,

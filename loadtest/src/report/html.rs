@@ -288,10 +288,14 @@ fn frames(report: &RunReport, page: &mut String) {
 }
 
 fn errors(report: &RunReport, page: &mut String) {
-    let causes = report
-        .errors
-        .iter()
-        .map(|(cause, n)| (cause.clone(), n.to_string()));
+    let causes = report.causes().map(|(cause, n, first)| {
+        let comma = if first.is_empty() {
+            ""
+        } else {
+            ", the first: "
+        };
+        (cause.to_owned(), format!("{n}{comma}{first}"))
+    });
     table(page, "What went wrong, by cause", causes);
     let limits = report.rate_limits.iter().map(|(name, state)| {
         (
@@ -347,7 +351,10 @@ mod tests {
             elapsed_s: 10.0,
             ..RunReport::default()
         };
-        report.error("reported: <script>alert(1)</script>");
+        report.error(
+            "reported: <script>alert(1)</script>",
+            "<script>alert(2)</script>",
+        );
         for n in 0..40u32 {
             report.record(Measure::TurnLatency, u64::from(n) * 10_000);
             report.calls.push(CallRow {
@@ -359,6 +366,7 @@ mod tests {
         }
         let page = to_html(&report);
         assert!(page.contains("a &lt;b&gt; &amp; &quot;c&quot;"));
+        assert!(page.contains("1, the first: &lt;script&gt;alert(2)"));
         for absent in ["<script", "http://", "https://", "NaN", "inf "] {
             assert!(!page.contains(absent), "{absent}");
         }

@@ -20,10 +20,13 @@ pub use csv::to_csv;
 pub use html::to_html;
 pub use live::{Before, Progress, live_line, live_view};
 pub use prometheus::to_prometheus;
-pub use text::to_text;
+pub use text::{to_text, what_went_wrong};
 
 /// The layout of the JSON; another number may not be read by this program.
 pub const VERSION: u32 = 1;
+
+/// Characters that are kept of what a target says.
+const MOST_DETAIL: usize = 200;
 
 /// Everything about a run, or about several that were merged.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -41,7 +44,7 @@ pub struct RunReport {
     pub seed: u64,
     /// When the first process began, Unix time in seconds.
     pub begun: u64,
-    /// From the first to the last, in seconds; of several processes the longest.
+    /// From the beginning of the first process to the end of the last, in seconds.
     pub elapsed_s: f64,
     /// Runs that were merged.
     pub processes: u32,
@@ -55,6 +58,8 @@ pub struct RunReport {
     pub tokens: Tokens,
     /// What went wrong, by cause.
     pub errors: BTreeMap<String, u64>,
+    /// The first of them in full, by cause: what was said, or which address could not be reached.
+    pub first_errors: BTreeMap<String, String>,
     /// What the target said of its rate limits, by name.
     pub rate_limits: BTreeMap<String, LimitState>,
     /// What took how long.
@@ -191,9 +196,28 @@ impl RunReport {
         self.measures.quantile(measure, quantile)
     }
 
-    /// Something went wrong.
-    pub fn error(&mut self, cause: &str) {
+    /// Something went wrong. Only the first `detail` of a cause is kept, and of it as much as fits a line or two.
+    pub fn error(&mut self, cause: &str, detail: &str) {
         *self.errors.entry(cause.to_owned()).or_default() += 1;
+        if !self.first_errors.contains_key(cause) {
+            let words: Vec<_> = detail.split_whitespace().collect();
+            let line = words.join(" ").chars().take(MOST_DETAIL).collect();
+            self.first_errors.insert(cause.to_owned(), line);
+        }
+    }
+
+    /// Each cause with how often it was met and the first of it in full, which may be empty.
+    pub(crate) fn causes(&self) -> impl Iterator<Item = (&str, u64, &str)> {
+        self.errors.iter().map(|(cause, n)| {
+            let first = self.first_errors.get(cause);
+            (cause.as_str(), *n, first.map_or("", String::as_str))
+        })
+    }
+
+    /// Did nobody who called get an answer?
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        self.counts.begun > 0 && self.counts.answered == 0
     }
 
     /// The deployment said what is left of a limit.
@@ -208,13 +232,12 @@ impl RunReport {
     }
 
     /// Adds another process's run. Thresholds are to be asked anew.
-    pub fn merge(&mut self, other: Self) {
+    pub fn merge(&mut self, mut other: Self) {
         if self.processes == 0 {
             *self = other;
             return;
         }
-        self.begun = self.begun.min(other.begun);
-        self.elapsed_s = self.elapsed_s.max(other.elapsed_s);
+        self.run_together(&mut other);
         self.processes += other.processes;
         for (cause, n) in other.stopped_by {
             *self.stopped_by.entry(cause).or_default() += n;
@@ -225,12 +248,33 @@ impl RunReport {
         for (cause, n) in other.errors {
             *self.errors.entry(cause).or_default() += n;
         }
+        for (cause, first) in other.first_errors {
+            self.first_errors.entry(cause).or_insert(first);
+        }
+        if self.target.is_empty() {
+            self.target = other.target;
+        }
         for (name, state) in other.rate_limits {
             self.limit(&name, state);
         }
         self.measures.add(&other.measures);
         self.missed.clear();
         self.calls.extend(other.calls);
+    }
+
+    /// Tells the times of both since the first of them began, as their hosts' clocks have it, to the second.
+    fn run_together(&mut self, other: &mut Self) {
+        let begun = self.begun.min(other.begun);
+        for report in [&mut *self, &mut *other] {
+            let later = (report.begun - begun) as f64;
+            report.elapsed_s += later;
+            for call in &mut report.calls {
+                call.at_s += later;
+                call.turns.iter_mut().for_each(|(at_s, _)| *at_s += later);
+            }
+        }
+        self.begun = begun;
+        self.elapsed_s = self.elapsed_s.max(other.elapsed_s);
     }
 
     /// Reads a report's JSON.
@@ -320,8 +364,30 @@ mod tests {
         };
         report.counts.begun = calls;
         report.record(Measure::TurnLatency, turn_us);
-        report.error("refused 503");
+        report.error("refused 503", &format!("full\n for {turn_us}"));
         report
+    }
+
+    #[test]
+    fn who_began_later_has_its_calls_later() {
+        let run = |begun, elapsed_s| RunReport {
+            begun,
+            elapsed_s,
+            calls: vec![CallRow {
+                at_s: 1.0,
+                turns: vec![(2.0, None)],
+                ..CallRow::default()
+            }],
+            ..part(1_000, 1)
+        };
+        for (first, second, expected) in [(100, 107, [1.0, 8.0]), (107, 100, [8.0, 1.0])] {
+            let mut all = run(first, 20.0);
+            all.merge(run(second, 20.0));
+            assert_eq!((all.begun, all.elapsed_s), (100, 27.0));
+            let at: Vec<_> = all.calls.iter().map(|it| it.at_s).collect();
+            assert_eq!(at, expected);
+            assert_eq!(all.calls[1].turns[0].0, expected[1] + 1.0);
+        }
     }
 
     #[test]
@@ -332,6 +398,7 @@ mod tests {
         all.merge(serde_json::from_str(&second).unwrap());
         assert_eq!((all.processes, all.counts.begun), (2, 7));
         assert_eq!(all.errors["refused 503"], 2);
+        assert_eq!(all.first_errors["refused 503"], "full for 1000");
         assert_eq!(all.measures.count(Measure::TurnLatency), 2);
         assert_eq!(all.quantile(Measure::TurnLatency, 0.5), Some(1_000));
     }

@@ -134,7 +134,7 @@ mod tests {
         let mut report = RunReport::default();
         report.counts.begun = 3;
         report.counts.refused = 1;
-        report.error("reported: \"odd\"\\\n");
+        report.error("reported: \"odd\"\\\n", "");
         for us in [1_000, 2_000, 3_000_000] {
             report.record(Measure::TurnLatency, us);
         }

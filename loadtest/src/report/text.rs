@@ -64,11 +64,22 @@ pub fn to_text(report: &RunReport) -> String {
         );
     }
     text += &table(&report.measures);
-    for (cause, n) in &report.errors {
-        let _ = writeln!(text, "{n:>8} x {cause}");
-    }
+    text += &what_went_wrong(report);
     for miss in &report.missed {
         let _ = writeln!(text, "MISSED {miss}");
+    }
+    text
+}
+
+/// A line for each cause, with how often it was met and the first of it.
+#[must_use]
+pub fn what_went_wrong(report: &RunReport) -> String {
+    let mut text = String::new();
+    for (cause, n, first) in report.causes() {
+        let colon = if first.is_empty() { "" } else { ": " };
+        // What comes from the target must not steer the terminal.
+        let first: String = first.chars().filter(|c| !c.is_control()).collect();
+        let _ = writeln!(text, "{n:>8} x {cause}{colon}{first}");
     }
     text
 }

@@ -1,5 +1,6 @@
 //! One call of a run, from when it is due to its line in the report.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -55,7 +56,7 @@ impl Shared {
         let mut report = self.report();
         report.record(Measure::StartLag, us(begun - due));
         report.counts.failed += 1;
-        report.error(cause);
+        report.error(cause, &error.to_string());
         report.calls.push(CallRow {
             n,
             at_s: (due - self.start).as_secs_f64(),
@@ -115,19 +116,16 @@ impl Shared {
         row.tokens = tokens.map_or(0, |it| it.total());
         row.outcome = match &outcome {
             Ok(()) => "completed".to_owned(),
-            Err(cause) => cause.clone(),
+            Err(ending) => ending.cause.clone(),
         };
         let mut report = self.report();
-        if report.target.is_empty() {
-            report.target.clone_from(&call.url);
-        }
         match &outcome {
             Ok(()) => counts.completed = 1,
             Err(_) if call.refusal.is_some() => counts.refused = 1,
             Err(_) => counts.failed = 1,
         }
-        if let Err(cause) = &outcome {
-            report.error(cause);
+        if let Err(ending) = &outcome {
+            report.error(&ending.cause, &ending.detail);
         }
         note_errors(call, &mut report);
         report.counts.add(&counts);
@@ -146,7 +144,6 @@ impl Shared {
         measures: &mut Measures,
     ) {
         let offset_s = row.at_s;
-        let n_turns = call.turns.len();
         for (index, turn) in call.turns.iter().enumerate() {
             let Some(end_ms) = turn.speech_end_ms else {
                 note_greeting(call, turn, measures);
@@ -158,10 +155,14 @@ impl Shared {
                 record(measures, Measure::BargeInSilence, barge_in.silence_after_ms);
                 row.barge_ins_ms.extend(barge_in.silence_after_ms);
             }
-            // An interruption may come before the first voice in a reply.
-            let is_answered = turn.latency_ms.is_some() || turn.first_received_ms.is_some();
+            let next = call.turns.get(index + 1);
+            let until_ms = next.and_then(|next| next.speech_start_ms);
+            let gave_up = waited_in_vain(call, end_ms..until_ms.unwrap_or(f64::INFINITY));
+            // An interruption may come before the first voice in a reply. Silence alone is none to who waits for it.
+            let came = turn.first_received_ms.is_some() && !gave_up;
+            let is_answered = turn.latency_ms.is_some() || came;
             // Who hangs up early, or is hung up on, cannot know whether a reply would have come.
-            if !is_answered && cut_short && index + 1 == n_turns {
+            if !is_answered && !gave_up && cut_short && next.is_none() {
                 continue;
             }
             counts.turns += 1;
@@ -200,13 +201,31 @@ fn phases(call: &CallReport, connected_ms: f64, measures: &mut Measures) {
     record(measures, Measure::SetUp, call.answered_ms);
 }
 
-/// How the call went; an error is the cause, from a small set.
-fn outcome(call: &CallReport, was_told_to_hang_up: bool) -> Result<(), String> {
+/// Why a call did not go as the caller wanted.
+struct Ending {
+    /// From a small set.
+    cause: String,
+    /// In full, in the phone's words or the target's.
+    detail: String,
+}
+
+impl Ending {
+    fn because(cause: impl Into<String>, detail: &str) -> Self {
+        Self {
+            cause: cause.into(),
+            detail: detail.to_owned(),
+        }
+    }
+}
+
+/// How the call went.
+fn outcome(call: &CallReport, was_told_to_hang_up: bool) -> Result<(), Ending> {
     if let Some(refusal) = &call.refusal {
-        return Err(format!("refused {}", refusal.status));
+        let cause = format!("refused {}", refusal.status);
+        return Err(Ending::because(cause, &refusal.body));
     }
     if let Some(failure) = &call.failure {
-        return Err(failure_cause(failure).to_owned());
+        return Err(Ending::because(failure_cause(failure), failure));
     }
     if let Some(close) = call
         .close
@@ -216,16 +235,19 @@ fn outcome(call: &CallReport, was_told_to_hang_up: bool) -> Result<(), String> {
         let code = close
             .code
             .map_or("without code".to_owned(), |code| code.to_string());
-        return Err(format!("closed by the target, {code}"));
+        let cause = format!("closed by the target, {code}");
+        return Err(Ending::because(cause, &close.reason));
     }
-    let waited_in_vain = call
-        .script_failures
-        .iter()
-        .any(|note| note.text.starts_with("waited"));
-    if waited_in_vain && !was_told_to_hang_up {
-        return Err("no reply in time".to_owned());
+    if waited_in_vain(call, 0.0..f64::INFINITY) && !was_told_to_hang_up {
+        return Err(Ending::because("no reply in time", ""));
     }
     Ok(())
+}
+
+/// Whether the caller's patience ended in that time, in ms.
+fn waited_in_vain(call: &CallReport, when: Range<f64>) -> bool {
+    let mut notes = call.script_failures.iter();
+    notes.any(|note| note.text.starts_with("waited") && when.contains(&note.at_ms))
 }
 
 /// What the phone says in full, in a few words.
@@ -246,20 +268,20 @@ fn failure_cause(failure: &str) -> &'static str {
 /// What did not end the call. Codes are the target's words: only the first hundred different ones are kept apart.
 fn note_errors(call: &CallReport, report: &mut RunReport) {
     const MOST: usize = 100;
-    let mut note = |cause: String| {
+    let mut note = |cause: String, detail: &str| {
         if report.errors.len() < MOST || report.errors.contains_key(&cause) {
-            report.error(&cause);
+            report.error(&cause, detail);
         } else {
-            report.error("other errors");
+            report.error("other errors", detail);
         }
     };
     for error in &call.errors {
         let code: String = error.code.chars().take(60).collect();
-        note(format!("reported: {code}"));
+        note(format!("reported: {code}"), &error.message);
     }
     if !call.violations.is_empty() {
         let text: String = call.violations[0].text.chars().take(80).collect();
-        note(format!("protocol: {text}"));
+        note(format!("protocol: {text}"), &call.violations[0].text);
     }
 }
 

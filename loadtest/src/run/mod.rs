@@ -90,6 +90,7 @@ impl Run {
         let report = RunReport {
             version: VERSION,
             name: scenario.name.clone(),
+            target: phone.address(),
             dialect: dialect.name().to_owned(),
             seed: scenario.seed,
             begun: begun.map_or(0, |time| time.as_secs()),

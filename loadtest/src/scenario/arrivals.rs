@@ -93,16 +93,22 @@ impl Arrivals {
                 Err("arrivals: a burst has a size and comes every so often".into())
             }
             Self::Trace { at, file } => {
-                if let Some(file) = file {
-                    let text = std::fs::read_to_string(&*file)
-                        .map_err(|error| format!("{}: {error}", file.display()))?;
-                    let lines = text.lines().map(str::trim);
-                    at.extend(lines.filter(|line| !line.is_empty()).map(str::to_owned));
+                let mut times = Vec::new();
+                for text in &*at {
+                    let time = trace_time(text).map_err(|error| format!("arrivals.at: {error}"))?;
+                    times.push(time);
                 }
-                let mut times = at
-                    .iter()
-                    .map(|text| trace_time(text))
-                    .collect::<Result<Vec<_>, _>>()?;
+                if let Some(file) = file {
+                    let shown = file.display();
+                    let text = std::fs::read_to_string(&*file)
+                        .map_err(|error| format!("{shown}: {error}"))?;
+                    let lines = text.lines().map(str::trim).zip(1..);
+                    for (line, n) in lines.filter(|(line, _)| !line.is_empty()) {
+                        let time =
+                            trace_time(line).map_err(|error| format!("{shown}:{n}: {error}"))?;
+                        times.push(time);
+                    }
+                }
                 times.sort_unstable();
                 *at = times
                     .iter()
@@ -231,6 +237,21 @@ mod tests {
         let times = |seed| arrivals.times(seed).take(50).collect::<Vec<_>>();
         assert_eq!(times(1), times(1));
         assert_ne!(times(1), times(2));
+    }
+
+    #[test]
+    fn a_line_of_a_trace_that_is_no_time_is_named() {
+        let name = format!("trunkline-loadtest-trace-{}.txt", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        std::fs::write(&file, "0.5\n\nsoon\n").unwrap();
+        let mut trace = Arrivals::Trace {
+            at: Vec::new(),
+            file: Some(file.clone()),
+        };
+        let error = trace.check().unwrap_err();
+        std::fs::remove_file(&file).unwrap();
+        let place = format!("{}:3: \"soon\"", file.display());
+        assert!(error.starts_with(&place), "{error}");
     }
 
     #[test]

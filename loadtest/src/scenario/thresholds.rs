@@ -15,6 +15,9 @@ use crate::report::RunReport;
 pub struct Thresholds {
     /// Share of the calls that may fail, refused ones included.
     pub failed_calls: Option<f64>,
+    /// Share of the arrivals that may make no call, because as many calls were live as the scenario allows: what a slow
+    /// target would hide behind.
+    pub skipped_calls: Option<f64>,
     /// Share of the turns that may stay without a reply.
     pub unanswered_turns: Option<f64>,
     /// Share of the expected frames that may be lost.
@@ -46,6 +49,7 @@ impl Thresholds {
     pub(super) fn check(&self) -> Result<(), String> {
         let shares = [
             ("failed_calls", self.failed_calls),
+            ("skipped_calls", self.skipped_calls),
             ("unanswered_turns", self.unanswered_turns),
             ("lost_frames", self.lost_frames),
             ("faulty_frames", self.faulty_frames),
@@ -54,6 +58,10 @@ impl Thresholds {
             if share.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
                 return Err(format!("thresholds.{name}: a share is from 0 to 1"));
             }
+        }
+        let is_number = |n: &f64| n.is_finite() && *n >= 0.0;
+        if !self.underruns_per_minute.as_ref().is_none_or(is_number) {
+            return Err("thresholds.underruns_per_minute: a number from 0 on".to_owned());
         }
         for (measure, quantiles) in &self.measures {
             for (quantile, time) in quantiles {
@@ -102,6 +110,8 @@ impl Thresholds {
         };
         let failed = share(counts.failed + counts.refused, counts.begun);
         ask("failed_calls", self.failed_calls, failed, "");
+        let skipped = share(counts.skipped, counts.begun + counts.skipped);
+        ask("skipped_calls", self.skipped_calls, skipped, "");
         let unanswered = share(
             counts.turns - counts.turns_answered.min(counts.turns),
             counts.turns,
@@ -184,6 +194,7 @@ mod tests {
         let mut report = RunReport::default();
         report.counts.begun = 10;
         report.counts.failed = 1;
+        report.counts.skipped = 10;
         report.counts.turns = 10;
         report.counts.turns_answered = 10;
         for ms in 1..=100 {
@@ -199,6 +210,8 @@ mod tests {
         check("", &[]);
         check("failed_calls = 0.1\nunanswered_turns = 0.0", &[]);
         check("failed_calls = 0.05", &["failed_calls"]);
+        check("skipped_calls = 0.5", &[]);
+        check("skipped_calls = 0.4", &["skipped_calls"]);
         check("lost_frames = 0.5", &["lost_frames"]);
         check(
             "[measures]\nturn_latency = { p50 = '51ms', p99.9 = '1s' }"
@@ -214,6 +227,8 @@ mod tests {
         for wrong in [
             "[measures]\nturn_latency = { q5 = '1s' }",
             "[measures]\nnone = { p5 = '1s' }",
+            "underruns_per_minute = nan",
+            "underruns_per_minute = -1.0",
             "x = 1",
         ] {
             assert!(Thresholds::parse(wrong).is_err(), "{wrong}");
