@@ -6,7 +6,7 @@ use http::HeaderMap;
 
 use crate::listener::{Alpn, ClientAuth, Tls};
 
-use super::token::Shown;
+use super::token::{Hash, Shown, shown};
 use super::{AdminConfig, AdminTokens};
 
 /// What a request has shown.
@@ -83,17 +83,47 @@ impl Access {
         self.opens_control() || (self.is_local && !self.tokens.has_read())
     }
 
-    /// What a request may.
-    pub(super) fn right(&self, headers: &HeaderMap, has_certificate: bool) -> Right {
-        // A certificate that was shown was verified.
-        let has_certificate = self.takes_certificates && has_certificate;
-        match self.tokens.shown(headers) {
+    /// What a request shows.
+    pub(super) fn pass(&self, headers: &HeaderMap, has_certificate: bool) -> Pass {
+        Pass {
+            access: self.clone(),
+            shown: shown(headers),
+            has_certificate,
+        }
+    }
+}
+
+/// What a request has shown, kept for as long as its answer goes on.
+#[derive(Clone)]
+pub(super) struct Pass {
+    access: Access,
+    shown: Option<Hash>,
+    /// A client certificate was shown, and so was verified.
+    has_certificate: bool,
+}
+
+impl Pass {
+    /// What it opens, by the tokens that are asked for now.
+    pub(super) fn right(&self) -> Right {
+        let access = &self.access;
+        let has_certificate = access.takes_certificates && self.has_certificate;
+        match access.tokens.which(self.shown.as_ref()) {
             _ if has_certificate => Right::Full,
             Shown::Full => Right::Full,
             Shown::Read => Right::Read,
-            Shown::None if self.is_guarded() => Right::None,
-            Shown::None if self.is_local => Right::Full,
+            Shown::None if access.is_guarded() => Right::None,
+            Shown::None if access.is_local => Right::Full,
             Shown::None => Right::Public,
+        }
+    }
+
+    /// Is over when it opens nothing any more, because other tokens are asked for.
+    pub(super) async fn withdrawn(&self) {
+        let mut changes = self.access.tokens.changes();
+        while matches!(self.right(), Right::Full | Right::Read) {
+            if changes.changed().await.is_err() {
+                return;
+            }
         }
     }
 }
@@ -145,7 +175,7 @@ mod tests {
         let check = |access: &Access, token: &str, has_certificate, expected| {
             let value = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
             let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
-            let right = access.right(&headers, has_certificate);
+            let right = access.pass(&headers, has_certificate).right();
             assert_eq!(right, expected, "{access:?} {token} {has_certificate}");
         };
         let open = access("", false);
@@ -170,7 +200,7 @@ mod tests {
             let access = access(text, takes_certificates);
             let value = HeaderValue::from_str(&format!("Bearer {shown}")).unwrap();
             let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
-            let right = access.right(&headers, has_certificate);
+            let right = access.pass(&headers, has_certificate).right();
             assert_eq!(right, expected, "{text} {shown} {has_certificate}");
         };
         let both = "token = 't'\nread_token = 'r'";

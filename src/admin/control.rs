@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use crate::bridge::{LiveCall, OrderError};
 use crate::listener::Gateway;
 
+use super::access::Pass;
 use super::control_proto as proto;
 use super::control_proto::control_server::Control;
 use super::control_view::fits;
@@ -111,8 +112,11 @@ impl Control for ControlService {
         &self,
         request: Request<proto::WatchCallsRequest>,
     ) -> Answer<Self::WatchCallsStream> {
+        let pass = request.extensions().get::<Pass>().cloned();
+        let pass = pass.ok_or_else(|| Status::unauthenticated("nothing was shown"))?;
         let filter = request.into_inner().filter.unwrap_or_default();
-        let watcher = Watcher::new(self.gateway.calls().clone(), filter, self.shutdown.clone());
+        let calls = self.gateway.calls().clone();
+        let watcher = Watcher::new(calls, filter, pass, self.shutdown.clone());
         let events = futures_util::stream::unfold(watcher, async |mut watcher| {
             let event = watcher.next().await?;
             Some((event, watcher))

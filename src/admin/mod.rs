@@ -134,14 +134,16 @@ impl Admin {
     /// The answer, and the stream that it is if an operator keeps the connection by it.
     async fn answer(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         has_certificate: bool,
         streams: &Streams,
     ) -> (Response<Body>, Option<Stream>) {
-        let right = self.access.right(request.headers(), has_certificate);
+        let pass = self.access.pass(request.headers(), has_certificate);
+        let right = pass.right();
         if Grpc::is_for(&request) {
             let is_operator = matches!(right, Right::Full | Right::Read);
             let stream = is_operator.then(|| streams.begin());
+            request.extensions_mut().insert(pass);
             return (self.grpc.answer(request, right).await, stream);
         }
         if request.method() == Method::GET {

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
+use tokio::sync::watch;
 
 use crate::secret::{SecretError, Source};
 
@@ -16,7 +17,7 @@ use super::AdminConfig;
 
 /// What the operators' listener asks for. Clones are the same tokens, also when they are replaced.
 #[derive(Clone, Default)]
-pub struct AdminTokens(Arc<RwLock<Hashes>>);
+pub struct AdminTokens(Arc<watch::Sender<Hashes>>);
 
 /// Which of the tokens a request shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +32,12 @@ pub(super) enum Shown {
 
 /// Of the two tokens, where there are such.
 #[derive(Clone, Copy, Default)]
-struct Hashes {
-    full: Option<[u8; 32]>,
-    read: Option<[u8; 32]>,
+pub(super) struct Hashes {
+    full: Option<Hash>,
+    read: Option<Hash>,
 }
+
+pub(super) type Hash = [u8; 32];
 
 impl fmt::Debug for AdminTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -68,17 +71,16 @@ impl AdminTokens {
                     .to_owned(),
             });
         }
-        Ok(Self(Arc::new(RwLock::new(Hashes { full, read }))))
+        Ok(Self(Arc::new(watch::Sender::new(Hashes { full, read }))))
     }
 
     /// From now on `other` are asked for.
     pub fn replace(&self, other: &Self) {
-        let other = other.hashes();
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = other;
+        self.0.send_replace(other.hashes());
     }
 
     fn hashes(&self) -> Hashes {
-        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+        *self.0.borrow()
     }
 
     /// Whether there is one that opens everything.
@@ -91,23 +93,34 @@ impl AdminTokens {
         self.hashes().read.is_some()
     }
 
-    /// What a request shows: exactly one `Authorization: Bearer`. Takes as long whichever it is.
-    pub(super) fn shown(&self, headers: &HeaderMap) -> Shown {
-        let mut values = headers.get_all(AUTHORIZATION).iter();
-        let (Some(value), None) = (values.next(), values.next()) else {
+    /// Which of them that is the hash of. Takes as long whichever it is.
+    pub(super) fn which(&self, shown: Option<&Hash>) -> Shown {
+        let hashes = self.hashes();
+        let Some(shown) = shown else {
             return Shown::None;
         };
-        let Some((scheme, token)) = value.as_bytes().split_at_checked(7) else {
-            return Shown::None;
-        };
-        let (hashes, token) = (self.hashes(), hash(token));
-        let (full, read) = (is(hashes.full, &token), is(hashes.read, &token));
-        match scheme.eq_ignore_ascii_case(b"bearer ") {
-            true if bool::from(full) => Shown::Full,
-            true if bool::from(read) => Shown::Read,
+        let (full, read) = (is(hashes.full, shown), is(hashes.read, shown));
+        match (bool::from(full), bool::from(read)) {
+            (true, _) => Shown::Full,
+            (_, true) => Shown::Read,
             _ => Shown::None,
         }
     }
+
+    /// Tells when they are replaced.
+    pub(super) fn changes(&self) -> watch::Receiver<Hashes> {
+        self.0.subscribe()
+    }
+}
+
+/// The hash of the token that a request shows: by exactly one `Authorization: Bearer`.
+pub(super) fn shown(headers: &HeaderMap) -> Option<Hash> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return None;
+    };
+    let (scheme, token) = value.as_bytes().split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| hash(token))
 }
 
 /// The hash of one token.
@@ -116,7 +129,7 @@ fn read(
     value: &Option<SecretString>,
     env: &Option<String>,
     file: &Option<PathBuf>,
-) -> Result<Option<[u8; 32]>, SecretError> {
+) -> Result<Option<Hash>, SecretError> {
     let source = Source {
         name,
         value: value.as_ref(),
@@ -127,12 +140,12 @@ fn read(
     Ok(token.map(|token| hash(token.expose_secret().as_bytes())))
 }
 
-fn is(wanted: Option<[u8; 32]>, shown: &[u8; 32]) -> Choice {
+fn is(wanted: Option<Hash>, shown: &Hash) -> Choice {
     let is_same = wanted.unwrap_or_default().ct_eq(shown);
     is_same & Choice::from(u8::from(wanted.is_some()))
 }
 
-fn hash(token: &[u8]) -> [u8; 32] {
+fn hash(token: &[u8]) -> Hash {
     Sha256::digest(token).into()
 }
 
@@ -152,7 +165,8 @@ mod tests {
             for value in values {
                 headers.append(AUTHORIZATION, value.parse().unwrap());
             }
-            assert_eq!(tokens.shown(&headers), expected, "{values:?}");
+            let which = tokens.which(shown(&headers).as_ref());
+            assert_eq!(which, expected, "{values:?}");
         };
         check(&["Bearer secret"], Shown::Full);
         check(&["bearer secret"], Shown::Full);
@@ -180,10 +194,10 @@ mod tests {
         assert!(tokens.has_read() && !tokens.has_full());
         // What an absent hash is compared as is no token's.
         let headers = HeaderMap::from_iter([(AUTHORIZATION, "Bearer ".parse().unwrap())]);
-        assert_eq!(tokens.shown(&headers), Shown::None);
+        assert_eq!(tokens.which(shown(&headers).as_ref()), Shown::None);
         tokens.replace(&read("read_token = 'others'").expect("good"));
         let headers = HeaderMap::from_iter([(AUTHORIZATION, "Bearer others".parse().unwrap())]);
-        assert_eq!(tokens.clone().shown(&headers), Shown::Read);
+        assert_eq!(tokens.clone().which(shown(&headers).as_ref()), Shown::Read);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tonic::Status;
 
 use crate::bridge::{CallNews, Calls, LiveCall};
 
+use super::access::Pass;
 use super::control_proto as proto;
 use super::control_proto::watch_calls_response::Event;
 use super::control_view::fits;
@@ -20,6 +21,7 @@ const PART: usize = 500;
 pub(super) struct Watcher {
     calls: Calls,
     filter: proto::CallFilter,
+    pass: Pass,
     shutdown: CancellationToken,
     news: broadcast::Receiver<CallNews>,
     /// Calls that it was told of. What becomes of them is told also when they fit no more.
@@ -34,12 +36,14 @@ impl Watcher {
     pub(super) fn new(
         calls: Calls,
         filter: proto::CallFilter,
+        pass: Pass,
         shutdown: CancellationToken,
     ) -> Self {
         let watched = calls.watch();
         let mut watcher = Self {
             calls,
             filter,
+            pass,
             shutdown,
             news: watched.news,
             known: BTreeSet::new(),
@@ -50,7 +54,7 @@ impl Watcher {
         watcher
     }
 
-    /// The next event, an error at the end of the process, nothing after it.
+    /// The next event, an error at the end of the process or when what was shown is withdrawn, nothing after it.
     ///
     /// # Cancel safety
     ///
@@ -64,6 +68,10 @@ impl Watcher {
             let news = tokio::select! {
                 news = self.news.recv() => news,
                 () = self.shutdown.cancelled() => Err(RecvError::Closed),
+                () = self.pass.withdrawn() => {
+                    self.is_over = true;
+                    return Some(Err(Status::unauthenticated("other tokens are asked for now")));
+                }
             };
             match news {
                 Ok(news) => self.take(&news),

@@ -16,7 +16,7 @@ use crate::simulator::{
 };
 
 use super::log::Log;
-use super::process::Process;
+use super::process::{Process, Signals};
 use super::report::SampleCall;
 use super::{BACKLOG, bind, failed};
 
@@ -72,10 +72,11 @@ pub(super) async fn demo(arguments: DemoArguments) -> ExitCode {
     if !arguments.json {
         demo.print_how_to_call();
     }
-    match demo.process.run_until_told().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed("cannot wait for signals", &error),
+    match Signals::listen() {
+        Ok(signals) => demo.process.run_until_told(signals).await,
+        Err(error) => return failed("the demo cannot go on", &error),
     }
+    ExitCode::SUCCESS
 }
 
 /// A gateway on a simulator.

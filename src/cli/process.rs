@@ -46,6 +46,38 @@ pub(super) struct Process {
     stop: CancellationToken,
 }
 
+/// The signals that ask the process to go: SIGTERM, SIGINT and SIGQUIT. Whatever they do else to a process, they cut no
+/// call and lose no record of this one from when it listens on.
+#[derive(Debug)]
+pub(super) struct Signals([Signal; 3]);
+
+impl Signals {
+    /// From now on none of them ends the process.
+    pub(super) fn listen() -> Result<Self, String> {
+        let listen =
+            |kind| signal(kind).map_err(|error| format!("cannot wait for signals: {error}"));
+        Ok(Self([
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::quit())?,
+        ]))
+    }
+
+    /// Is over when one of them comes.
+    ///
+    /// # Cancel safety
+    ///
+    /// None is lost.
+    async fn next(&mut self) {
+        let [terminate, interrupt, quit] = &mut self.0;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
+        }
+    }
+}
+
 impl Process {
     /// Opens the listeners and serves, in the runtime that calls it.
     pub(super) fn start(config: &Config, mut routes: Routes) -> Result<Self, String> {
@@ -178,16 +210,13 @@ impl Process {
             .spawn(admin::serve(gateway, operators, access, self.stop.clone()));
     }
 
-    /// Serves until SIGTERM, SIGINT or an operator's word, then drains; a second signal ends the calls at once, a second
+    /// Serves until one of the signals or an operator's word, then drains; a second signal ends the calls at once, a second
     /// word sets another deadline.
-    pub(super) async fn run_until_told(self) -> std::io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    pub(super) async fn run_until_told(self, mut signals: Signals) {
         let mut wanted = self.gateway.drain_wanted();
         // The gateway holds the other end of `wanted`.
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = signals.next() => {}
             _ = wanted.changed() => {}
         }
         loop {
@@ -195,13 +224,11 @@ impl Process {
             let grace = deadline.unwrap_or_else(|| self.grace());
             tokio::select! {
                 () = self.gateway.drain(grace) => break,
-                _ = terminate.recv() => break self.gateway.drain(Duration::ZERO).await,
-                _ = interrupt.recv() => break self.gateway.drain(Duration::ZERO).await,
+                () = signals.next() => break self.gateway.drain(Duration::ZERO).await,
                 Ok(()) = wanted.changed() => {}
             }
         }
         self.stop().await;
-        Ok(())
     }
 
     /// Closes the listeners and what is still connected.
@@ -226,10 +253,39 @@ fn replica_name(config: &Config) -> Option<String> {
 }
 
 /// A replica is lost when its leases are: together, the two are as long as a lease lives, but for the second that it takes
-/// to look.
+/// to look. Where leases live for less than some seconds it takes longer: replicas speak once a second.
 fn roll_timing(quota: &QuotaConfig) -> RollTiming {
     RollTiming {
-        life: quota.lease_life.saturating_sub(quota.heartbeat),
+        life: quota
+            .lease_life
+            .saturating_sub(quota.heartbeat)
+            .max(SHORTEST_LIFE),
         watch: quota.heartbeat.saturating_sub(Duration::from_secs(1)),
+    }
+}
+
+/// Two of a replica's words may be lost before it counts as silent.
+const SHORTEST_LIFE: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_have_time_for_several_words_before_they_are_lost() {
+        let check = |lease_life, heartbeat, life, watch| {
+            let [lease_life, heartbeat, life, watch] =
+                [lease_life, heartbeat, life, watch].map(Duration::from_secs);
+            let quota = QuotaConfig {
+                lease_life,
+                heartbeat,
+                ..QuotaConfig::default()
+            };
+            assert_eq!(roll_timing(&quota), RollTiming { life, watch });
+        };
+        check(15, 5, 10, 4);
+        check(5, 1, 4, 0);
+        check(2, 1, 3, 0);
+        check(60, 30, 30, 29);
     }
 }

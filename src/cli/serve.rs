@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::Loaded;
 
 use super::log::Log;
-use super::process::Process;
+use super::process::{Process, Signals};
 use super::{failed, in_runtime, say};
 
 pub(super) fn serve(path: &Path, loaded: Loaded) -> ExitCode {
@@ -22,7 +22,11 @@ pub(super) fn serve(path: &Path, loaded: Loaded) -> ExitCode {
         forbid_dumps();
     }
     in_runtime(async move {
-        // Before the first caller: whoever reloads early must not end the process.
+        // Before the first caller: whoever reloads or stops early must not cut calls.
+        let signals = match Signals::listen() {
+            Ok(signals) => signals,
+            Err(error) => return failed("cannot serve", &error),
+        };
         let hangups = match signal(SignalKind::hangup()) {
             Ok(hangups) => hangups,
             Err(error) => return failed("cannot wait for signals", &error),
@@ -46,10 +50,8 @@ pub(super) fn serve(path: &Path, loaded: Loaded) -> ExitCode {
             None => "http",
         };
         say(format_args!("admin on {scheme}://{}", process.admin));
-        match process.run_until_told().await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => failed("cannot wait for signals", &error),
-        }
+        process.run_until_told(signals).await;
+        ExitCode::SUCCESS
     })
 }
 

@@ -69,11 +69,13 @@ impl Roll for StoredRoll {
         })
     }
 
-    fn confirm(&self, silent: String, calls: Vec<String>) -> BoxFuture<'_, ()> {
+    fn confirm(&self, silent: String, calls: Vec<String>) -> BoxFuture<'_, bool> {
         Box::pin(async move {
-            if let Err(error) = self.store.confirm(&silent, &calls).await {
+            let done = self.store.confirm(&silent, &calls).await;
+            if let Err(error) = &done {
                 tracing::debug!(%error, "calls that were taken over are told again");
             }
+            done.is_ok()
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Where calls leave their records.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -46,6 +47,9 @@ struct Shared {
     all_there: CancellationToken,
     metrics: Arc<Metrics>,
 }
+
+/// By lost replicas, those of their calls whose records were handed over while the store may not know it yet.
+type Handed = HashMap<String, HashSet<String>>;
 
 /// A record on its way.
 #[derive(Debug)]
@@ -195,6 +199,7 @@ impl Recorder {
     async fn keep_roll(&self, roll: &dyn Roll) {
         let mut tick = interval(TELL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut handed = Handed::new();
         loop {
             let is_last = tokio::select! {
                 _ = tick.tick() => false,
@@ -211,7 +216,7 @@ impl Recorder {
                 }
                 return;
             }
-            self.take_over(roll).await;
+            self.take_over(roll, &mut handed).await;
         }
     }
 
@@ -265,44 +270,65 @@ impl Recorder {
     }
 
     /// Writes the records of calls whose process is gone.
-    async fn take_over(&self, roll: &dyn Roll) {
+    async fn take_over(&self, roll: &dyn Roll, handed: &mut Handed) {
         let lost = self.muster().map(|muster| muster.lost(Instant::now()));
         // Only who writes records.
         for replica in lost
             .filter(|_| self.privacy().is_some())
             .unwrap_or_default()
         {
-            while let Some(TakenOver { silent_for, calls }) = roll.take_over(replica.clone()).await
-                && !calls.is_empty()
+            while let Some(taken) = roll.take_over(replica.clone()).await
                 && !self.0.closing.is_cancelled()
             {
-                tracing::warn!(
-                    replica,
-                    calls = calls.len(),
-                    silent_s = silent_for.as_secs(),
-                    "a gateway process was lost with live calls: their records are written here"
-                );
-                let mut done = Vec::new();
-                for (call_id, text) in calls {
-                    let Some(job) = finish(&text, silent_for, SystemTime::now()) else {
-                        // Nobody could ever make a record of it.
-                        self.0.metrics.records().dropped("unreadable");
-                        tracing::error!(call_id, "what was told of a lost call is no record");
-                        done.push(call_id);
-                        continue;
-                    };
-                    if self.n_queued() < QUEUE / 2 && self.queue(job) {
-                        self.0.metrics.records().taken_over("written");
-                        done.push(call_id);
-                    }
+                if taken.calls.is_empty() {
+                    handed.remove(&replica);
+                    break;
                 }
+                // What is told again, because the store was not heard to know, is not written again.
+                let known = handed.entry(replica.clone()).or_default();
+                let done = self.write_taken(&replica, taken, known);
                 let is_full = done.is_empty();
-                roll.confirm(replica.clone(), done).await;
-                if is_full {
+                known.extend(done.iter().cloned());
+                if !roll.confirm(replica.clone(), done).await || is_full {
                     return;
                 }
             }
         }
+    }
+
+    /// Hands over the records of calls that were taken over, unless that is `known` to be done; those of which it is done.
+    fn write_taken(&self, replica: &str, taken: TakenOver, known: &HashSet<String>) -> Vec<String> {
+        let TakenOver { silent_for, calls } = taken;
+        let (mut done, rest): (Vec<_>, Vec<_>) =
+            calls.into_iter().partition(|(id, _)| known.contains(id));
+        if !rest.is_empty() {
+            tracing::warn!(
+                replica,
+                calls = rest.len(),
+                silent_s = silent_for.as_secs(),
+                "a gateway process was lost with live calls: their records are written here"
+            );
+        }
+        let metrics = self.0.metrics.records();
+        for (call_id, text) in rest {
+            if self.n_queued() >= QUEUE / 2 {
+                break;
+            }
+            match finish(&text, silent_for, SystemTime::now()) {
+                Some(job) => match self.queue(job) {
+                    true => metrics.taken_over("written"),
+                    // Another time.
+                    false => break,
+                },
+                // Nobody could ever make a record of it.
+                None => {
+                    metrics.dropped("unreadable");
+                    tracing::error!(call_id, "what was told of a lost call is no record");
+                }
+            }
+            done.push((call_id, text));
+        }
+        done.into_iter().map(|(call_id, _)| call_id).collect()
     }
 
     /// Delivers until [`Recorder::close`]. One task may.
@@ -320,5 +346,66 @@ impl Recorder {
         Delivery::new(inbox, plan, outbound, metrics)
             .run(&reopen, &closing)
             .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::{BoxFuture, ready};
+
+    use super::super::roll::{Attend, Attended};
+    use super::*;
+
+    /// A store in which `x` has been silent for long, with calls of which it forgets the first confirmation.
+    #[derive(Debug, Default)]
+    struct Forgetful {
+        confirmed: Mutex<Vec<Vec<String>>>,
+    }
+
+    impl Roll for Forgetful {
+        fn attend(&self, _: Attend) -> BoxFuture<'_, Option<Attended>> {
+            Box::pin(ready(Some(Attended {
+                silent: vec!["x".to_owned()],
+                ..Attended::default()
+            })))
+        }
+
+        fn take_over(&self, _: String) -> BoxFuture<'_, Option<TakenOver>> {
+            let calls = match self.confirmed.lock().unwrap().len() {
+                0 | 1 => ["a", "b"].map(|id| {
+                    let began_at = "2026-03-02T09:15:04.000Z";
+                    let text = format!(r#"{{"call_id":"{id}","began_at":"{began_at}"}}"#);
+                    (id.to_owned(), text)
+                }),
+                _ => return Box::pin(ready(Some(TakenOver::default()))),
+            };
+            Box::pin(ready(Some(TakenOver {
+                silent_for: Duration::from_secs(15),
+                calls: calls.into(),
+            })))
+        }
+
+        fn confirm(&self, _: String, calls: Vec<String>) -> BoxFuture<'_, bool> {
+            let mut confirmed = self.confirmed.lock().unwrap();
+            confirmed.push(calls);
+            Box::pin(ready(confirmed.len() > 1))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_told_again_because_a_confirmation_was_lost_is_written_once() {
+        let config: super::super::RecordsConfig = toml::from_str("sink = 'log'").unwrap();
+        let plan = Arc::new(config.plan().expect("good"));
+        let recorder = Recorder::new(plan, Metrics::new());
+        let roll = Arc::new(Forgetful::default());
+        let timing = RollTiming {
+            life: Duration::from_secs(10),
+            watch: Duration::from_secs(4),
+        };
+        let sharing = recorder.share(Arc::clone(&roll) as Arc<dyn Roll>, timing);
+        let shared = tokio::time::timeout(Duration::from_secs(60), sharing);
+        shared.await.expect_err("goes on");
+        assert_eq!(*roll.confirmed.lock().unwrap(), [["a", "b"]; 2]);
+        assert_eq!(recorder.n_queued(), 2);
     }
 }

@@ -39,8 +39,8 @@ pub trait Roll: fmt::Debug + Send + Sync {
     /// [`Roll::confirm`]. None if nobody can say.
     fn take_over(&self, silent: String) -> BoxFuture<'_, Option<TakenOver>>;
 
-    /// The records of these calls of that replica were handed over.
-    fn confirm(&self, silent: String, calls: Vec<String>) -> BoxFuture<'_, ()>;
+    /// The records of these calls of that replica were handed over. Whether that came through for sure.
+    fn confirm(&self, silent: String, calls: Vec<String>) -> BoxFuture<'_, bool>;
 }
 
 /// When a replica counts as lost.
@@ -245,10 +245,12 @@ impl Muster {
             }
         }
         let mut decided = Decided::default();
-        while let Some(ended) = self.ended.pop_front_if(|it| it.is_asked) {
+        for ended in std::mem::take(&mut self.ended) {
+            // Also one that lived when the store was asked.
             match taken.contains(&ended.job.key.call_id) {
                 true => decided.superseded.push(ended.job.key.call_id),
-                false => decided.jobs.push(ended.job),
+                false if ended.is_asked => decided.jobs.push(ended.job),
+                false => self.ended.push_back(ended),
             }
         }
         if !self.has_more() {
@@ -268,7 +270,8 @@ impl Muster {
     /// a while.
     pub(super) fn failed(&mut self, now: Instant) -> Decided {
         self.anew = true;
-        let is_in_doubt = self.heard.is_some_and(|heard| self.is_silent(heard, now));
+        // A first word may have come through whose answer did not.
+        let is_in_doubt = self.heard.is_none_or(|heard| self.is_silent(heard, now));
         let mut decided = Decided::default();
         let (waiting, due): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.ended)
             .into_iter()
@@ -442,6 +445,29 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_ends_while_the_store_says_that_it_was_taken_is_not_written() {
+        let (mut muster, now) = (Muster::new(TIMING), Instant::now());
+        for id in ["a", "b"] {
+            muster.enter(record(id));
+        }
+        muster.ask();
+        for id in ["a", "b"] {
+            muster.end(job(id), now);
+        }
+        let answer = Attended {
+            taken: vec!["a".to_owned()],
+            ..Attended::default()
+        };
+        let decided = muster.answered(answer, now);
+        assert_eq!(
+            (decided.jobs.len(), decided.superseded),
+            (0, vec!["a".to_owned()])
+        );
+        // Of the other one the store has not been asked yet.
+        assert_eq!(muster.ask().ended, ["b"]);
+    }
+
+    #[test]
     fn without_the_stores_word_it_is_written_at_once_unless_it_may_be_written_already() {
         let (mut muster, now) = (Muster::new(TIMING), Instant::now());
         for id in ["a", "b", "c"] {
@@ -450,6 +476,12 @@ mod tests {
         // Never told of.
         muster.end(job("c"), now);
         assert_eq!(ids(&muster.failed(now).jobs), ["c"]);
+        // Whether the first word came through, nobody knows.
+        muster.enter(record("d"));
+        muster.ask();
+        muster.end(job("d"), now);
+        assert!(muster.failed(now).jobs.is_empty());
+        assert_eq!(ids(&muster.failed(now + DOUBT).jobs), ["d"]);
         attend(&mut muster, now, 2, &[], &[]);
         let soon = now + TIMING.life - after(1);
         muster.end(job("a"), soon);

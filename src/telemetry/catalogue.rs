@@ -238,6 +238,9 @@ const TRACE_RETRY: &[&str] = &[
 /// Why a call record is not where it was to go.
 pub(super) const RECORD_FAILURES: &[&str] = &["refused", "file", "spool"];
 
+/// What a take-over was for the record of a call.
+pub(super) const RECORD_TAKE_OVERS: &[&str] = &["written", "superseded"];
+
 /// Why a call record is nowhere.
 pub(super) const RECORD_DROPS: &[&str] = &[
     "queue_full",
@@ -848,7 +851,7 @@ metrics! {
         [closed("cause", RECORD_DROPS)],
         "Call records that are nowhere.";
     RECORDS_TAKEN_OVER = C, "trunkline_call_records_taken_over_total", Count("records"),
-        [closed("outcome", &["written", "superseded"])],
+        [closed("outcome", RECORD_TAKE_OVERS)],
         "Call records that this process wrote for one that was lost (written), or left out because another process had taken it for lost (superseded).";
     RECORDS_QUEUED = G, "trunkline_call_records_queued", Count("records"), [],
         "Call records that wait for the task that delivers them.";

@@ -38,6 +38,9 @@ impl RecordMetrics {
         for cause in catalogue::RECORD_DROPS {
             metrics.dropped.with_label_values(&[cause]);
         }
+        for outcome in catalogue::RECORD_TAKE_OVERS {
+            metrics.taken_over.with_label_values(&[outcome]);
+        }
         metrics
     }
 

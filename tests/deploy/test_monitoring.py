@@ -83,7 +83,6 @@ RARE = {
         "bad_input_total",
         "benign_races_total",
         "call_records_retried_total",
-        "call_records_taken_over_total",
         "connections_ended_total",
         "control_requests_total",
         "credential_retries_total",

@@ -22,7 +22,7 @@ use tonic::{Code, Status, Streaming};
 use trunkline::admin::control_proto as proto;
 use trunkline::admin::control_proto::control_client::ControlClient;
 use trunkline::admin::control_proto::watch_calls_response::Event;
-use trunkline::admin::{self, Access};
+use trunkline::admin::{self, Access, AdminTokens};
 use trunkline::call::EndReason;
 use trunkline::config::Config;
 use trunkline::listener::Unchanged;
@@ -36,6 +36,7 @@ const SDK: &str = "/openai/v1/realtime?model=preview";
 pub(crate) struct Control {
     pub(crate) world: World,
     pub(crate) address: std::net::SocketAddr,
+    pub(crate) tokens: AdminTokens,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -49,12 +50,14 @@ impl Control {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let access = Access::new(&toml::from_str(admin).expect("good")).expect("good");
+        let tokens = access.tokens();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let gateway = Arc::clone(&world.gateway);
         tasks.spawn(admin::serve(gateway, listener, access, stop.clone()));
         Self {
             world,
             address,
+            tokens,
             stop,
             tasks,
         }
@@ -116,7 +119,7 @@ impl Service<Request<Body>> for Channel {
 }
 
 /// A phone in conversation at `ga`.
-async fn phone(world: &World) -> Wire {
+pub(crate) async fn phone(world: &World) -> Wire {
     let mut wire = Wire::open(world, AUDIO).await;
     wire.text(r#"{"type":"start"}"#).await;
     wire.until("started").await;

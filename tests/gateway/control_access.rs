@@ -10,10 +10,12 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1 as reflection;
+use trunkline::admin::AdminTokens;
 use trunkline::admin::control_proto as proto;
 use trunkline::admin::control_proto::control_client::ControlClient;
+use trunkline::admin::control_proto::watch_calls_response::Event;
 
-use crate::control::{Channel, Control, check, list};
+use crate::control::{Channel, Control, check, list, phone};
 
 async fn health(channel: Channel, service: &str) -> ServingStatus {
     let request = HealthCheckRequest {
@@ -164,6 +166,49 @@ async fn who_only_looks_sees_everything_and_changes_nothing() {
     let mut client = ControlClient::new(control.channel("looker").await);
     let request = proto::EndCallRequest::default();
     check(client.end_call(request).await, Code::Unauthenticated, "");
+    control.close().await;
+}
+
+#[tokio::test]
+async fn who_watches_is_sent_away_when_the_token_is_withdrawn() {
+    let control = Control::new("token = 'operators-only'\nread_token = 'lookers'").await;
+    let mut streams = Vec::new();
+    for token in ["operators-only", "lookers"] {
+        let mut client = ControlClient::new(control.channel(token).await);
+        let request = proto::WatchCallsRequest::default();
+        let events = client.watch_calls(request).await.expect("shown");
+        let mut events = events.into_inner();
+        let event = events.message().await.expect("a snapshot");
+        assert!(event.is_some(), "{token}");
+        streams.push(events);
+    }
+    let replace = |text: &str| {
+        let config = toml::from_str(text).expect("good");
+        let other = AdminTokens::read(&config).expect("good");
+        control.tokens.replace(&other);
+    };
+    // Who shows what is still asked for notices nothing.
+    replace("token = 'operators-only'\nread_token = 'others'");
+    let [operator, looker] = &mut streams[..] else {
+        panic!("two");
+    };
+    check(looker.message().await, Code::Unauthenticated, "tokens");
+    let call = phone(&control.world).await;
+    let news = operator
+        .message()
+        .await
+        .expect("goes on")
+        .expect("an event");
+    assert!(matches!(news.event, Some(Event::Began(_))), "{news:?}");
+    drop(call);
+    replace("token = 'changed'");
+    let refused = loop {
+        match operator.message().await {
+            Ok(Some(_)) => {}
+            other => break other,
+        }
+    };
+    check(refused, Code::Unauthenticated, "tokens");
     control.close().await;
 }
 

@@ -76,3 +76,27 @@ async fn the_oldest_operator_makes_room() {
     drop(held);
     operators.close().await;
 }
+
+#[tokio::test]
+async fn fifty_scrapers_that_do_not_read_keep_nobody_out() {
+    let operators = Control::new("").await;
+    let mut hung = Vec::new();
+    for _ in 0..50 {
+        let mut stream = TcpStream::connect(operators.address)
+            .await
+            .expect("connected");
+        // Of these, more is answered than buffers hold.
+        let requests = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(50);
+        stream
+            .write_all(requests.as_bytes())
+            .await
+            .expect("written");
+        hung.push(stream);
+    }
+    for path in ["/livez", "/readyz", "/metrics"] {
+        let answer = operators.get(path, "").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+    }
+    drop(hung);
+    operators.close().await;
+}

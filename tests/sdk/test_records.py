@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from stack import CALLER_KEY, Stack
-from test_process import wait_for
+from test_process import status, wait_for
 from websockets.sync.client import connect
 
 KEY = b"twenty-four bytes at least, or more"
@@ -130,17 +130,39 @@ def test_what_waits_comes_after_a_restart(tmp_path, end):
             wait_for(lambda: not spooled(spool))
 
 
-def test_the_record_of_a_call_that_sigterm_ends_is_delivered_before_the_exit(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_the_record_of_a_call_that_a_signal_ends_is_delivered_before_the_exit(tmp_path, sent):
     now = '[drain]\ngrace = "0s"\n'
     with Collector() as collector, Stack(more=webhook(collector, tmp_path / "spool") + now) as stack:
         url = f"ws://{stack.gateway}/v1/realtime?model=ga-parrot"
         with connect(url, additional_headers={"api-key": CALLER_KEY}) as socket:
             assert json.loads(socket.recv(timeout=20))["type"] == "session.created"
             process = stack._processes[-1]._process
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(sent)
             assert process.wait(timeout=20) == 0
         assert [record["end_reason"] for record in collector.records] == ["drained"]
         assert spooled(tmp_path / "spool") == []
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_second_signal_ends_calls_at_once_and_loses_no_record(tmp_path, second):
+    file = tmp_path / "calls.jsonl"
+    long = f'[records]\nsink = "file"\nfile = {{ path = "{file}" }}\n[drain]\ngrace = "1h"\n'
+    with Stack(more=long) as stack:
+        url = f"ws://{stack.gateway}/v1/realtime?model=ga-parrot"
+        with connect(url, additional_headers={"api-key": CALLER_KEY}) as socket:
+            assert json.loads(socket.recv(timeout=20))["type"] == "session.created"
+            process = stack._processes[-1]._process
+            # Neither of these two ends anything.
+            for harmless in (signal.SIGPIPE, signal.SIGHUP):
+                process.send_signal(harmless)
+            assert status(f"http://{stack.admin}/readyz") == 200
+            process.send_signal(signal.SIGTERM)
+            wait_for(lambda: status(f"http://{stack.admin}/readyz") == 503)
+            socket.ping().wait(20)
+            process.send_signal(second)
+            assert process.wait(timeout=30) == 0
+    assert [json.loads(line)["end_reason"] for line in file.read_text().splitlines()] == ["drained"]
 
 
 def test_a_file_may_be_moved_away(tmp_path):

@@ -139,6 +139,18 @@ async fn a_replica_that_is_back_learns_what_was_taken_over() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_set_back_keeps_no_calls_of_a_lost_replica() {
+    let server = Server::start();
+    let (store, _stop) = server.fallback(server.config()).await;
+    // As Redis has it of who spoke last before its clock went back by an hour.
+    attend(&store, "x", HOUR, &["a"], &[]).await;
+    assert!(attend(&store, "y", LIFE, &[], &[]).await.silent.is_empty());
+    tokio::time::sleep(LIFE + Duration::from_millis(20)).await;
+    assert_eq!(attend(&store, "y", LIFE, &[], &[]).await.silent, ["x"]);
+    assert_eq!(ids(&take_over(&store, "y", "x", 64).await), ["a"]);
+}
+
+#[tokio::test]
 async fn whoever_took_over_and_died_leaves_it_to_others() {
     let server = Server::start();
     let (store, _stop) = server.fallback(server.config()).await;

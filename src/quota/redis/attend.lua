@@ -11,6 +11,9 @@ local silent = {}
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', int(now), 'LIMIT', 0, 16)) do
   if name ~= ask.replica then silent[#silent + 1] = name end
 end
+-- Nobody has more than a life left, unless the clock was set back: who was lost then is not to be waited for until it is
+-- there again. Who lives says so anew.
+local beyond = redis.call('ZRANGEBYSCORE', ends, '(' .. int(now + ask.life), '+inf', 'LIMIT', 0, 16)
 local lost, kept = {}, {}
 for _, it in ipairs(ask.calls) do
   if redis.call('HEXISTS', taken, it[1]) == 1 then lost[#lost + 1] = it[1] else kept[#kept + 1] = it end
@@ -20,6 +23,7 @@ for _, id in ipairs(ask.ended) do
   if redis.call('HEXISTS', taken, id) == 1 then lost[#lost + 1] = id else over[#over + 1] = id end
 end
 
+for _, name in ipairs(beyond) do redis.call('ZADD', ends, int(now + ask.life), name) end
 redis.call('ZADD', ends, int(now + ask.life), ask.replica)
 if ask.anew then redis.call('DEL', live) end
 for _, it in ipairs(kept) do redis.call('HSET', live, it[1], it[2]) end
