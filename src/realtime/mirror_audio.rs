@@ -118,9 +118,9 @@ impl Pending {
         }
     }
 
-    /// Bytes that are kept.
+    /// Bytes that are kept, what is known of each event included: a client may send a sample at a time.
     pub(super) fn n_bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.appends.len() * size_of::<Append>()
     }
 
     pub(super) fn first(&self) -> Option<&Append> {

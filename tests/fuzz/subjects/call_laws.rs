@@ -32,6 +32,12 @@ pub(crate) fn run(bytes: &[u8]) {
     assert!(laws.ended, "a call without audio ends");
 }
 
+/// Audio before the onset of speech that is part of it.
+const PREFIX: Duration = Duration::from_millis(300);
+
+/// Speech is known of so much later at most.
+const NOTICE: Duration = Duration::from_millis(900);
+
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
@@ -47,7 +53,7 @@ fn policy(flags: u8, lead: u8) -> CallPolicy {
         dtmf: DtmfPolicy::default(),
         turns: TurnPolicy {
             silence: ms(200),
-            prefix: Duration::from_millis(300),
+            prefix: PREFIX,
             creates_response: is_set(2),
             interrupts_response: is_set(3),
         },
@@ -600,7 +606,7 @@ impl Laws {
 
     /// What may still turn out to be the beginning of a turn is kept, within the bound.
     fn forget(&mut self, span: Span) {
-        let recent = self.position.saturating_sub(Duration::from_secs(2));
+        let recent = self.position.saturating_sub(PREFIX + NOTICE);
         assert!(
             span.to <= recent.max(self.committed),
             "{span:?} may be needed"
