@@ -76,6 +76,13 @@ def count_node(counts: Counts, line: str) -> None:
         counts.skipped += number
 
 
+# Of tests/sdk, what the gateway does as a process: half of the time, most of it waiting.
+PROCESS_TESTS = [
+    f"tests/sdk/test_{name}.py"
+    for name in ("asterisk", "control", "log", "ops_page", "process", "records", "reload", "replicas", "traces")
+]
+
+
 def suites() -> list[Suite]:
     node_tests = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/sdk/*.test.mjs"))
     return [
@@ -89,7 +96,13 @@ def suites() -> list[Suite]:
         Suite("rust", [CARGO, "test", "--workspace", "--no-fail-fast"], count_cargo),
         # With the tests' targets and so their features: without, half of the dependencies would be built once more.
         Suite("build", [CARGO, "build", "--workspace", "--all-targets"]),
-        Suite("openai-python", [".venv/bin/python", "-m", "pytest", "tests/sdk"], count_pytest, beside=True),
+        Suite(
+            "openai-python",
+            [".venv/bin/python", "-m", "pytest", "tests/sdk", *(f"--ignore={path}" for path in PROCESS_TESTS)],
+            count_pytest,
+            beside=True,
+        ),
+        Suite("processes", [".venv/bin/python", "-m", "pytest", *PROCESS_TESTS], count_pytest, beside=True),
         Suite("autobahn", [".venv/bin/python", "-m", "pytest", "tests/autobahn"], count_pytest, beside=True),
         Suite("openai-node", ["node", "--test", "--test-reporter=tap", *node_tests], count_node, beside=True),
         Suite("deploy", [".deploy/venv/bin/python", "-m", "pytest", "tests/deploy"], count_pytest),
