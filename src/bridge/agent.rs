@@ -13,7 +13,7 @@ use crate::call::{
 use crate::ingress::{Capabilities, Marks};
 use crate::media::{Clip, FRAME, GapSettings, OpusSettings};
 use crate::quota::Expect;
-use crate::realtime::{SessionSettings, Tool, TurnDetection};
+use crate::realtime::{DEFAULT_PREFIX_PADDING, SessionSettings, Tool, TurnDetection};
 use crate::upstream::{Deployment, SessionContext, SessionFormats, encode};
 
 use super::press_keys::{self, PRESS_KEYS_TOOL};
@@ -22,10 +22,6 @@ use super::tool::WebhookConfig;
 /// Silence that ends a turn unless the agent says otherwise; the vendor's documented default (protocol
 /// reference 4.4). Sent always, so that turn latency is measured from the same moment everywhere.
 const DEFAULT_SILENCE: Duration = Duration::from_millis(500);
-
-/// Audio before the onset of speech that is part of it, unless the agent says otherwise; the vendor's default (protocol
-/// reference 4.4).
-const DEFAULT_PREFIX: Duration = Duration::from_millis(300);
 
 /// One `[agents.NAME]` table.
 #[derive(Clone, Debug, Deserialize)]
@@ -341,7 +337,7 @@ fn turn_policy(detection: &mut TurnDetection) -> Result<TurnPolicy, AgentError> 
             ..
         } => Ok(TurnPolicy {
             silence: *silence_duration.get_or_insert(DEFAULT_SILENCE),
-            prefix: prefix_padding.unwrap_or(DEFAULT_PREFIX),
+            prefix: prefix_padding.unwrap_or(DEFAULT_PREFIX_PADDING),
             creates_response: create_response.unwrap_or(true),
             interrupts_response: interrupt_response.unwrap_or(true),
         }),
@@ -352,7 +348,7 @@ fn turn_policy(detection: &mut TurnDetection) -> Result<TurnPolicy, AgentError> 
         } => Ok(TurnPolicy {
             // It waits as long as it likes and does not say how long that was.
             silence: Duration::ZERO,
-            prefix: DEFAULT_PREFIX,
+            prefix: DEFAULT_PREFIX_PADDING,
             creates_response: create_response.unwrap_or(true),
             interrupts_response: interrupt_response.unwrap_or(true),
         }),

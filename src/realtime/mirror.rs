@@ -14,6 +14,7 @@ use super::mirror_response::InProgress;
 use super::policy_fields::{Field, Settings};
 use super::scan::event_type;
 use super::server::{ErrorBody, Item, ServerEvent, Session, Speech};
+use super::settings::DEFAULT_PREFIX_PADDING;
 use super::shape::Shape;
 use super::translate_session::SessionKind;
 
@@ -24,8 +25,8 @@ pub const OWN_EVENTS: &str = "event_trunkline_";
 /// reference 4.4). Padding comes before it.
 const NOTICE_US: u64 = 900_000;
 
-/// Padding of a session that says nothing of it (protocol reference 4.4), in milliseconds.
-const PADDING_MS: u64 = 300;
+/// Padding of a session that says nothing of it, in milliseconds.
+const PADDING_MS: u64 = DEFAULT_PREFIX_PADDING.as_millis() as u64;
 
 /// The most that is believed of it.
 const MAX_PADDING_MS: u64 = 10_000;

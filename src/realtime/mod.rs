@@ -70,8 +70,8 @@ pub use server::{
     TokenUsage, TranscriptionFailure,
 };
 pub use settings::{
-    Eagerness, Infinite, InvalidSetting, MaxOutputTokens, NoiseReduction, ReasoningEffort,
-    SessionSettings, Tool, ToolChoice, Transcription, Truncation, TurnDetection,
+    DEFAULT_PREFIX_PADDING, Eagerness, Infinite, InvalidSetting, MaxOutputTokens, NoiseReduction,
+    ReasoningEffort, SessionSettings, Tool, ToolChoice, Transcription, Truncation, TurnDetection,
 };
 pub use shape::Shape;
 pub use translate::{TranslateError, Translated, Translator};

@@ -39,6 +39,9 @@ pub struct SessionSettings {
     pub reasoning_effort: Option<ReasoningEffort>,
 }
 
+/// Audio from before the onset of speech that is part of it where nobody says otherwise (protocol reference 4.4).
+pub const DEFAULT_PREFIX_PADDING: Duration = Duration::from_millis(300);
+
 /// How the end of the caller's turn is found. Durations are written as `"300ms"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
