@@ -117,6 +117,8 @@ pub struct WebSocket {
     n_sent: usize,
     max_unsent: usize,
     said_goodbye: bool,
+    /// Nothing is sent any more: how much of the last frame is on its way is not known.
+    cannot_send: bool,
     /// What was last received, if it was the last there will be.
     over: Option<Received>,
 }
@@ -246,6 +248,7 @@ impl WebSocket {
             n_sent: 0,
             max_unsent,
             said_goodbye: false,
+            cannot_send: false,
             over: None,
         }
     }
@@ -468,6 +471,9 @@ impl WebSocket {
     }
 
     fn put_frame(&mut self, opcode: u8, payload: &[u8]) {
+        if self.cannot_send {
+            return;
+        }
         let masked = match self.role {
             Role::Client => MASKED,
             Role::Server => 0,
@@ -505,8 +511,19 @@ impl WebSocket {
     ///
     /// # Errors
     ///
-    /// If the connection is broken.
+    /// If the connection is broken, now or before. What waits is forgotten then, and so is all that is yet to be put.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.cannot_send {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let flushed = ready!(self.poll_outbox(cx));
+        self.cannot_send = flushed.is_err();
+        self.n_sent = 0;
+        spare(&mut self.outbox);
+        Poll::Ready(flushed)
+    }
+
+    fn poll_outbox(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut transport = Pin::new(&mut self.transport);
         while self.n_sent < self.outbox.len() {
             let unsent = &self.outbox[self.n_sent..];
@@ -516,17 +533,14 @@ impl WebSocket {
             }
             self.n_sent += n;
         }
-        ready!(transport.poll_flush(cx))?;
-        self.n_sent = 0;
-        spare(&mut self.outbox);
-        Poll::Ready(Ok(()))
+        transport.poll_flush(cx)
     }
 
     /// Sends what waits.
     ///
     /// # Errors
     ///
-    /// If the connection is broken.
+    /// As [`WebSocket::poll_flush`].
     pub async fn flush(&mut self) -> io::Result<()> {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
@@ -955,6 +969,35 @@ mod tests {
         flushed.unwrap();
         assert!(!socket.has_unsent());
         assert_eq!(rest[rest.len() - 62..][..3], [FINAL | BINARY, 60, 3]);
+    }
+
+    #[tokio::test]
+    async fn nothing_waits_for_a_connection_that_broke_and_what_came_is_heard() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let meter = FrameMeter::new(limits(Peer::Client));
+        let ours = Transport::Memory(ours);
+        let mut socket = WebSocket::new(ours, Role::Server, meter, Bytes::new(), 1_000);
+        assert_eq!(socket.send_binary(&[1; 200]), Ok(()));
+        // The frame's first 64 bytes are on their way.
+        assert!(socket.flush().now_or_never().is_none());
+        assert_eq!(socket.n_sent, 64);
+        let last = Frame {
+            opcode: TEXT,
+            is_final: true,
+            payload: b"bye".to_vec(),
+        };
+        theirs.write_all(&last.bytes(true)).await.unwrap();
+        drop(theirs);
+        for _ in 0..2 {
+            assert!(socket.flush().await.is_err());
+            assert!(!socket.has_unsent());
+            assert_eq!(socket.outbox.capacity(), 0);
+            // Reading tells of it.
+            assert_eq!(socket.send_binary(&[2; 200]), Ok(()));
+        }
+        assert_eq!(socket.next().await, Received::Text("bye".into()));
+        assert_eq!(socket.next().await, Received::Gone);
+        assert!(socket.close(None).await.is_err());
     }
 
     #[tokio::test]
