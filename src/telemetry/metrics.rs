@@ -9,11 +9,13 @@ use prometheus::{
     IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
-use super::catalogue::{self, Kind};
+use super::catalogue;
 use super::control::ControlMetrics;
 use super::door::DoorMetrics;
 use super::exemplars::Exemplars;
+use super::labels;
 use super::log_lines::LogCollector;
+use super::metric::Kind;
 use super::open_metrics::open_metrics;
 use super::process::ProcessCollector;
 use super::records::RecordMetrics;
@@ -666,7 +668,7 @@ impl CallMetrics {
 
     /// The deployment reported an error with that code.
     pub fn upstream_error(&self, code: &str) {
-        let code = if catalogue::UPSTREAM_ERROR.allows(code) {
+        let code = if labels::UPSTREAM_ERROR.allows(code) {
             code
         } else {
             "other"

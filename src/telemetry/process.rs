@@ -8,9 +8,10 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Counter, Gauge};
 
 use super::catalogue::{
-    Kind, Metric, PROCESS_CPU, PROCESS_MAX_FDS, PROCESS_OPEN_FDS, PROCESS_RESIDENT, PROCESS_START,
+    PROCESS_CPU, PROCESS_MAX_FDS, PROCESS_OPEN_FDS, PROCESS_RESIDENT, PROCESS_START,
     PROCESS_THREADS, PROCESS_VIRTUAL,
 };
+use super::metric::{Kind, Metric};
 
 /// All that is told.
 const ALL: [Metric; 7] = [

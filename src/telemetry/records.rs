@@ -3,6 +3,7 @@
 use prometheus::{Gauge, IntCounterVec, IntGauge, Registry};
 
 use super::catalogue;
+use super::labels;
 
 /// The series of call records.
 #[derive(Debug)]
@@ -32,13 +33,13 @@ impl RecordMetrics {
             oldest: catalogue::RECORDS_OLDEST.gauge(registry),
         };
         // A counter that begins at one has not increased, for who looks at it by `increase`.
-        for cause in catalogue::RECORD_FAILURES {
+        for cause in labels::RECORD_FAILURES {
             metrics.failed.with_label_values(&[cause]);
         }
-        for cause in catalogue::RECORD_DROPS {
+        for cause in labels::RECORD_DROPS {
             metrics.dropped.with_label_values(&[cause]);
         }
-        for outcome in catalogue::RECORD_TAKE_OVERS {
+        for outcome in labels::RECORD_TAKE_OVERS {
             metrics.taken_over.with_label_values(&[outcome]);
         }
         metrics

@@ -5,6 +5,7 @@ use std::time::Duration;
 use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec, Registry};
 
 use super::catalogue;
+use super::labels;
 
 /// The series of the shared store.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ impl StoreMetrics {
 
     /// The store did not do something.
     pub fn failed(&self, kind: &str) {
-        let kind = if catalogue::STORE_ERROR.allows(kind) {
+        let kind = if labels::STORE_ERROR.allows(kind) {
             kind
         } else {
             "other"

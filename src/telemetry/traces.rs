@@ -3,6 +3,7 @@
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::catalogue;
+use super::labels;
 
 /// The series of traces.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ impl TraceMetrics {
             queued: catalogue::SPANS_QUEUED.int_gauge(registry),
         };
         // A counter that begins at one has not increased, for who looks at it by `increase`.
-        for cause in catalogue::SPAN_DROPS {
+        for cause in labels::SPAN_DROPS {
             metrics.dropped.with_label_values(&[cause]);
         }
         metrics
