@@ -27,6 +27,8 @@ mod scratch;
 mod summary;
 mod tool;
 mod trace;
+mod trace_session;
+mod trace_tool;
 mod trace_turn;
 mod watchdog;
 mod workers;

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::outbound::{Limits, Outbound, OutboundError, Reach};
 
-use super::trace::ToolContext;
+use super::trace_tool::ToolContext;
 
 /// The longest answer of a webhook; it becomes part of the conversation and is billed with every turn.
 const MAX_ANSWER: usize = 64 * 1024;

@@ -7,19 +7,20 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
 use crate::call::{EndReason, ModelEvent, TurnLatency, Usage};
 use crate::quota::CallKind;
-use crate::telemetry::{SetupPhase, SpanId, TRACEPARENT, TRACESTATE, TraceContext, TraceId};
+use crate::telemetry::{SpanId, TRACEPARENT, TRACESTATE, TraceContext, TraceId};
 use crate::traces::otlp::{
     AnyValue, ArrayValue, Event, KeyValue, Span, SpanKind, Status, StatusCode, Value,
 };
 use crate::traces::{Begun, Tracer};
-use crate::upstream::{Deployment, FailedDials, Session, SessionSetup};
+use crate::upstream::FailedDials;
 
 use super::summary::CallSummary;
+use super::trace_session::OpenSession;
+use super::trace_tool::OpenTool;
 use super::trace_turn::{Turn, Turns, new_span_id};
 
 /// Spans of one call beside its root; more are counted.
@@ -35,27 +36,27 @@ const MAX_TEXT: usize = 128;
 #[derive(Debug)]
 pub struct CallTrace {
     tracer: Tracer,
-    begun: Begun,
-    root: SpanId,
+    pub(super) begun: Begun,
+    pub(super) root: SpanId,
     clock: WallClock,
-    began: Instant,
+    pub(super) began: Instant,
     dialect: &'static str,
     attributes: Vec<KeyValue>,
     /// Those that are over.
-    spans: Vec<Span>,
+    pub(super) spans: Vec<Span>,
     /// Those that have begun.
     n_spans: usize,
     left_out: u64,
-    session: Option<OpenSession>,
+    pub(super) session: Option<OpenSession>,
     /// Since when the call has been without a session, and why.
-    lost: Option<(Instant, &'static str)>,
+    pub(super) lost: Option<(Instant, &'static str)>,
     /// Why the session that comes next takes the place of this one.
-    replacing: Option<&'static str>,
+    pub(super) replacing: Option<&'static str>,
     /// What the call dialled in vain.
-    failed_dials: FailedDials,
-    turns: Turns,
+    pub(super) failed_dials: FailedDials,
+    pub(super) turns: Turns,
     /// By the model's id of the function call.
-    tools: BTreeMap<String, OpenTool>,
+    pub(super) tools: BTreeMap<String, OpenTool>,
 }
 
 /// Whose call it is.
@@ -71,22 +72,6 @@ pub struct TracedCall<'a> {
     pub kind: CallKind<'a>,
     /// When the caller's request came.
     pub received: Instant,
-}
-
-#[derive(Debug)]
-struct OpenSession {
-    id: SpanId,
-    since: Instant,
-    deployment: String,
-    attributes: Vec<KeyValue>,
-}
-
-#[derive(Debug)]
-struct OpenTool {
-    id: SpanId,
-    parent: SpanId,
-    since: Instant,
-    name: String,
 }
 
 /// Moments of the process's clock as times of day.
@@ -162,174 +147,12 @@ impl CallTrace {
         self.failed_dials.clone()
     }
 
-    /// The caller was let in, and its session was asked for at `asked` and came just now.
-    pub fn session_opened(&mut self, asked: Instant, session: &Session) {
-        self.admitted(asked);
-        let now = Instant::now();
-        let setup = &session.leg.setup;
-        let deployment = session.place.deployment();
-        let attributes = vec![
-            KeyValue::new("trunkline.deployment", deployment.name()),
-            KeyValue::new("trunkline.session.standby", setup.is_before(asked)),
-        ];
-        let id = new_span_id();
-        let parent = self.root;
-        self.add(
-            "open session",
-            SpanKind::Internal,
-            id,
-            parent,
-            (asked, now),
-            attributes,
-        );
-        self.dialled_in_vain(id);
-        self.phases(setup, id, asked);
-    }
-
-    fn admitted(&mut self, until: Instant) {
-        let (id, parent) = (new_span_id(), self.root);
-        let span = (self.began, until);
-        self.add("admit", SpanKind::Internal, id, parent, span, Vec::new());
-    }
-
     /// The call was refused, by a closed name: it ends before it began.
     pub fn refused(mut self: Box<Self>, code: &'static str) {
         let now = Instant::now();
         self.attributes.push(KeyValue::new("error.type", code));
         self.dialled_in_vain(self.root);
         self.hand_over(error(code), now);
-    }
-
-    /// Dials that failed since the last look, each of them a span.
-    fn dialled_in_vain(&mut self, parent: SpanId) {
-        for dial in self.failed_dials.take() {
-            let id = new_span_id();
-            if !self.has_room() {
-                continue;
-            }
-            let moments = (dial.from, dial.to);
-            let span = self.span("failed dial", SpanKind::Client, id, parent, moments);
-            let mut attributes = vec![
-                KeyValue::new("trunkline.deployment", dial.deployment.as_str()),
-                KeyValue::new("error.type", dial.cause),
-            ];
-            let status = dial.http_status.map(u64::from);
-            attributes
-                .extend(status.map(|status| KeyValue::new("http.response.status_code", status)));
-            self.spans.push(Span {
-                attributes,
-                status: error(dial.cause),
-                ..span
-            });
-        }
-    }
-
-    /// How the connection of a session was made, unless that was before anybody asked.
-    fn phases(&mut self, setup: &SessionSetup, parent: SpanId, asked: Instant) {
-        if setup.is_before(asked) {
-            return;
-        }
-        for (phase, from, to) in setup.phases() {
-            let name = match phase {
-                SetupPhase::Resolve => "resolve",
-                SetupPhase::Dial => "dial",
-                SetupPhase::Tls => "tls handshake",
-                SetupPhase::Upgrade => "websocket upgrade",
-                SetupPhase::SessionCreated => "session created",
-                SetupPhase::SessionUpdated => "session updated",
-            };
-            self.add(
-                name,
-                SpanKind::Internal,
-                new_span_id(),
-                parent,
-                (from, to),
-                Vec::new(),
-            );
-        }
-    }
-
-    /// From now on the call uses that session.
-    pub(super) fn session(
-        &mut self,
-        deployment: &Deployment,
-        session_id: &str,
-        setup: &SessionSetup,
-    ) {
-        let now = Instant::now();
-        let from = self.leave_session(now);
-        if let (Some(from), Some(cause)) = (from, self.replacing.take()) {
-            self.replaced_session(&from, cause, deployment, setup);
-        }
-        let mut attributes = vec![
-            KeyValue::new("trunkline.deployment", deployment.name()),
-            KeyValue::new("gen_ai.provider.name", deployment.provider()),
-            KeyValue::new("gen_ai.request.model", deployment.model()),
-            KeyValue::new("gen_ai.conversation.id", bounded(session_id)),
-            KeyValue::new("server.address", deployment.address().0),
-            KeyValue::new("server.port", u64::from(deployment.address().1)),
-        ];
-        if let Some(region) = deployment.region() {
-            attributes.push(KeyValue::new("cloud.region", region));
-        }
-        self.session = self.has_room().then(|| OpenSession {
-            id: new_span_id(),
-            since: now,
-            deployment: deployment.name().to_owned(),
-            attributes,
-        });
-    }
-
-    /// The name of the deployment where it was.
-    fn leave_session(&mut self, now: Instant) -> Option<String> {
-        let session = self.session.take()?;
-        let span = (session.since, now);
-        let span = self.span("session", SpanKind::Client, session.id, self.root, span);
-        self.spans.push(Span {
-            attributes: session.attributes,
-            ..span
-        });
-        Some(session.deployment)
-    }
-
-    /// The session is of no more use, because of that.
-    pub(super) fn session_lost(&mut self, cause: &'static str) {
-        self.lost.get_or_insert((Instant::now(), cause));
-    }
-
-    /// Another session is about to take the place of the one in use, because of that.
-    pub(super) fn replaced(&mut self, cause: &'static str) {
-        self.replacing = Some(cause);
-    }
-
-    fn replaced_session(
-        &mut self,
-        from: &str,
-        cause: &'static str,
-        to: &Deployment,
-        setup: &SessionSetup,
-    ) {
-        let now = Instant::now();
-        let lost = self.lost.take().map(|(since, _)| since);
-        let since = lost.or(setup.began()).unwrap_or(now);
-        let id = new_span_id();
-        let attributes = vec![
-            KeyValue::new("trunkline.replacement.cause", cause),
-            KeyValue::new("trunkline.replacement.from", from),
-            KeyValue::new("trunkline.deployment", to.name()),
-            KeyValue::new("trunkline.session.standby", setup.is_before(since)),
-        ];
-        let parent = self.root;
-        self.add(
-            "replace session",
-            SpanKind::Internal,
-            id,
-            parent,
-            (since, now),
-            attributes,
-        );
-        self.dialled_in_vain(id);
-        self.phases(setup, id, since);
     }
 
     /// What the caller attached to the call may say whose trace it belongs to.
@@ -370,50 +193,6 @@ impl CallTrace {
 
     pub(super) fn barged_in(&mut self) {
         self.turns.barged_in(Instant::now());
-    }
-
-    /// A tool begins to run. Returns what its request is to carry so that the tool's own spans join.
-    pub(super) fn tool_began(&mut self, call_id: &str, name: &str) -> Option<ToolContext> {
-        if !self.has_room() {
-            return None;
-        }
-        let id = new_span_id();
-        let tool = OpenTool {
-            id,
-            parent: self.turns.current().unwrap_or(self.root),
-            since: Instant::now(),
-            name: bounded(name).to_owned(),
-        };
-        self.tools.insert(call_id.to_owned(), tool);
-        Some(ToolContext {
-            traceparent: TraceContext::of_span(self.begun.trace, id).to_string(),
-            tracestate: self.begun.state.clone(),
-        })
-    }
-
-    /// It returned.
-    pub(super) fn tool_ended(&mut self, call_id: &str, outcome: &'static str) {
-        let Some(tool) = self.tools.remove(call_id) else {
-            return;
-        };
-        let OpenTool {
-            id,
-            parent,
-            since,
-            name,
-        } = tool;
-        let span = (since, Instant::now());
-        let mut span = self.span("execute_tool", SpanKind::Client, id, parent, span);
-        span.attributes = vec![
-            KeyValue::new("gen_ai.operation.name", "execute_tool"),
-            KeyValue::new("gen_ai.tool.name", name.as_str()),
-            KeyValue::new("gen_ai.tool.call.id", bounded(call_id)),
-        ];
-        if outcome != "ok" {
-            span.attributes.push(KeyValue::new("error.type", outcome));
-            span.status = error(outcome);
-        }
-        self.spans.push(span);
     }
 
     fn close_turns(&mut self) {
@@ -559,7 +338,7 @@ impl CallTrace {
     }
 
     /// Whether there may be one span more, which is counted either way.
-    fn has_room(&mut self) -> bool {
+    pub(super) fn has_room(&mut self) -> bool {
         self.has_room_below(MAX_SPANS - KEPT)
     }
 
@@ -572,7 +351,7 @@ impl CallTrace {
         has_room
     }
 
-    fn add(
+    pub(super) fn add(
         &mut self,
         name: &str,
         kind: SpanKind,
@@ -587,7 +366,7 @@ impl CallTrace {
         }
     }
 
-    fn span(
+    pub(super) fn span(
         &self,
         name: &str,
         kind: SpanKind,
@@ -609,29 +388,7 @@ impl CallTrace {
     }
 }
 
-/// What a tool's request carries.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ToolContext {
-    pub(super) traceparent: String,
-    /// Empty for none.
-    pub(super) tracestate: String,
-}
-
-impl ToolContext {
-    pub(super) fn add_to(&self, headers: &mut HeaderMap) {
-        let texts = [
-            (TRACEPARENT, &self.traceparent),
-            (TRACESTATE, &self.tracestate),
-        ];
-        for (name, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
-            if let Ok(value) = HeaderValue::from_str(text) {
-                headers.insert(name, value);
-            }
-        }
-    }
-}
-
-fn error(message: &str) -> Option<Status> {
+pub(super) fn error(message: &str) -> Option<Status> {
     Some(Status {
         message: message.to_owned(),
         code: StatusCode::Error.into(),
@@ -663,7 +420,7 @@ fn tokens(usage: &Usage) -> [KeyValue; 3] {
 }
 
 /// The beginning of a text of others'.
-fn bounded(text: &str) -> &str {
+pub(super) fn bounded(text: &str) -> &str {
     let end = text.floor_char_boundary(MAX_TEXT);
     &text[..end]
 }
