@@ -10,7 +10,8 @@ use crate::transport::Received;
 
 use super::decode::{Decoded, Decoder};
 use super::deployment::Deployment;
-use super::dial::{DialError, Dialer, ModelLeg, closed, handshake_error, label, lost};
+use super::dial::{Dialer, ModelLeg};
+use super::dial_error::{DialError, closed, handshake_error, label, lost};
 use super::pool::Trouble;
 use super::setup::PhaseClock;
 

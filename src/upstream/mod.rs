@@ -8,6 +8,7 @@ mod credential;
 mod decode;
 mod deployment;
 mod dial;
+mod dial_error;
 mod encode;
 mod entra;
 mod entra_config;
@@ -22,6 +23,7 @@ mod stock;
 mod token_http;
 mod token_keeper;
 mod token_schedule;
+mod upgrade;
 
 pub use credential::keep_credentials;
 pub use decode::{Decoded, Decoder};
@@ -29,7 +31,8 @@ pub(crate) use deployment::Authorities;
 pub use deployment::{
     Deployment, DeploymentConfig, DeploymentError, DialTimeouts, Kind, ModelAudio,
 };
-pub use dial::{DialError, Dialer, ModelLeg};
+pub use dial::{Dialer, ModelLeg};
+pub use dial_error::DialError;
 pub use encode::{SessionContext, encode};
 pub use entra::Identities;
 pub use entra_config::{EntraConfig, EntraKind};

@@ -15,7 +15,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use crate::routing::{Backoff, Candidate, DialTimes, Need, Standing, order};
 
 use super::deployment::Deployment;
-use super::dial::{DialError, Dialer, ModelLeg};
+use super::dial::{Dialer, ModelLeg};
+use super::dial_error::DialError;
 use super::failed_dials::FailedDial;
 use super::pool::{Place, Pool, Session, SessionRequest, Sticky};
 use super::state::{Dialling, Held, PAUSE, Verdict, now};

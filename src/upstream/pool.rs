@@ -14,7 +14,8 @@ use crate::routing::{Ejections, Policy, RetryBudget};
 use crate::telemetry::Metrics;
 
 use super::deployment::Deployment;
-use super::dial::{DialError, ModelLeg};
+use super::dial::ModelLeg;
+use super::dial_error::DialError;
 use super::failed_dials::FailedDials;
 use super::state::{Held, now};
 use super::stock::Stock;

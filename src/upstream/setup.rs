@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 use crate::telemetry::{Metrics, SetupPhase};
 
 use super::deployment::Deployment;
-use super::dial::DialError;
+use super::dial_error::DialError;
 
 /// Phases that one connection can have.
 const PHASES: usize = 5;

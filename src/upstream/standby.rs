@@ -17,7 +17,8 @@ use tokio_util::task::TaskTracker;
 use crate::routing::{Backoff, Standing};
 
 use super::deployment::Deployment;
-use super::dial::{DialError, Dialer, ModelLeg};
+use super::dial::{Dialer, ModelLeg};
+use super::dial_error::DialError;
 use super::pool::{Place, Pool, Session, SessionFormats, SessionRequest};
 use super::state::{StandsBy, now};
 use super::stock::{Line, SDK, SDK_AGE, Stock, Waiting};

@@ -12,7 +12,7 @@ use crate::routing::{
 use crate::telemetry::Metrics;
 
 use super::deployment::Deployment;
-use super::dial::DialError;
+use super::dial_error::DialError;
 use super::pool::Trouble;
 
 /// A deployment that does not say how long it wants to be left alone is left alone for so long.

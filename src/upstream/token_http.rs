@@ -21,7 +21,7 @@ use serde::Deserialize;
 use crate::outbound::{is_loopback, retry_after};
 use crate::transport::system_roots;
 
-use super::dial::label;
+use super::dial_error::label;
 use super::token_keeper::FetchError;
 
 /// The longest answer; a token has a few kilobytes.
