@@ -15,7 +15,7 @@ use trunkline::admin::control_proto as proto;
 use trunkline::admin::control_proto::control_client::ControlClient;
 use trunkline::admin::control_proto::watch_calls_response::Event;
 
-use crate::control::{Channel, Control, check, list, phone};
+use crate::control_client::{Channel, Control, check, list, phone};
 
 async fn health(channel: Channel, service: &str) -> ServingStatus {
     let request = HealthCheckRequest {

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::control::Control;
+use crate::control_client::Control;
 
 impl Control {
     async fn get(&self, path: &str, more: &str) -> String {

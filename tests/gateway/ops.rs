@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 use trunkline::auth::hash_key;
 
-use crate::control::Control;
+use crate::control_client::Control;
 use crate::harness::{CONFIG, World};
 use crate::wire::Wire;
 
