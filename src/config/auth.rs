@@ -128,22 +128,17 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{GOOD, check};
+    use super::super::tests::{GOOD, check, commented};
 
     #[test]
     fn the_example_of_an_issuer_is_good() {
-        let example = include_str!("../../deploy/trunkline.toml");
-        let from = example.find("# [[auth.issuers]]").expect("the example");
-        let lines = example[from..].lines().take_while(|line| !line.is_empty());
-        // What stands commented out, not what explains it; and one of two ways to a tenant.
-        let is_setting = |line: &&str| line.contains(" = ") || line.starts_with('[');
-        let issuer: Vec<_> = lines
-            .filter_map(|line| line.strip_prefix("# "))
-            .filter(|line| is_setting(line) && !line.starts_with("tenant = "))
-            .collect();
-        assert_eq!(issuer.len(), 11, "{issuer:?}");
+        let settings = commented("# [[auth.issuers]]", "\n\n", 11);
+        // One of two ways to a tenant.
+        let (before, rest) = settings.split_once("\ntenant = ").expect("one way");
+        let (_, after) = rest.split_once('\n').expect("the other way");
         let good = GOOD.replace("mode = \"none\"", "mode = \"keys\"");
-        check(&format!("{good}[tenants.acme]\n{}", issuer.join("\n")), &[]);
+        let issuer = format!("[[auth.issuers]]\n{before}\n{after}");
+        check(&format!("{good}[tenants.acme]\n{issuer}"), &[]);
     }
 
     #[test]

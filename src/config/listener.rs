@@ -92,7 +92,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{GOOD, check};
+    use super::super::tests::{GOOD, check, commented};
 
     #[test]
     fn mistakes_about_servers_of_asterisk_are_named_with_their_lines() {
@@ -105,15 +105,8 @@ mod tests {
                 "line 13: listener.asterisk.servers.main.tenant: there is no tenant nobody",
             ],
         );
-        let example = include_str!("../../deploy/trunkline.toml");
-        let (_, rest) = example
-            .split_once("# [listener.asterisk.servers.main]")
-            .expect("an example");
-        let (table, _) = rest.split_once("\n\n").expect("an end");
-        let settings = table.lines().filter_map(|line| line.strip_prefix("# "));
-        let settings: Vec<&str> = settings.filter(|line| line.contains(" = ")).collect();
-        assert_eq!(settings.len(), 5, "{settings:?}");
-        let text = settings.join("\n").replace("/etc/trunkline/", "/no/");
+        let text = commented("# [listener.asterisk.servers.main]", "\n\n", 5);
+        let text = text.replace("/etc/trunkline/", "/no/");
         check(
             &format!("{GOOD}[tenants.acme]\n{server}{text}\n"),
             &["line 15: listener.asterisk.servers.main.ca_file: /no/pbx-ca.pem cannot be read"],

@@ -213,6 +213,18 @@ gpt-realtime = "east"
 deployment = "east"
 "#;
 
+    /// The `n` settings of the example that stand commented out behind `from` and before `to`.
+    pub(super) fn commented(from: &str, to: &str, n: usize) -> String {
+        let example = include_str!("../../deploy/trunkline.toml");
+        let (_, rest) = example.split_once(from).expect("an example");
+        let (part, _) = rest.split_once(to).expect("an end");
+        let lines = part.lines().filter_map(|line| line.strip_prefix("# "));
+        let settings = lines.filter(|line| line.starts_with('[') || line.contains(" = "));
+        let settings: Vec<&str> = settings.collect();
+        assert_eq!(settings.len(), n, "{settings:?}");
+        settings.join("\n")
+    }
+
     pub(super) fn check(text: &str, expected: &[&str]) {
         let mistakes: Vec<String> = match Config::parse(text) {
             Err(mistake) => vec![mistake.to_string()],
@@ -264,13 +276,8 @@ deployment = "east"
 
     #[test]
     fn the_example_of_redis_is_good() {
-        let example = include_str!("../../deploy/trunkline.toml");
-        let (_, rest) = example.split_once("# [quota.redis]").expect("the example");
-        let (table, _) = rest.split_once("\n\n").expect("an end");
-        let settings = table.lines().filter_map(|line| line.strip_prefix("# "));
-        let settings: Vec<&str> = settings.filter(|line| line.contains(" = ")).collect();
-        assert_eq!(settings.len(), 5, "{settings:?}");
-        let text = format!("{GOOD}[quota.redis]\n{}\n", settings.join("\n"));
+        let settings = commented("# [quota.redis]", "\n\n", 5);
+        let text = format!("{GOOD}[quota.redis]\n{settings}\n");
         // The file is not here.
         check(&text, &["line 12: quota.redis.url_file: /run/secrets/"]);
     }

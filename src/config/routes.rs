@@ -169,7 +169,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{GOOD, check};
+    use super::super::tests::{GOOD, check, commented};
 
     #[test]
     fn pools_are_checked() {
@@ -228,19 +228,10 @@ mod tests {
 
     #[test]
     fn the_commented_pool_of_the_example_is_a_good_one() {
-        let example = include_str!("../../deploy/trunkline.toml");
-        let (_, rest) = example.split_once("# [pools.voice]").expect("one");
-        let (pool, _) = rest.split_once("# What SDK callers").expect("an end");
-        let settings = pool
-            .lines()
-            .filter_map(|line| line.strip_prefix("# "))
-            .filter(|line| line.starts_with('[') || line.contains(" = "));
-        let settings: Vec<&str> = settings.collect();
-        assert_eq!(settings.len(), 12, "{settings:?}");
+        let text = commented("# [pools.voice]", "# What SDK callers", 12);
         let west =
             "region = 'westeurope'\n[deployments.west]\nurl = 'ws://127.0.0.1:1'\nmodel = 'm'\n";
         let good = GOOD.replace("[models]", &format!("{west}[models]"));
-        let text = settings.join("\n");
         check(&format!("{good}[pools.voice]\n{text}\n"), &[]);
     }
 }

@@ -60,7 +60,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::super::Config;
-    use super::super::tests::{GOOD, check};
+    use super::super::tests::{GOOD, check, commented};
     use crate::realtime::Shape;
 
     #[test]
@@ -113,18 +113,7 @@ mod tests {
 
     #[test]
     fn the_commented_session_policy_of_the_example_is_a_good_one() {
-        let example = include_str!("../../deploy/trunkline.toml");
-        let (_, rest) = example
-            .split_once("# [tenants.acme.session]")
-            .expect("an example");
-        let (policy, _) = rest.split_once("\n\n").expect("an end");
-        let settings = policy
-            .lines()
-            .filter_map(|line| line.strip_prefix("# "))
-            .filter(|line| line.starts_with('[') || line.contains(" = "));
-        let settings: Vec<&str> = settings.collect();
-        assert_eq!(settings.len(), 13, "{settings:?}");
-        let text = settings.join("\n");
+        let text = commented("# [tenants.acme.session]", "\n\n", 13);
         check(&format!("{GOOD}[tenants.acme.session]\n{text}\n"), &[]);
     }
 }
