@@ -18,58 +18,38 @@ pub(super) const TENANT: Label = names(
     "names of tenants; `default` without authentication",
 );
 
+/// The dialects, and more.
+macro_rules! dialects {
+    ($($more:literal),*) => {
+        &[
+            "twilio",
+            "signalwire",
+            "exotel",
+            "telnyx",
+            "jambonz",
+            "freeswitch",
+            "asterisk",
+            "audiosocket",
+            "plivo",
+            "vobiz",
+            "vonage",
+            "infobip",
+            "acs",
+            "genesys",
+            "webex",
+            "pipecat",
+            "audio",
+            "realtime",
+            $($more),*
+        ]
+    };
+}
+
 /// The dialects of phones, and that of SDK clients.
-pub(super) const DIALECT: Label = closed(
-    "dialect",
-    &[
-        "twilio",
-        "signalwire",
-        "exotel",
-        "telnyx",
-        "jambonz",
-        "freeswitch",
-        "asterisk",
-        "audiosocket",
-        "plivo",
-        "vobiz",
-        "vonage",
-        "infobip",
-        "acs",
-        "genesys",
-        "webex",
-        "pipecat",
-        "audio",
-        "realtime",
-    ],
-);
+pub(super) const DIALECT: Label = closed("dialect", dialects!());
 
 /// Where callers come in: by a dialect, or for a credential, or nowhere.
-pub(super) const ROUTE: Label = closed(
-    "route",
-    &[
-        "twilio",
-        "signalwire",
-        "exotel",
-        "telnyx",
-        "jambonz",
-        "freeswitch",
-        "asterisk",
-        "audiosocket",
-        "plivo",
-        "vobiz",
-        "vonage",
-        "infobip",
-        "acs",
-        "genesys",
-        "webex",
-        "pipecat",
-        "audio",
-        "realtime",
-        "tickets",
-        "ephemeral_keys",
-        "other",
-    ],
-);
+pub(super) const ROUTE: Label = closed("route", dialects!("tickets", "ephemeral_keys", "other"));
 
 /// Why no collector has a span.
 pub(super) const SPAN_DROPS: &[&str] = &[
