@@ -27,7 +27,7 @@ use super::sources::NoHandshake;
 use super::tls::Tls;
 
 /// How long to wait before accepting again when the system has no descriptor left.
-pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Gateway {
     /// Accepts callers until `shutdown`, and picks up changed certificates meanwhile.
@@ -37,10 +37,17 @@ impl Gateway {
                 tls.watch(&self.metrics, shutdown.clone()).await;
             }
         };
-        tokio::join!(reload, self.accept(listener, &shutdown));
+        let accept = self.accept(listener, &shutdown, Self::serve_connection);
+        tokio::join!(reload, accept);
     }
 
-    async fn accept(self: &Arc<Self>, listener: TcpListener, shutdown: &CancellationToken) {
+    /// Hands each connection and the address that it came from to `serve`, until `shutdown`.
+    pub(super) async fn accept(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        shutdown: &CancellationToken,
+        serve: impl Fn(&Arc<Self>, Transport, IpAddr),
+    ) {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -49,7 +56,7 @@ impl Gateway {
             match accepted {
                 Ok((stream, peer)) => {
                     if tune(&stream, self.desk().config.limits.unacknowledged).is_ok() {
-                        self.serve_connection(Transport::Tcp(stream), peer.ip());
+                        serve(self, Transport::Tcp(stream), peer.ip());
                     }
                 }
                 Err(error) => {

@@ -20,9 +20,8 @@ use crate::auth::{AUDIOSOCKET_UUID, Purpose, Shown, Signed, SignedRequest};
 use crate::bridge::ConductedCall;
 use crate::ingress::{AudioSocket, Dialect, Refusal, Speak as _};
 use crate::media::{FRAME, SampleRate};
-use crate::transport::{Packet, Packets, Transport, tune};
+use crate::transport::{Packet, Packets, Transport};
 
-use super::accept::ACCEPT_PAUSE;
 use super::desk::Desk;
 use super::door::{Connection, Peer, Unheard};
 use super::phone::{MAX_UNSENT, PhoneRequest};
@@ -62,23 +61,8 @@ impl Gateway {
         listener: TcpListener,
         shutdown: CancellationToken,
     ) {
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = shutdown.cancelled() => return,
-            };
-            match accepted {
-                Ok((stream, peer)) => {
-                    if tune(&stream, self.desk().config.limits.unacknowledged).is_ok() {
-                        self.serve_audiosocket_connection(Transport::Tcp(stream), peer.ip());
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
+        self.accept(listener, &shutdown, Self::serve_audiosocket_connection)
+            .await;
     }
 
     /// Serves one call by AudioSocket from that address as a task of its own, or closes the connection.
