@@ -117,6 +117,22 @@ impl Mistake {
     }
 }
 
+/// Whether there is a tenant of that name, whose account number `n` is, from 1. `tenants` are all that there are.
+///
+/// # Errors
+///
+/// If there is none.
+pub(super) fn check_tenant(
+    n: usize,
+    tenant: &str,
+    tenants: &BTreeSet<String>,
+) -> Result<(), Mistake> {
+    if tenants.contains(tenant) {
+        return Ok(());
+    }
+    Err(Mistake::of_account(n, "tenant", "there is no such tenant"))
+}
+
 impl ProvidersConfig {
     /// The schemes of the providers that have accounts. `tenants` are all that there are, `public_url` is how callers
     /// reach the gateway from outside.

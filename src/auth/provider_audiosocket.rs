@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq;
 
 use super::Identity;
 use super::authenticator::Denied;
-use super::provider::{Mistake, SignedRequest};
+use super::provider::{Mistake, SignedRequest, check_tenant};
 use crate::secret::Source;
 
 /// The header in which the listener shows the UUID, as 32 hexadecimal digits; no request comes with it.
@@ -65,9 +65,7 @@ impl AudioSocketAccounts {
         let mut accounts: Vec<Account> = Vec::new();
         for (account, n) in config.accounts.iter().zip(1..) {
             let mistake = |field: &str, problem: &str| Mistake::of_account(n, field, problem);
-            if !tenants.contains(&account.tenant) {
-                return Err(mistake("tenant", "there is no such tenant"));
-            }
+            check_tenant(n, &account.tenant, tenants)?;
             let source = Source {
                 name: "uuid",
                 value: account.uuid.as_ref(),

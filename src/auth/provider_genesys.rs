@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq;
 use super::Identity;
 use super::authenticator::Denied;
 use super::http_signature::{self, Statement};
-use super::provider::{Mistake, SignedRequest, only_header};
+use super::provider::{Mistake, SignedRequest, check_tenant, only_header};
 use crate::secret::Source;
 
 const KEY_HEADER: &str = "x-api-key";
@@ -73,9 +73,7 @@ impl GenesysAccounts {
         let mut accounts: Vec<Account> = Vec::new();
         for (account, n) in config.accounts.iter().zip(1..) {
             let mistake = |field: &str, problem: &str| Mistake::of_account(n, field, problem);
-            if !tenants.contains(&account.tenant) {
-                return Err(mistake("tenant", "there is no such tenant"));
-            }
+            check_tenant(n, &account.tenant, tenants)?;
             let key = Source {
                 name: "api_key",
                 value: account.api_key.as_ref(),

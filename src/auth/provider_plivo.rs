@@ -25,7 +25,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Identity;
 use super::authenticator::Denied;
-use super::provider::{Mistake, SignedRequest};
+use super::provider::{Mistake, SignedRequest, check_tenant};
 use super::ticket::OneTimeId;
 use super::twilio_signature::{Signed, candidates};
 use crate::secret::Source;
@@ -135,9 +135,7 @@ impl PlivoAccounts {
         let mut accounts = Vec::new();
         for (account, n) in config.accounts.iter().zip(1..) {
             let mistake = |field: &str, problem: &str| Mistake::of_account(n, field, problem);
-            if !tenants.contains(&account.tenant) {
-                return Err(mistake("tenant", "there is no such tenant"));
-            }
+            check_tenant(n, &account.tenant, tenants)?;
             let token = Source {
                 name: "auth_token",
                 value: account.auth_token.as_ref(),

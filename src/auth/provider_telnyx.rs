@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::Identity;
 use super::authenticator::Denied;
-use super::provider::{Mistake, SignedRequest, only_header};
+use super::provider::{Mistake, SignedRequest, check_tenant, only_header};
 use super::twilio_signature::Signed;
 
 const SIGNATURE: &str = "telnyx-signature-ed25519";
@@ -53,9 +53,7 @@ impl TelnyxAccounts {
     pub(super) fn new(config: &TelnyxConfig, tenants: &BTreeSet<String>) -> Result<Self, Mistake> {
         let mut accounts = Vec::new();
         for (account, n) in config.accounts.iter().zip(1..) {
-            if !tenants.contains(&account.tenant) {
-                return Err(Mistake::of_account(n, "tenant", "there is no such tenant"));
-            }
+            check_tenant(n, &account.tenant, tenants)?;
             let key = STANDARD.decode(account.public_key.trim()).ok();
             let key = key.filter(|key| key.len() == ED25519_PUBLIC_KEY_LEN);
             let key = key.ok_or_else(|| {

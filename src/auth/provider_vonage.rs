@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::Identity;
 use super::authenticator::Denied;
 use super::jwt::{self, MAX_TOKEN_BYTES};
-use super::provider::{Mistake, SignedRequest};
+use super::provider::{Mistake, SignedRequest, check_tenant};
 use crate::secret::Source;
 
 /// Who says that it made the token.
@@ -78,9 +78,7 @@ impl VonageAccounts {
         let mut accounts: Vec<Account> = Vec::new();
         for (account, n) in config.accounts.iter().zip(1..) {
             let mistake = |field: &str, problem: &str| Mistake::of_account(n, field, problem);
-            if !tenants.contains(&account.tenant) {
-                return Err(mistake("tenant", "there is no such tenant"));
-            }
+            check_tenant(n, &account.tenant, tenants)?;
             let is_same = |other: &Account| {
                 other.api_key == account.api_key && other.application_id == account.application_id
             };
