@@ -12,6 +12,7 @@ use trunkline::simulator::phone_timeline::Side;
 use trunkline::simulator::{Act, SoftPhone, speech};
 
 use crate::harness::World;
+use crate::phone_features::{HANGS_UP, until_end};
 
 const ID: &str = "0b5c6c0e-4c1c-4c0e-8f7b-8f7b0b5c6c0e";
 
@@ -115,16 +116,8 @@ async fn a_call_that_waits_is_fetched_and_is_as_any_other() {
 
 #[tokio::test(start_paused = true)]
 async fn the_agent_hangs_up_and_asterisk_closes() {
-    let simulator = r#"
-        [reply]
-        mode = "script"
-        turns = [{ say = "Good-bye then.", length = "3s", calls = [{ name = "hang_up" }] }]
-    "#;
-    let (world, mut dialled) = world("", simulator);
-    let until_end = Act::WaitForEnd {
-        timeout: Duration::from_secs(30),
-    };
-    let phone = channel([Act::Say(speech::hours()), until_end]);
+    let (world, mut dialled) = world("", HANGS_UP);
+    let phone = channel([Act::Say(speech::hours()), until_end(30)]);
     let pbx = async {
         phone
             .answer(dialled.recv().await.expect("a connection"))

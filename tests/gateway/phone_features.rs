@@ -53,7 +53,7 @@ fn reply() -> Act {
     }
 }
 
-fn until_end(seconds: u64) -> Act {
+pub(crate) fn until_end(seconds: u64) -> Act {
     Act::WaitForEnd {
         timeout: Duration::from_secs(seconds),
     }
@@ -329,16 +329,18 @@ async fn keys_that_cannot_be_pressed_are_told_to_the_model() {
 
 // Endings.
 
+/// A deployment whose only turn is three seconds of good-bye, after which it hangs up.
+pub(crate) const HANGS_UP: &str = r#"
+    [reply]
+    mode = "script"
+    turns = [{ say = "Good-bye then.", length = "3s", calls = [{ name = "hang_up" }] }]
+"#;
+
 #[tokio::test(start_paused = true)]
 async fn the_agent_hangs_up_after_its_last_word() {
-    let simulator = r#"
-        [reply]
-        mode = "script"
-        turns = [{ say = "Good-bye then.", length = "3s", calls = [{ name = "hang_up" }] }]
-    "#;
     for dialect in [Dialect::Twilio, Dialect::Audio] {
         for network in [Network::default(), Network::delayed(ms(80))] {
-            let world = World::with_config(&config(""), simulator);
+            let world = World::with_config(&config(""), HANGS_UP);
             let acts = [Act::Say(speech::hours()), until_end(30)];
             let phone = match dialect {
                 Dialect::Twilio => twilio("a", acts),

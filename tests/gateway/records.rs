@@ -223,22 +223,24 @@ async fn what_may_be_said_of_callers_is_said_and_nothing_else() {
     }
 }
 
+/// A phone asks something, and after it an SDK client of `model`.
+async fn call_of_each_kind(world: &World, model: &str) {
+    let sdk = format!("/openai/v1/realtime?model={model}");
+    for (url, dialect) in [
+        ("/twilio/media/ga", Dialect::Twilio),
+        (&*sdk, Dialect::Realtime),
+    ] {
+        let script = [Act::Say(speech::hours()), listen(), Act::HangUp];
+        world.call(&phone(url, dialect, script)).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_failed_over_names_both_sessions() {
     let folder = Folder::new("failover");
     let simulator = "[[faults]]\ndeployment = 'east'\nkind = 'close'\ncode = 1011\n";
     let world = World::with_config(&folder.recorded(failover::CONFIG, ""), simulator);
-    let script = [Act::Say(speech::hours()), listen(), Act::HangUp];
-    world
-        .call(&phone("/twilio/media/ga", Dialect::Twilio, script.clone()))
-        .await;
-    world
-        .call(&phone(
-            "/openai/v1/realtime?model=both",
-            Dialect::Realtime,
-            script,
-        ))
-        .await;
+    call_of_each_kind(&world, "both").await;
     for record in folder.records(2).await {
         let sessions = record["sessions"].as_array().expect("sessions");
         let deployments = sessions
@@ -282,17 +284,7 @@ async fn what_was_said_is_recorded_where_that_is_asked_for() {
     let folder = Folder::new("words");
     let config = folder.recorded(&format!("{CONFIG}{TRANSCRIBED}"), "transcripts = true");
     let world = World::with_config(&config, "");
-    let script = [Act::Say(speech::hours()), listen(), Act::HangUp];
-    world
-        .call(&phone("/twilio/media/ga", Dialect::Twilio, script.clone()))
-        .await;
-    world
-        .call(&phone(
-            "/openai/v1/realtime?model=ga",
-            Dialect::Realtime,
-            script,
-        ))
-        .await;
+    call_of_each_kind(&world, "ga").await;
     for record in folder.records(2).await {
         let lines = record["transcript"]["lines"].as_array().expect("lines");
         let said = lines.iter().filter(|line| line["speaker"] == "assistant");
