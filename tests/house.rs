@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, u8)] = &[
     ("realtime", 1),
     ("telemetry", 1),
-    ("drain", 1),
     ("transport", 1),
     ("outbound", 1),
     ("secret", 1),
@@ -43,7 +42,7 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
     (LAYER_1, LAYER_1, "layer 1 imports nothing of ours"),
     (
         &["outbound"],
-        &["realtime", "telemetry", "drain", "secret"],
+        &["realtime", "telemetry", "secret"],
         "what is asked of others rests on transport alone",
     ),
     (
@@ -68,7 +67,7 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
     ),
 ];
 
-const LAYER_1: &[&str] = &["realtime", "telemetry", "drain", "transport", "secret"];
+const LAYER_1: &[&str] = &["realtime", "telemetry", "transport", "secret"];
 
 /// The stand-in deployment is checked against the gateway, so it shares no protocol code with it.
 const SIMULATOR_MAY_IMPORT: &[&str] = &["media", "telemetry"];
@@ -126,6 +125,15 @@ struct Exception {
 #[test]
 fn imports_point_downward() {
     assert_clean(all_sources().iter().flat_map(check_imports).collect());
+}
+
+#[test]
+fn each_module_with_a_layer_is_there() {
+    let sources = all_sources();
+    for (module, _) in LAYERS {
+        let is_there = sources.iter().any(|it| it.top_module() == Some(module));
+        assert!(is_there, "there is no module {module} any more");
+    }
 }
 
 #[test]
