@@ -98,7 +98,7 @@ pub struct RealtimeLimits {
     /// Whether a call outlives its session: where a deployment fails, or the vendor's cap comes near, another session
     /// takes over with what the last one knew.
     pub carry: bool,
-    /// How much is kept of a session for that, in bytes: the audio of a minute, or all words of hours.
+    /// How much is kept of a session for that, in bytes: a minute and a half of speech, or all words of hours.
     pub carry_bytes: u32,
 }
 

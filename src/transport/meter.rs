@@ -8,7 +8,8 @@
 use std::time::{Duration, Instant};
 
 /// A peer with a message under way must bring at least so many bytes a second once the message's time is used up.
-/// Half of what G.711 as base64 PCM needs: a line that cannot carry it cannot carry a call.
+/// Half of what PCM16 at 24 kHz needs as base64, in which a session's audio travels: a line that cannot carry it cannot
+/// carry a call.
 const LEAST_BYTES_PER_SECOND: u64 = 32 * 1024;
 
 /// Longest header: two bytes, eight of length, four of mask (RFC 6455, 5.2).

@@ -28,7 +28,7 @@ use super::setup::{PhaseClock, SessionSetup};
 use super::state::now;
 use super::upgrade::{session_created, upgrade};
 
-/// Sessions end after an hour at most (protocol reference 1.6). A deployment that promises more is not believed.
+/// Sessions end after an hour at most (protocol reference 1.6). A deployment that promises more than a day is not believed.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// An open session.
