@@ -16,6 +16,7 @@ mod replay;
 mod resample;
 pub mod tone;
 mod transcode;
+mod vectors;
 
 pub use clip::{Clip, ClipError};
 pub use error::{MediaError, OpusPacketError};
