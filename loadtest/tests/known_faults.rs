@@ -216,6 +216,21 @@ async fn replies_that_do_not_come_are_missed() {
     assert_eq!((report.counts.turns, report.counts.turns_answered), (18, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn parts_of_a_run_are_one_run() {
+    let mut scenario = Scenario::parse(ECHO).expect("it is one");
+    let part = async |index| {
+        let lines = Arc::new(EchoLines::new(Faults::default()));
+        let run = Run::new(scenario.clone(), Part { index, of: 2 }, lines, None);
+        run.expect("the target is one").finish().await
+    };
+    let parts = [part(0).await, part(1).await];
+    // Each caller says something else, in whichever part.
+    let rows = parts.iter().flat_map(|it| &it.calls);
+    let lengths: std::collections::BTreeSet<_> = rows.map(|it| it.frames.sent).collect();
+    assert!(lengths.len() > 9, "{lengths:?}");
+}
+
 const DIRECT: &str = "
 [target]
 url = 'ws://simulator/openai/v1/realtime?model=gpt-realtime'

@@ -25,11 +25,11 @@ impl Shared {
             report.counts.most_live = report.counts.most_live.max(live);
         }
         let begun = Instant::now();
-        let seed = self.scenario.seed ^ (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        // Processes that share a scenario must not share the numbers of calls, nor what callers do and the ids they show.
+        let code = n * u64::from(self.part.of) + u64::from(self.part.index);
+        let seed = self.scenario.seed ^ (code + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut random = fastrand::Rng::with_seed(seed);
         let script = self.scenario.call.script(&self.voices, &mut random);
-        // Processes that share a scenario must not share the numbers of calls.
-        let code = n * u64::from(self.part.of) + u64::from(self.part.index);
         let phone = self.phone.clone().script(script).seed(seed);
         let line = self.lines.open(phone.uri()).await;
         let connected = Instant::now();
