@@ -49,7 +49,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FILE")]
     out: Vec<PathBuf>,
 
-    /// Make this process's share of the calls, for example 1/4
+    /// Make this process's share of the calls, for example 1/4; limits.calls, .concurrent and .tokens are shared out, too
     #[arg(long, value_name = "N/OF", value_parser = parse_part)]
     part: Option<Part>,
 

@@ -19,7 +19,7 @@ use trunkline::simulator::SoftPhone;
 
 use crate::code::Encoder;
 use crate::report::{Progress, RunReport, VERSION};
-use crate::scenario::{Arrivals, Scenario, ScenarioError, Voices};
+use crate::scenario::{Arrivals, Limits, Scenario, ScenarioError, Voices};
 
 pub use lines::Lines;
 pub use wiretap::Wiretap;
@@ -27,7 +27,8 @@ pub use wiretap::Wiretap;
 /// How long live calls may take to hang up when the run is over.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// One of several processes that share a scenario: the arrivals are dealt out among them.
+/// One of several processes that share a scenario: the arrivals are dealt out among them, and so are the limits of calls,
+/// calls at a time and tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// From 0.
@@ -39,6 +40,31 @@ pub struct Part {
 impl Default for Part {
     fn default() -> Self {
         Self { index: 0, of: 1 }
+    }
+}
+
+impl Part {
+    /// What this part may have of a scenario's limits, so that all parts together stay within them; what cannot be divided
+    /// goes to the first parts. Times are the same for all.
+    ///
+    /// # Errors
+    /// [`ScenarioError::Value`] if a limit is not enough for every part to have one: arrivals that are dealt to a part
+    /// would make no calls.
+    pub fn share(self, limits: &Limits) -> Result<Limits, ScenarioError> {
+        let (index, of) = (u64::from(self.index), u64::from(self.of));
+        let share = |name: &str, all: u64| {
+            if all < of {
+                let text = format!("limits.{name}: {all} cannot be shared out to {of} parts");
+                return Err(ScenarioError::Value(text));
+            }
+            Ok(all / of + u64::from(index < all % of))
+        };
+        Ok(Limits {
+            calls: share("calls", limits.calls)?,
+            concurrent: share("concurrent", u64::from(limits.concurrent))? as u32,
+            tokens: share("tokens", limits.tokens)?,
+            ..*limits
+        })
     }
 }
 
@@ -69,16 +95,17 @@ struct Shared {
 }
 
 impl Run {
-    /// Prepares a run. Its clock starts now.
+    /// Prepares a run of this part's share of a scenario. Its clock starts now.
     ///
     /// # Errors
-    /// [`ScenarioError`] if the target or the recordings cannot be used.
+    /// [`ScenarioError`] if the target or the recordings cannot be used, or the limits not be shared out.
     pub fn new(
-        scenario: Scenario,
+        mut scenario: Scenario,
         part: Part,
         lines: Arc<dyn Lines>,
         wiretap: Option<Arc<Wiretap>>,
     ) -> Result<Self, ScenarioError> {
+        scenario.limits = part.share(&scenario.limits)?;
         let phone = scenario.target.phone().map_err(ScenarioError::Value)?;
         let codec = |error: trunkline::simulator::phone::PhoneError| {
             ScenarioError::Value(format!("target: {error}"))
@@ -265,5 +292,36 @@ impl Shared {
         report.elapsed_s = self.start.elapsed().as_secs_f64();
         report.missed = self.scenario.thresholds.missed(&report);
         report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_stay_within_the_limits_together() {
+        let limits = Limits {
+            calls: 11,
+            concurrent: 9,
+            tokens: 100_000,
+            ..Limits::default()
+        };
+        for of in 1..=9 {
+            let parts = (0..of).map(|index| Part { index, of }.share(&limits).unwrap());
+            let parts: Vec<_> = parts.collect();
+            assert_eq!(parts.iter().map(|it| it.calls).sum::<u64>(), 11);
+            assert_eq!(parts.iter().map(|it| it.concurrent).sum::<u32>(), 9);
+            assert_eq!(parts.iter().map(|it| it.tokens).sum::<u64>(), 100_000);
+            assert!(parts.is_sorted_by(|a, b| a.calls >= b.calls && a.concurrent >= b.concurrent));
+            // Callers that are kept up are dealt out in the same way: each part has room for its own.
+            for (index, part) in parts.iter().enumerate() {
+                let n_held = (0..9).filter(|n| n % of as usize == index).count();
+                assert_eq!(part.concurrent as usize, n_held);
+            }
+        }
+        let one = Part { index: 0, of: 10 };
+        let error = one.share(&limits).unwrap_err().to_string();
+        assert!(error.contains("limits.concurrent: 9 cannot"), "{error}");
     }
 }
