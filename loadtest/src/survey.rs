@@ -144,7 +144,7 @@ async fn try_compare(arguments: &CompareArguments) -> Result<bool, String> {
 #[command(after_help = "\
 Examples:
   The largest number of callers of a scenario that keeps an SLO, 30 s for each try:
-    trunkline-loadtest capacity support.toml --slo slo.toml --most 2000 --time 30s
+    trunkline-loadtest capacity support.toml --slo slo.toml --most 2000 --calls 20000 --time 30s
 
   How many calls of five minutes fit 100,000 tokens a minute, and 50 provisioned units:
     trunkline-loadtest capacity --model --tpm 100000 --minutes 5
@@ -177,6 +177,10 @@ pub(crate) struct CapacityArguments {
     /// End the search when so many tokens were used, in all tries together [default: limits.tokens of the scenario]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     tokens: Option<u64>,
+
+    /// End a try with so many calls in all, and never try more at a time [default: limits.calls of the scenario]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    calls: Option<u64>,
 
     /// Calculate instead, by the quota model that the gateway admits calls by
     #[arg(long, conflicts_with_all = ["scenario", "slo"])]
@@ -257,10 +261,17 @@ async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, Strin
         );
     }
     scenario.limits.time = arguments.time;
-    scenario.limits.calls = u64::MAX;
+    scenario.limits.calls = arguments.calls.unwrap_or(scenario.limits.calls);
     scenario.limits.tokens = arguments.tokens.unwrap_or(scenario.limits.tokens);
     let mut budget = Budget::of(&scenario);
-    let mut search = Search::new(arguments.first, arguments.most, arguments.confirm);
+    let most_calls = scenario.limits.calls;
+    let most = most_at_a_time(arguments.most, most_calls);
+    if most < arguments.most {
+        say(&format!(
+            "no more than {most} calls at a time are tried: limits.calls (--calls)"
+        ));
+    }
+    let mut search = Search::new(arguments.first, most, arguments.confirm);
     while let Some(calls) = search.next() {
         let mut one = scenario.clone();
         budget.limit(&mut one);
@@ -287,6 +298,12 @@ async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, Strin
                 "all {tokens} tokens of the budget were used up, which is for all tries (--tokens)"
             ));
         }
+        // Callers who may not call again hold fewer calls at a time than this try is about.
+        if report.stopped_by.contains_key("calls") {
+            return ended_early(&format!(
+                "all {most_calls} calls that a try may make (limits.calls, --calls) were made before its time was over"
+            ));
+        }
         let held = report.missed.is_empty();
         say(&format!(
             "{calls:>6} calls  {}",
@@ -309,6 +326,9 @@ async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, Strin
             "\n{found} calls at a time hold, confirmed {} times",
             arguments.confirm
         ));
+        if found == most {
+            say("more were not tried, and may hold as well");
+        }
         say(&format!(
             "for a gateway like this one, in its configuration:\n[listener]\nmax_calls = {found}"
         ));
@@ -318,6 +338,11 @@ async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, Strin
         ));
     }
     Ok(u64::from(found))
+}
+
+/// Nobody can hold more calls at a time than there may be in all.
+fn most_at_a_time(most: u32, calls: u64) -> u32 {
+    u32::try_from(calls).map_or(most, |calls| calls.min(most))
 }
 
 fn calculate(shape: &ShapeArguments) -> Result<u64, String> {
@@ -390,4 +415,44 @@ fn calculate(shape: &ShapeArguments) -> Result<u64, String> {
 fn say(text: &str) {
     // A closed pipe on the other side of stdout is no reason to fail.
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct CapacityLine {
+        #[command(flatten)]
+        capacity: CapacityArguments,
+    }
+
+    /// Searches with a scenario whose calls all fail at once, which is allowed.
+    async fn capacity_of_nobody(name: &str, limits: &str, more: &str) -> Result<u64, String> {
+        let name = format!("trunkline-loadtest-{name}-{}.toml", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        let text = format!(
+            "[target]\nurl = 'ws://127.0.0.1:1/twilio'\n[limits]\n{limits}\n[thresholds]\nfailed_calls = 1.0"
+        );
+        std::fs::write(&file, text).unwrap();
+        let words = ["capacity", file.to_str().unwrap()];
+        let words = words.into_iter().chain(more.split_whitespace());
+        let arguments = CapacityLine::try_parse_from(words).unwrap().capacity;
+        let found = search(&file, &arguments).await;
+        std::fs::remove_file(&file).unwrap();
+        found
+    }
+
+    #[tokio::test]
+    async fn a_search_keeps_to_the_calls_of_its_scenario() {
+        let error = capacity_of_nobody("bound", "calls = 3", "--first 1 --time 1h")
+            .await
+            .unwrap_err();
+        assert!(error.starts_with("all 3 calls"), "{error}");
+        assert!(error.contains("at 1 calls; 0 held before"), "{error}");
+        let most = |most, calls| most_at_a_time(most, calls);
+        assert_eq!([most(10, 3), most(2, 3), most(9, u64::MAX)], [3, 2, 9]);
+    }
 }
