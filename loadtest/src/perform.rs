@@ -247,8 +247,8 @@ async fn watch(run: &Run, show: &Show) -> RunReport {
 
 /// Make a report of what runs have written as JSON, of several processes or hosts merged into one.
 ///
-/// Exit status: 0 if all thresholds were kept, 1 if one was missed or no call was answered, 2 if a file is no report, or
-/// what was asked for could not be written or sent.
+/// Exit status: 0 if all thresholds were kept, 1 if one was missed or no call was answered, 2 if a file is no report, two
+/// of them are of the same run, or what was asked for could not be written or sent.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -276,13 +276,10 @@ pub(crate) struct ReportArguments {
 
 /// Reads, merges and shows; see [`ReportArguments`] for the exit status.
 pub(crate) async fn report(arguments: &ReportArguments) -> ExitCode {
-    let mut all = RunReport::default();
-    for path in &arguments.reports {
-        match RunReport::read(path) {
-            Ok(report) => all.merge(report),
-            Err(error) => return no_run(&error.to_string()),
-        }
-    }
+    let mut all = match RunReport::read_all(&arguments.reports) {
+        Ok(all) => all,
+        Err(error) => return no_run(&error.to_string()),
+    };
     if let Some(path) = &arguments.scenario {
         match Scenario::read(path) {
             Ok(scenario) => all.missed = scenario.thresholds.missed(&all),

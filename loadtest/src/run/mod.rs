@@ -8,6 +8,7 @@ mod ear;
 mod lines;
 mod wiretap;
 
+use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use trunkline::simulator::SoftPhone;
 
 use crate::code::Encoder;
-use crate::report::{Progress, RunReport, VERSION};
+use crate::report::{Progress, RunIdentity, RunReport, VERSION};
 use crate::scenario::{Arrivals, Limits, Scenario, ScenarioError, Voices};
 
 pub use lines::Lines;
@@ -68,6 +69,12 @@ impl Part {
     }
 }
 
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index + 1, self.of)
+    }
+}
+
 /// A run, ready to go.
 #[derive(Clone)]
 pub struct Run {
@@ -114,14 +121,15 @@ impl Run {
         let voices = scenario.voices(rate)?;
         let dialect = scenario.target.dialect().map_err(ScenarioError::Value)?;
         let begun = SystemTime::now().duration_since(UNIX_EPOCH);
+        let begun = begun.map_or(0, |time| time.as_secs());
         let report = RunReport {
             version: VERSION,
             name: scenario.name.clone(),
             target: phone.address(),
             dialect: dialect.name().to_owned(),
             seed: scenario.seed,
-            begun: begun.map_or(0, |time| time.as_secs()),
-            processes: 1,
+            begun,
+            runs: vec![RunIdentity::draw(scenario.seed, begun, part.to_string())],
             ..RunReport::default()
         };
         let shared = Shared {
