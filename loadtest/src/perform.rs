@@ -126,7 +126,7 @@ async fn publish(report: &RunReport, out: &[PathBuf], push: &Push) -> ExitCode {
 }
 
 /// Whether a report can be written there, as far as can be known without writing.
-fn can_hold(path: &Path) -> Result<(), String> {
+pub(crate) fn can_hold(path: &Path) -> Result<(), String> {
     if path.is_dir() {
         return Err(format!(
             "--out {}: is a folder, name a file in it",
@@ -134,17 +134,17 @@ fn can_hold(path: &Path) -> Result<(), String> {
         ));
     }
     match path.parent() {
-        Some(folder) if folder != Path::new("") => is_folder(folder),
+        Some(folder) if folder != Path::new("") => is_folder("--out", folder),
         _ => Ok(()),
     }
 }
 
 /// Whether there is a folder to write to.
-pub(crate) fn is_folder(path: &Path) -> Result<(), String> {
+pub(crate) fn is_folder(option: &str, path: &Path) -> Result<(), String> {
     if path.is_dir() {
         return Ok(());
     }
-    Err(format!("--out: there is no folder {}", path.display()))
+    Err(format!("{option}: there is no folder {}", path.display()))
 }
 
 /// Shows and writes a report, and judges it.

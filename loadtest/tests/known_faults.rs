@@ -275,6 +275,18 @@ async fn the_way_of_frames_is_timed_in_each_direction() {
         assert_eq!(report.counts.completed, 4, "{:?}", report.errors);
         assert_eq!((report.counts.turns, report.counts.turns_answered), (8, 8));
         assert_eq!((report.frames.lost, report.frames.expected), (0, 8 * 50));
+        // The rows have what the histograms have, call by call.
+        let up = report.calls.iter().flat_map(|call| &call.frames_up_us);
+        let n_up = up.map(|(_, n)| n).sum::<u64>();
+        assert_eq!(n_up, report.measures.count(Measure::FrameUp));
+        let down = report.calls.iter().flat_map(|call| &call.frames_down_ms);
+        let n_down = down.count() as u64;
+        assert_eq!(n_down, report.measures.count(Measure::FrameDown));
+        assert!(n_up > 300 && n_down == 8, "{n_up} {n_down}");
+        let answered = report.calls.iter().map(|call| call.turns_answered);
+        assert_eq!(answered.sum::<u64>(), 8);
+        let first = report.calls.iter().map(|call| call.first_audio_ms.len());
+        assert_eq!(first.sum::<usize>(), 8);
     }
     for (report, expected) in [(&near, 0.0), (&far, 70.0)] {
         for quantile in [0.05, 1.0] {

@@ -17,6 +17,7 @@ use crate::code::Tally;
 use crate::measure::{Measure, Measures};
 use crate::scenario::Miss;
 
+pub(crate) use csv::quoted;
 pub use csv::to_csv;
 pub use html::to_html;
 pub use live::{Before, Progress, live_line, live_view};
@@ -184,8 +185,18 @@ pub struct CallRow {
     pub length_ms: f64,
     /// For each turn, when the caller had finished, in seconds since the run began, and how long the reply took.
     pub turns: Vec<(f64, Option<f64>)>,
+    /// Turns that were replied to, also those whose latency an older reply hid.
+    pub turns_answered: u64,
+    /// For each reply that no older one hid, how long until its first audio.
+    pub first_audio_ms: Vec<f64>,
     /// For each interruption, how long until silence.
     pub barge_ins_ms: Vec<f64>,
+    /// Ways of frames to the simulator in microseconds, and how often each; to a half of a hundredth.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub frames_up_us: Vec<(u64, u64)>,
+    /// For each reply, the way of its first frame from the simulator.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub frames_down_ms: Vec<f64>,
     /// Holes in replies.
     pub underruns: u64,
     /// Frames of coded speech.

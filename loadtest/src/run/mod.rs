@@ -8,8 +8,9 @@ mod ear;
 mod lines;
 mod wiretap;
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use trunkline::simulator::SoftPhone;
 
 use crate::code::Encoder;
-use crate::report::{Progress, RunIdentity, RunReport, VERSION};
+use crate::report::{CallRow, Progress, RunIdentity, RunReport, VERSION};
 use crate::scenario::{Arrivals, Limits, Scenario, ScenarioError, Voices};
 
 pub use lines::Lines;
@@ -94,7 +95,8 @@ struct Shared {
     /// Written by every call when it ends, and by the taps in batches.
     report: Mutex<RunReport>,
     n_begun: AtomicU64,
-    n_live: AtomicU32,
+    /// Calls that were begun and not reported yet, by number, and when each was due.
+    live: Mutex<BTreeMap<u64, Instant>>,
     /// Read and written so far.
     n_tokens: AtomicU64,
     /// No call begins any more, and live ones hang up.
@@ -142,7 +144,7 @@ impl Run {
             start: Instant::now(),
             report: Mutex::new(report),
             n_begun: AtomicU64::new(0),
-            n_live: AtomicU32::new(0),
+            live: Mutex::default(),
             n_tokens: AtomicU64::new(0),
             enough: CancellationToken::new(),
             scenario,
@@ -197,7 +199,7 @@ impl Run {
         Progress {
             report,
             elapsed: shared.start.elapsed(),
-            live: shared.n_live.load(Ordering::Relaxed),
+            live: shared.live().len() as u32,
             tokens: shared.n_tokens.load(Ordering::Relaxed),
             time: limits.time,
             most_calls: limits.calls,
@@ -209,6 +211,10 @@ impl Run {
 impl Shared {
     fn report(&self) -> MutexGuard<'_, RunReport> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn live(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stop(&self, why: &str) {
@@ -243,7 +249,7 @@ impl Shared {
             if is_enough {
                 return;
             }
-            if self.n_live.load(Ordering::Relaxed) >= self.scenario.limits.concurrent {
+            if self.live().len() >= self.scenario.limits.concurrent as usize {
                 self.report().counts.skipped += 1;
                 continue;
             }
@@ -293,9 +299,18 @@ impl Shared {
     fn conclude(&self, left: bool) -> RunReport {
         let mut report = std::mem::take(&mut *self.report());
         if left {
-            let n_left = u64::from(self.n_live.load(Ordering::Relaxed));
-            report.counts.failed += n_left;
-            report.errors.insert("did not hang up".to_owned(), n_left);
+            let cause = "did not hang up";
+            for (n, due) in self.live().iter() {
+                report.counts.failed += 1;
+                report.error(cause, "");
+                report.calls.push(CallRow {
+                    n: *n,
+                    at_s: (*due - self.start).as_secs_f64(),
+                    outcome: cause.to_owned(),
+                    length_ms: due.elapsed().as_secs_f64() * 1e3,
+                    ..CallRow::default()
+                });
+            }
         }
         report.elapsed_s = self.start.elapsed().as_secs_f64();
         report.missed = self.scenario.thresholds.missed(&report);
