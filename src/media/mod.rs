@@ -2,6 +2,7 @@
 
 mod clip;
 mod error;
+mod fir;
 mod format;
 mod frame_queue;
 mod g711;
