@@ -49,7 +49,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FILE")]
     out: Vec<PathBuf>,
 
-    /// Make this process's share of the calls, for example 1/4
+    /// Make this process's share of the calls, for example 1/4; limits.calls, .concurrent and .tokens are shared out, too
     #[arg(long, value_name = "N/OF", value_parser = parse_part)]
     part: Option<Part>,
 
@@ -126,7 +126,7 @@ async fn publish(report: &RunReport, out: &[PathBuf], push: &Push) -> ExitCode {
 }
 
 /// Whether a report can be written there, as far as can be known without writing.
-fn can_hold(path: &Path) -> Result<(), String> {
+pub(crate) fn can_hold(path: &Path) -> Result<(), String> {
     if path.is_dir() {
         return Err(format!(
             "--out {}: is a folder, name a file in it",
@@ -134,17 +134,17 @@ fn can_hold(path: &Path) -> Result<(), String> {
         ));
     }
     match path.parent() {
-        Some(folder) if folder != Path::new("") => is_folder(folder),
+        Some(folder) if folder != Path::new("") => is_folder("--out", folder),
         _ => Ok(()),
     }
 }
 
 /// Whether there is a folder to write to.
-pub(crate) fn is_folder(path: &Path) -> Result<(), String> {
+pub(crate) fn is_folder(option: &str, path: &Path) -> Result<(), String> {
     if path.is_dir() {
         return Ok(());
     }
-    Err(format!("--out: there is no folder {}", path.display()))
+    Err(format!("{option}: there is no folder {}", path.display()))
 }
 
 /// Shows and writes a report, and judges it.
@@ -247,8 +247,8 @@ async fn watch(run: &Run, show: &Show) -> RunReport {
 
 /// Make a report of what runs have written as JSON, of several processes or hosts merged into one.
 ///
-/// Exit status: 0 if all thresholds were kept, 1 if one was missed or no call was answered, 2 if a file is no report, or
-/// what was asked for could not be written or sent.
+/// Exit status: 0 if all thresholds were kept, 1 if one was missed or no call was answered, 2 if a file is no report, two
+/// of them are of the same run, or what was asked for could not be written or sent.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -276,13 +276,10 @@ pub(crate) struct ReportArguments {
 
 /// Reads, merges and shows; see [`ReportArguments`] for the exit status.
 pub(crate) async fn report(arguments: &ReportArguments) -> ExitCode {
-    let mut all = RunReport::default();
-    for path in &arguments.reports {
-        match RunReport::read(path) {
-            Ok(report) => all.merge(report),
-            Err(error) => return no_run(&error.to_string()),
-        }
-    }
+    let mut all = match RunReport::read_all(&arguments.reports) {
+        Ok(all) => all,
+        Err(error) => return no_run(&error.to_string()),
+    };
     if let Some(path) = &arguments.scenario {
         match Scenario::read(path) {
             Ok(scenario) => all.missed = scenario.thresholds.missed(&all),

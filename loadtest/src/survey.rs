@@ -8,22 +8,31 @@ use std::time::Duration;
 use clap::Args;
 use trunkline::quota::{DeploymentQuota, Expect};
 use trunkline_loadtest::capacity::{Budget, Model, Search, helm_values};
-use trunkline_loadtest::compare::{Round, ratios};
-use trunkline_loadtest::report::what_went_wrong;
+use trunkline_loadtest::compare::{Comparison, Comparisons, Round, means, names};
+use trunkline_loadtest::report::{RunReport, what_went_wrong};
 use trunkline_loadtest::run::Part;
 use trunkline_loadtest::scenario::{Arrivals, Scenario, Thresholds, parse_time};
 
-use crate::perform::{Changes, is_folder, no_run, perform};
+use crate::perform::{Changes, can_hold, is_folder, no_run, perform};
 use crate::show::Show;
 
-/// Run two scenarios in turn, several times, and say how much slower or faster the second is.
+/// Run two scenarios in turn, several times, and say how much slower or worse the second is.
 ///
 /// Each round runs both, in alternating order, so that what changes with time touches both alike. A scenario's tokens are
-/// for all of its rounds. Ratios are the
-/// second's to the first's, with bounds of 95 % confidence: the wider ones of redrawing calls and of comparing rounds.
+/// for all of its rounds. Told are ratios of times, the second's to the first's, and differences of shares, with bounds of
+/// 95 % confidence: the wider ones of redrawing calls and of comparing rounds.
 ///
-/// Exit status: 0 if the second is not shown to be slower, 1 if it is, 2 if there was no run.
+/// Exit status: 0 if the second is not shown to be worse, 1 if it is or none of its calls was answered, 2 if there was no run,
+/// nothing could be compared, nobody answered in the first, or something named by --judge could not be compared. Shown to be
+/// worse is what is so by bounds that hold for all judged comparisons together with 95 % confidence.
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  Is the second gateway slower, or worse in anything? For people, for programs:
+    trunkline-loadtest compare support.toml --url-b ws://other:8080/twilio/media/support --out result.json --out result.csv
+
+  Judge by two things alone, which shows smaller differences:
+    trunkline-loadtest compare a.toml b.toml --rounds 8 --judge 'turn_latency p95' --judge lost_frames")]
 pub(crate) struct CompareArguments {
     /// The first scenario
     a: PathBuf,
@@ -43,23 +52,111 @@ pub(crate) struct CompareArguments {
     #[command(flatten)]
     changes: Changes,
 
+    /// Let this decide the exit status, and nothing else that is not named so: lost_frames, turn_latency (p50 and p95),
+    /// 'turn_latency p95', ...; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = comparison)]
+    judge: Vec<String>,
+
+    /// Write the comparison to this file: JSON, or CSV by its ending; may be repeated
+    #[arg(long, value_name = "FILE")]
+    out: Vec<PathBuf>,
+
     /// Write both merged reports to this folder, as a.json and b.json
     #[arg(long, value_name = "FOLDER")]
-    out: Option<PathBuf>,
+    reports: Option<PathBuf>,
+}
+
+fn comparison(text: &str) -> Result<String, String> {
+    let names = names();
+    if names.iter().any(|name| means(text, name)) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("compared are {}", names.join(", ")))
 }
 
 /// Compares; see [`CompareArguments`] for the exit status.
 pub(crate) async fn compare(arguments: &CompareArguments) -> ExitCode {
     match try_compare(arguments).await {
-        Ok(is_slower) => ExitCode::from(u8::from(is_slower)),
+        Ok(is_worse) => ExitCode::from(u8::from(is_worse)),
         Err(error) => no_run(&error),
     }
 }
 
 async fn try_compare(arguments: &CompareArguments) -> Result<bool, String> {
-    if let Some(folder) = &arguments.out {
-        is_folder(folder)?;
+    arguments.out.iter().try_for_each(|path| can_hold(path))?;
+    if let Some(page) = arguments
+        .out
+        .iter()
+        .find(|it| it.extension() == Some("html".as_ref()))
+    {
+        let page = page.display();
+        return Err(format!(
+            "--out {page}: a comparison is JSON or CSV; pages are made of --reports"
+        ));
     }
+    if let Some(folder) = &arguments.reports {
+        is_folder("--reports", folder)?;
+    }
+    let rounds = run_rounds(arguments).await?;
+    if rounds.is_empty() {
+        return Err("not one round was run to its end: there is nothing to compare".to_owned());
+    }
+    let seed = rounds[0][0].seed;
+    let found = trunkline_loadtest::compare::compare(&rounds, &arguments.judge, seed);
+    let [mut a, mut b] = Round::default();
+    for [first, second] in rounds {
+        a.merge(first);
+        b.merge(second);
+    }
+    if let Some(folder) = &arguments.reports {
+        for (name, report) in [("a.json", &a), ("b.json", &b)] {
+            let written = report.write(&folder.join(name));
+            written.map_err(|error| error.to_string())?;
+        }
+    }
+    for path in &arguments.out {
+        found.write(path).map_err(|error| error.to_string())?;
+    }
+    say(&format!("\n{}", found.to_text().trim_end()));
+    conclude([&a, &b], &found, &arguments.judge)
+}
+
+/// Whether the second is worse.
+fn conclude(
+    [a, b]: [&RunReport; 2],
+    found: &Comparisons,
+    judge: &[String],
+) -> Result<bool, String> {
+    if a.counts.answered == 0 {
+        return Err(
+            "no call of the first was answered: there is nothing to compare with".to_owned(),
+        );
+    }
+    if b.is_unanswered() {
+        say("no call of the second was answered");
+        return Ok(true);
+    }
+    if found.is_worse {
+        return Ok(true);
+    }
+    let is_there = |named: &&String| {
+        let meant = |it: &&Comparison| means(named, &it.name);
+        let mut meant = found.comparisons.iter().filter(meant);
+        meant.all(|it| it.bounds_together.is_some())
+    };
+    if let Some(missing) = judge.iter().find(|named| !is_there(named)) {
+        return Err(format!(
+            "--judge {missing}: could not be compared, or of too few calls to be sure enough"
+        ));
+    }
+    if found.n_judged == 0 {
+        return Err("too few calls on a side to compare anything".to_owned());
+    }
+    Ok(false)
+}
+
+/// The rounds that were run to their end.
+async fn run_rounds(arguments: &CompareArguments) -> Result<Vec<Round>, String> {
     let read = |path: &PathBuf| Scenario::read(path).map_err(|error| error.to_string());
     let mut scenarios = [
         read(&arguments.a)?,
@@ -109,32 +206,7 @@ async fn try_compare(arguments: &CompareArguments) -> Result<bool, String> {
         }
         rounds.push(both);
     }
-    let found = ratios(&rounds, scenarios[0].seed);
-    let [mut a, mut b] = Round::default();
-    for [first, second] in rounds {
-        a.merge(first);
-        b.merge(second);
-    }
-    if let Some(folder) = &arguments.out {
-        for (name, report) in [("a.json", &a), ("b.json", &b)] {
-            report
-                .write(&folder.join(name))
-                .map_err(|error| error.to_string())?;
-        }
-    }
-    if found.is_empty() {
-        return Err(
-            "too few calls on a side to compare anything: a median needs 6, a p95 59".to_owned(),
-        );
-    }
-    say(&format!(
-        "\n{:<26}{:>10}{:>10}      ratio [95 % bounds]",
-        "", "first", "second"
-    ));
-    for ratio in &found {
-        say(&ratio.to_string());
-    }
-    Ok(found.iter().any(|ratio| ratio.low > 1.0))
+    Ok(rounds)
 }
 
 /// Find how many calls at a time keep an SLO, by running them, or how many fit a quota, by calculation.
@@ -144,7 +216,7 @@ async fn try_compare(arguments: &CompareArguments) -> Result<bool, String> {
 #[command(after_help = "\
 Examples:
   The largest number of callers of a scenario that keeps an SLO, 30 s for each try:
-    trunkline-loadtest capacity support.toml --slo slo.toml --most 2000 --time 30s
+    trunkline-loadtest capacity support.toml --slo slo.toml --most 2000 --calls 20000 --time 30s
 
   How many calls of five minutes fit 100,000 tokens a minute, and 50 provisioned units:
     trunkline-loadtest capacity --model --tpm 100000 --minutes 5
@@ -177,6 +249,10 @@ pub(crate) struct CapacityArguments {
     /// End the search when so many tokens were used, in all tries together [default: limits.tokens of the scenario]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     tokens: Option<u64>,
+
+    /// End a try with so many calls in all, and never try more at a time [default: limits.calls of the scenario]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    calls: Option<u64>,
 
     /// Calculate instead, by the quota model that the gateway admits calls by
     #[arg(long, conflicts_with_all = ["scenario", "slo"])]
@@ -257,10 +333,17 @@ async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, Strin
         );
     }
     scenario.limits.time = arguments.time;
-    scenario.limits.calls = u64::MAX;
+    scenario.limits.calls = arguments.calls.unwrap_or(scenario.limits.calls);
     scenario.limits.tokens = arguments.tokens.unwrap_or(scenario.limits.tokens);
     let mut budget = Budget::of(&scenario);
-    let mut search = Search::new(arguments.first, arguments.most, arguments.confirm);
+    let most_calls = scenario.limits.calls;
+    let most = most_at_a_time(arguments.most, most_calls);
+    if most < arguments.most {
+        say(&format!(
+            "no more than {most} calls at a time are tried: limits.calls (--calls)"
+        ));
+    }
+    let mut search = Search::new(arguments.first, most, arguments.confirm);
     while let Some(calls) = search.next() {
         let mut one = scenario.clone();
         budget.limit(&mut one);
@@ -287,6 +370,12 @@ async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, Strin
                 "all {tokens} tokens of the budget were used up, which is for all tries (--tokens)"
             ));
         }
+        // Callers who may not call again hold fewer calls at a time than this try is about.
+        if report.stopped_by.contains_key("calls") {
+            return ended_early(&format!(
+                "all {most_calls} calls that a try may make (limits.calls, --calls) were made before its time was over"
+            ));
+        }
         let held = report.missed.is_empty();
         say(&format!(
             "{calls:>6} calls  {}",
@@ -309,6 +398,9 @@ async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, Strin
             "\n{found} calls at a time hold, confirmed {} times",
             arguments.confirm
         ));
+        if found == most {
+            say("more were not tried, and may hold as well");
+        }
         say(&format!(
             "for a gateway like this one, in its configuration:\n[listener]\nmax_calls = {found}"
         ));
@@ -318,6 +410,11 @@ async fn search(path: &Path, arguments: &CapacityArguments) -> Result<u64, Strin
         ));
     }
     Ok(u64::from(found))
+}
+
+/// Nobody can hold more calls at a time than there may be in all.
+fn most_at_a_time(most: u32, calls: u64) -> u32 {
+    u32::try_from(calls).map_or(most, |calls| calls.min(most))
 }
 
 fn calculate(shape: &ShapeArguments) -> Result<u64, String> {
@@ -390,4 +487,100 @@ fn calculate(shape: &ShapeArguments) -> Result<u64, String> {
 fn say(text: &str) {
     // A closed pipe on the other side of stdout is no reason to fail.
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use trunkline_loadtest::compare::compare;
+    use trunkline_loadtest::report::CallRow;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct CapacityLine {
+        #[command(flatten)]
+        capacity: CapacityArguments,
+    }
+
+    /// Searches with a scenario whose calls all fail at once, which is allowed.
+    async fn capacity_of_nobody(name: &str, limits: &str, more: &str) -> Result<u64, String> {
+        let name = format!("trunkline-loadtest-{name}-{}.toml", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        let text = format!(
+            "[target]\nurl = 'ws://127.0.0.1:1/twilio'\n[limits]\n{limits}\n[thresholds]\nfailed_calls = 1.0"
+        );
+        std::fs::write(&file, text).unwrap();
+        let words = ["capacity", file.to_str().unwrap()];
+        let words = words.into_iter().chain(more.split_whitespace());
+        let arguments = CapacityLine::try_parse_from(words).unwrap().capacity;
+        let found = search(&file, &arguments).await;
+        std::fs::remove_file(&file).unwrap();
+        found
+    }
+
+    #[tokio::test]
+    async fn a_search_keeps_to_the_calls_of_its_scenario() {
+        let error = capacity_of_nobody("bound", "calls = 3", "--first 1 --time 1h")
+            .await
+            .unwrap_err();
+        assert!(error.starts_with("all 3 calls"), "{error}");
+        assert!(error.contains("at 1 calls; 0 held before"), "{error}");
+        let most = |most, calls| most_at_a_time(most, calls);
+        assert_eq!([most(10, 3), most(2, 3), most(9, u64::MAX)], [3, 2, 9]);
+    }
+
+    /// A report of calls, of which so many were answered, that all took as long.
+    fn answered(n_answered: u64, turn_ms: f64) -> RunReport {
+        let call = CallRow {
+            outcome: "completed".to_owned(),
+            turns: vec![(0.0, Some(turn_ms))],
+            turns_answered: 1,
+            ..CallRow::default()
+        };
+        let mut report = RunReport {
+            calls: vec![call; 20],
+            ..RunReport::default()
+        };
+        (report.counts.begun, report.counts.answered) = (20, n_answered);
+        report
+    }
+
+    #[test]
+    fn the_exit_status_of_compare() {
+        let check = |a: RunReport, b: RunReport, judge: &[&str], expected: Result<bool, &str>| {
+            let judge: Vec<String> = judge.iter().map(|it| comparison(it).unwrap()).collect();
+            let found = compare(&[[a.clone(), b.clone()]], &judge, 1);
+            match (conclude([&a, &b], &found, &judge), expected) {
+                (Err(error), Err(why)) => assert!(error.contains(why), "{error}"),
+                (other, expected) => assert_eq!(other.ok(), expected.ok(), "{judge:?}"),
+            }
+        };
+        let (fast, slow) = (|| answered(20, 500.0), || answered(20, 600.0));
+        check(fast(), fast(), &[], Ok(false));
+        check(fast(), slow(), &[], Ok(true));
+        check(slow(), fast(), &[], Ok(false));
+        check(fast(), slow(), &["failed_calls"], Ok(false));
+        check(fast(), slow(), &["turn_latency p50"], Ok(true));
+        // What was to decide and cannot is no success.
+        check(
+            fast(),
+            fast(),
+            &["turn_latency"],
+            Err("--judge turn_latency"),
+        );
+        check(fast(), fast(), &["lost_frames"], Err("--judge lost_frames"));
+        check(answered(0, 500.0), fast(), &[], Err("of the first"));
+        check(fast(), answered(0, 500.0), &[], Ok(true));
+        let few = || RunReport {
+            calls: Vec::new(),
+            ..fast()
+        };
+        check(few(), few(), &[], Err("too few calls"));
+        assert!(
+            comparison("latency")
+                .unwrap_err()
+                .contains("turn_latency p95, ")
+        );
+    }
 }

@@ -216,6 +216,24 @@ async fn replies_that_do_not_come_are_missed() {
     assert_eq!((report.counts.turns, report.counts.turns_answered), (18, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn parts_of_a_run_are_one_run() {
+    let mut scenario = Scenario::parse(ECHO).expect("it is one");
+    scenario.limits.calls = 5;
+    let part = async |index| {
+        let lines = Arc::new(EchoLines::new(Faults::default()));
+        let run = Run::new(scenario.clone(), Part { index, of: 2 }, lines, None);
+        run.expect("the target is one").finish().await
+    };
+    let parts = [part(0).await, part(1).await];
+    let begun = parts.each_ref().map(|it| it.counts.begun);
+    assert_eq!(begun, [3, 2]);
+    // Each caller says something else, in whichever part.
+    let rows = parts.iter().flat_map(|it| &it.calls);
+    let lengths: std::collections::BTreeSet<_> = rows.map(|it| it.frames.sent).collect();
+    assert_eq!(lengths.len(), 5, "{lengths:?}");
+}
+
 const DIRECT: &str = "
 [target]
 url = 'ws://simulator/openai/v1/realtime?model=gpt-realtime'
@@ -257,6 +275,18 @@ async fn the_way_of_frames_is_timed_in_each_direction() {
         assert_eq!(report.counts.completed, 4, "{:?}", report.errors);
         assert_eq!((report.counts.turns, report.counts.turns_answered), (8, 8));
         assert_eq!((report.frames.lost, report.frames.expected), (0, 8 * 50));
+        // The rows have what the histograms have, call by call.
+        let up = report.calls.iter().flat_map(|call| &call.frames_up_us);
+        let n_up = up.map(|(_, n)| n).sum::<u64>();
+        assert_eq!(n_up, report.measures.count(Measure::FrameUp));
+        let down = report.calls.iter().flat_map(|call| &call.frames_down_ms);
+        let n_down = down.count() as u64;
+        assert_eq!(n_down, report.measures.count(Measure::FrameDown));
+        assert!(n_up > 300 && n_down == 8, "{n_up} {n_down}");
+        let answered = report.calls.iter().map(|call| call.turns_answered);
+        assert_eq!(answered.sum::<u64>(), 8);
+        let first = report.calls.iter().map(|call| call.first_audio_ms.len());
+        assert_eq!(first.sum::<usize>(), 8);
     }
     for (report, expected) in [(&near, 0.0), (&far, 70.0)] {
         for quantile in [0.05, 1.0] {

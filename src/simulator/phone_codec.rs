@@ -119,7 +119,7 @@ pub(crate) fn around_base64(
     after: fmt::Arguments<'_>,
 ) -> Message {
     /// The longest of what stands around a frame, so that it is allocated once.
-    const AROUND: usize = 256;
+    const AROUND: usize = 512;
     let mut text = String::with_capacity(AROUND + bytes.len().div_ceil(3) * 4);
     let _ = text.write_fmt(before);
     STANDARD.encode_string(bytes, &mut text);

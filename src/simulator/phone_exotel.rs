@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::{decode_base64, encode};
+use super::phone_codec::{around_base64, decode_base64, encode};
 use super::phone_dialect::{ApiKey, FarEnd, Heard, Setting, excerpt};
 use trunkline_media::{AudioFormat, Codec, SampleRate};
 
@@ -193,12 +193,18 @@ impl FarEnd for ExotelWire {
         let samples = std::mem::take(&mut self.voice);
         let bytes = encode(Codec::Pcm16, &samples).expect("PCM16 is spoken");
         self.n_chunks += 1;
-        let media = json!({
-            "chunk": self.n_chunks.to_string(),
-            "timestamp": ((self.n_chunks - 1) * 100).to_string(),
-            "payload": STANDARD.encode(bytes),
-        });
-        Some(self.message("media", json!({"media": media})))
+        self.sequence_number += 1;
+        Some(around_base64(
+            format_args!(
+                r#"{{"event":"media","sequence_number":"{}","stream_sid":"{}","media":{{"chunk":"{}","timestamp":"{}","payload":""#,
+                self.sequence_number,
+                self.ids[2],
+                self.n_chunks,
+                (self.n_chunks - 1) * 100,
+            ),
+            &bytes,
+            format_args!(r#""}}}}"#),
+        ))
     }
 
     fn dtmf(&mut self, digit: char) -> Option<Message> {
@@ -268,6 +274,29 @@ mod tests {
             media["media"]["payload"].as_str().map(str::len),
             Some(2_136)
         );
+    }
+
+    #[test]
+    fn media_is_what_a_tree_of_it_says() {
+        let value = |message: &Message| -> Value {
+            serde_json::from_str(message.to_text().unwrap()).unwrap()
+        };
+        let mut wire = wire();
+        wire.opening();
+        let said: Vec<_> = (0..2 * N_FRAMES)
+            .filter_map(|_| wire.audio(&[1; 160]))
+            .collect();
+        assert_eq!(said.len(), 2);
+        wire.sequence_number = 1;
+        for (n, said) in said.iter().enumerate() {
+            let media = json!({
+                "chunk": (n + 1).to_string(),
+                "timestamp": (n * 100).to_string(),
+                "payload": STANDARD.encode([1, 0].repeat(800)),
+            });
+            let tree = wire.message("media", json!({"media": media}));
+            assert_eq!(value(said), value(&tree));
+        }
     }
 
     #[test]

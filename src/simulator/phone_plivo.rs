@@ -8,15 +8,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::{decode_base64, encode};
+use super::phone_codec::{around_base64, decode_base64, encode};
 use super::phone_dialect::{FarEnd, Heard, excerpt};
 use trunkline_media::{AudioFormat, Codec, SampleRate};
 
@@ -26,7 +24,8 @@ pub(crate) struct PlivoWire {
     /// Of the account, the call and the stream.
     ids: [String; 3],
     format: AudioFormat,
-    parameters: BTreeMap<String, String>,
+    /// The parameters as a JSON string, quotes and all.
+    extra_headers: String,
     sequence_number: u64,
     n_chunks: u64,
 }
@@ -84,7 +83,7 @@ impl PlivoWire {
             } else {
                 AudioFormat::ULAW_8K
             },
-            parameters,
+            extra_headers: json!(extra_headers(&parameters)).to_string(),
             sequence_number: 0,
             n_chunks: 0,
         }
@@ -97,14 +96,6 @@ impl PlivoWire {
         more["streamId"] = json!(self.ids[2]);
         self.sequence_number += 1;
         Message::text(more.to_string())
-    }
-
-    fn extra_headers(&self) -> String {
-        let pairs = self.parameters.iter();
-        let pairs: Vec<String> = pairs
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        pairs.join(";")
     }
 
     fn read(&mut self, text: &str) -> Result<Vec<Heard>, String> {
@@ -164,6 +155,15 @@ impl PlivoWire {
     }
 }
 
+/// As `k=v;k=v`.
+fn extra_headers(parameters: &BTreeMap<String, String>) -> String {
+    let pairs = parameters.iter();
+    let pairs: Vec<String> = pairs
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    pairs.join(";")
+}
+
 impl FarEnd for PlivoWire {
     fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         let subprotocol = HeaderValue::from_static("audio.plivo.com");
@@ -188,8 +188,7 @@ impl FarEnd for PlivoWire {
             Codec::Pcm16 => "audio/x-l16",
             _ => "audio/x-mulaw",
         };
-        let extra_headers = self.extra_headers();
-        let start = json!({
+        let mut start = json!({
             "start": {
                 "callId": self.ids[1],
                 "streamId": self.ids[2],
@@ -197,8 +196,8 @@ impl FarEnd for PlivoWire {
                 "tracks": ["inbound"],
                 "mediaFormat": {"encoding": encoding, "sampleRate": self.format.rate.hz()},
             },
-            "extra_headers": extra_headers,
         });
+        start["extra_headers"] = serde_json::from_str(&self.extra_headers).expect("it is JSON");
         vec![self.message("start", start)]
     }
 
@@ -207,16 +206,16 @@ impl FarEnd for PlivoWire {
         self.n_chunks += 1;
         // Milliseconds since 1970, as the documentation has it.
         let timestamp = 1_767_225_600_000 + self.n_chunks * 20;
-        let media = json!({
-            "media": {
-                "track": "inbound",
-                "timestamp": timestamp.to_string(),
-                "chunk": self.n_chunks,
-                "payload": STANDARD.encode(bytes),
-            },
-            "extra_headers": self.extra_headers(),
-        });
-        Some(self.message("media", media))
+        let number = self.sequence_number;
+        self.sequence_number += 1;
+        Some(around_base64(
+            format_args!(
+                r#"{{"event":"media","sequenceNumber":{number},"streamId":"{}","extra_headers":{},"media":{{"track":"inbound","timestamp":"{timestamp}","chunk":{},"payload":""#,
+                self.ids[2], self.extra_headers, self.n_chunks,
+            ),
+            &bytes,
+            format_args!(r#""}}}}"#),
+        ))
     }
 
     fn dtmf(&mut self, digit: char) -> Option<Message> {
@@ -241,6 +240,9 @@ impl FarEnd for PlivoWire {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
 
     fn wire(is_vobiz: bool) -> PlivoWire {
@@ -270,6 +272,28 @@ mod tests {
         assert_eq!(value(&wire.mark("g0-1", true).unwrap())["name"], "g0-1");
         assert_eq!(wire.mark("g0-1", false), None);
         assert_eq!(wire.farewell(), None);
+    }
+
+    #[test]
+    fn media_is_what_a_tree_of_it_says() {
+        // What needs escaping is escaped.
+        let parameters = BTreeMap::from([("a\"b".into(), "c\\\n\u{1}".into())]);
+        let mut wire = PlivoWire::new(false, 1, AudioFormat::MODEL_PCM, parameters);
+        let start = value(&wire.opening()[0]);
+        let said = value(&wire.audio(&[0; 160]).unwrap());
+        let media = json!({
+            "media": {
+                "track": "inbound",
+                "timestamp": "1767225600020",
+                "chunk": 1,
+                "payload": STANDARD.encode([0xFF; 160]),
+            },
+            "extra_headers": "a\"b=c\\\n\u{1}",
+        });
+        wire.sequence_number = 1;
+        let tree = value(&wire.message("media", media));
+        assert_eq!(said, tree);
+        assert_eq!(start["extra_headers"], tree["extra_headers"]);
     }
 
     #[test]

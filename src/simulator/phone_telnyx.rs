@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::CallCodec;
+use super::phone_codec::{CallCodec, around_base64};
 use super::phone_dialect::{FarEnd, Heard, Setting, excerpt};
 use trunkline_media::{AudioFormat, Codec, SampleRate};
 
@@ -150,13 +150,17 @@ impl FarEnd for TelnyxWire {
         let bytes = self.said.encode(samples);
         self.n_chunks += 1;
         let chunk = self.n_chunks;
-        let body = json!({
-            "track": "inbound",
-            "chunk": chunk.to_string(),
-            "timestamp": ((chunk - 1) * FRAME_MS).to_string(),
-            "payload": STANDARD.encode(bytes),
-        });
-        let message = self.message("media", "media", &body);
+        self.sequence_number += 1;
+        let message = around_base64(
+            format_args!(
+                r#"{{"event":"media","sequence_number":"{}","stream_id":"{}","media":{{"track":"inbound","chunk":"{chunk}","timestamp":"{}","payload":""#,
+                self.sequence_number,
+                self.stream_id,
+                (chunk - 1) * FRAME_MS,
+            ),
+            &bytes,
+            format_args!(r#""}}}}"#),
+        );
         if chunk.is_multiple_of(OVERTAKEN_EVERY) && self.overtaken.is_none() {
             self.overtaken = Some((chunk, message));
             return None;
@@ -191,5 +195,51 @@ impl FarEnd for TelnyxWire {
             _ => return Vec::new(),
         };
         vec![heard.unwrap_or_else(Heard::Violation)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Shape;
+
+    fn wire(uri: &'static str) -> TelnyxWire {
+        TelnyxWire::new(Setting {
+            uri: uri.parse().unwrap(),
+            shape: Shape::Ga,
+            format: AudioFormat::ULAW_8K,
+            api_key: None,
+            client_secret: None,
+            parameters: BTreeMap::new(),
+            instructions: None,
+            seed: 1,
+        })
+    }
+
+    #[test]
+    fn media_is_what_a_tree_of_it_says() {
+        let mut wire = wire("ws://a/telnyx");
+        let opening = wire.opening();
+        assert_eq!(opening.len(), 2);
+        let mut n_said = 0;
+        for chunk in 1..=OVERTAKEN_EVERY {
+            let Some(message) = wire.audio(&[0; 160]) else {
+                continue;
+            };
+            n_said += 1;
+            let said: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
+            let body = json!({
+                "track": "inbound",
+                "chunk": chunk.to_string(),
+                "timestamp": ((chunk - 1) * FRAME_MS).to_string(),
+                "payload": STANDARD.encode([0xD5; 160]),
+            });
+            // As other messages of the stream, numbered after the start.
+            wire.sequence_number = chunk;
+            let tree = wire.message("media", "media", &body);
+            let tree: Value = serde_json::from_str(tree.to_text().unwrap()).unwrap();
+            assert_eq!(said, tree);
+        }
+        assert_eq!(n_said, OVERTAKEN_EVERY - 1);
     }
 }

@@ -8,13 +8,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::phone_codec::{decode_base64, encode};
+use super::phone_codec::{around_base64, decode_base64, encode};
 use super::phone_dialect::{FarEnd, Heard, excerpt};
 use trunkline_media::{AudioFormat, Codec};
 
@@ -235,14 +233,16 @@ impl FarEnd for WebexWire {
     fn audio(&mut self, samples: &[i16]) -> Option<Message> {
         let bytes = encode(Codec::Ulaw, samples).expect("mu-law is spoken");
         let time = self.time();
-        Some(self.request(&json!({"audio_input": {
-            "caller_audio_b64": STANDARD.encode(bytes),
-            "encoding": "MULAW_FORMAT",
-            "sample_rate_hertz": 8_000,
-            "audio_timestamp": time,
-            "language_code": "en-US",
-            "is_single_utterance": false,
-        }})))
+        self.n_sent += 1;
+        let conversation = &self.conversation;
+        Some(around_base64(
+            format_args!(
+                r#"{{"type":"VOICE_VA_REQUEST","seq":{},"ts":"{time}","conversation_id":"{conversation}","payload":{{"conversation_id":"{conversation}","customer_org_id":"{}","virtual_agent_id":"desk","allow_partial_responses":true,"voice_va_input_type":{{"audio_input":{{"encoding":"MULAW_FORMAT","sample_rate_hertz":8000,"audio_timestamp":"{time}","language_code":"en-US","is_single_utterance":false,"caller_audio_b64":""#,
+                self.n_sent, self.organisation,
+            ),
+            &bytes,
+            format_args!(r#""}}}}}}}}"#),
+        ))
     }
 
     fn dtmf(&mut self, digit: char) -> Option<Message> {
@@ -300,6 +300,9 @@ impl FarEnd for WebexWire {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
 
     fn wire() -> WebexWire {
@@ -333,6 +336,26 @@ mod tests {
         );
         let end = input(&wire.farewell().unwrap());
         assert_eq!(end["event_input"]["event_type"], "SESSION_END");
+    }
+
+    #[test]
+    fn audio_is_what_a_tree_of_it_says() {
+        let mut wire = wire();
+        wire.due(Duration::from_millis(61_020));
+        wire.opening();
+        let n_sent = wire.n_sent;
+        let said = value(&wire.audio(&[0; 160]).unwrap());
+        wire.n_sent = n_sent;
+        let tree = wire.request(&json!({"audio_input": {
+            "caller_audio_b64": STANDARD.encode([0xFF; 160]),
+            "encoding": "MULAW_FORMAT",
+            "sample_rate_hertz": 8_000,
+            "audio_timestamp": "2026-11-20T08:01:01.020Z",
+            "language_code": "en-US",
+            "is_single_utterance": false,
+        }}));
+        assert_eq!(said, value(&tree));
+        assert_eq!(said["seq"], n_sent + 1);
     }
 
     #[test]

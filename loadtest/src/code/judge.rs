@@ -227,6 +227,20 @@ impl Judge {
     }
 }
 
+impl Tally {
+    /// Frames that came twice, damaged, or out of order.
+    #[must_use]
+    pub fn faulty(&self) -> u64 {
+        self.duplicated + self.damaged + self.reordered
+    }
+
+    /// What faulty frames are a share of: all that came, readable or not.
+    #[must_use]
+    pub fn came(&self) -> u64 {
+        self.received + self.damaged
+    }
+}
+
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.sent += other.sent;

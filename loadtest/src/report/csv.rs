@@ -30,7 +30,7 @@ pub fn to_csv(report: &RunReport) -> String {
             number(call.set_up_ms),
             call.length_ms,
             call.turns.len(),
-            latencies.len(),
+            call.turns_answered,
             number((!latencies.is_empty()).then_some(mean)),
             number(most(&latencies)),
             number(most(&call.barge_ins_ms)),
@@ -53,7 +53,7 @@ fn number(value: Option<f64>) -> String {
 }
 
 /// As RFC 4180 wants it. Spreadsheets take what begins with these signs for a formula.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let safe = text.trim_start_matches(['=', '+', '-', '@']);
     if safe.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", safe.replace('"', "\"\""))
@@ -74,6 +74,7 @@ mod tests {
             n: 7,
             outcome: "refused 503, \"busy\"".into(),
             turns: vec![(1.0, Some(400.0)), (2.0, None), (3.0, Some(600.0))],
+            turns_answered: 2,
             ..CallRow::default()
         });
         let text = to_csv(&report);

@@ -51,7 +51,7 @@ fn head(report: &RunReport, page: &mut String) {
     let stopped: Vec<_> = report.stopped_by.keys().map(|why| escaped(why)).collect();
     let _ = writeln!(
         page,
-        "<p class=\"faint\">{} ({}), seed {}, begun at {} UTC, {:.1} s, ended by {}, {} process{}</p>",
+        "<p class=\"faint\">{} ({}), seed {}, begun at {} UTC, {:.1} s, ended by {}, {} run{}</p>",
         escaped(&report.target),
         escaped(&report.dialect),
         report.seed,
@@ -60,8 +60,8 @@ fn head(report: &RunReport, page: &mut String) {
         ),
         report.elapsed_s,
         stopped.join(" and "),
-        report.processes,
-        if report.processes == 1 { "" } else { "es" },
+        report.runs.len(),
+        if report.runs.len() == 1 { "" } else { "s" },
     );
 }
 

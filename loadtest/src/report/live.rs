@@ -136,8 +136,7 @@ fn printable(text: &str) -> String {
 }
 
 fn faulty(report: &RunReport) -> u64 {
-    let frames = &report.frames;
-    frames.duplicated + frames.reordered + frames.damaged + frames.foreign
+    report.frames.faulty() + report.frames.foreign
 }
 
 fn ms(report: &RunReport, measure: Measure, quantile: f64) -> String {

@@ -7,8 +7,9 @@ mod live;
 mod prometheus;
 mod text;
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ use crate::code::Tally;
 use crate::measure::{Measure, Measures};
 use crate::scenario::Miss;
 
+pub(crate) use csv::quoted;
 pub use csv::to_csv;
 pub use html::to_html;
 pub use live::{Before, Progress, live_line, live_view};
@@ -23,7 +25,7 @@ pub use prometheus::to_prometheus;
 pub use text::{to_text, what_went_wrong};
 
 /// The layout of the JSON; another number may not be read by this program.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Characters that are kept of what a target says.
 const MOST_DETAIL: usize = 200;
@@ -46,8 +48,8 @@ pub struct RunReport {
     pub begun: u64,
     /// From the beginning of the first process to the end of the last, in seconds.
     pub elapsed_s: f64,
-    /// Runs that were merged.
-    pub processes: u32,
+    /// The runs that were merged, or the one that it was. What names none is of no run.
+    pub runs: Vec<RunIdentity>,
     /// The limits that ended it, and how often: `calls`, `time`, `tokens`, `interrupt`, `trace`.
     pub stopped_by: BTreeMap<String, u32>,
     /// Calls and turns.
@@ -68,6 +70,44 @@ pub struct RunReport {
     pub missed: Vec<Miss>,
     /// Call by call, in the order in which they ended.
     pub calls: Vec<CallRow>,
+}
+
+/// Which run it was, wherever its report is copied to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RunIdentity {
+    /// Drawn at random when the run began: 32 hexadecimal digits.
+    pub id: String,
+    /// Of its scenario.
+    pub seed: u64,
+    /// When it began, Unix time in seconds.
+    pub begun: u64,
+    /// Its share of the scenario, as `1/4`.
+    pub part: String,
+}
+
+impl RunIdentity {
+    /// Of a run that begins now, unlike all others.
+    #[must_use]
+    pub fn draw(seed: u64, begun: u64, part: String) -> Self {
+        Self {
+            id: format!("{:032x}", fastrand::u128(..)),
+            seed,
+            begun,
+            part,
+        }
+    }
+}
+
+impl fmt::Display for RunIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            id,
+            seed,
+            begun,
+            part,
+        } = self;
+        write!(f, "{id} (seed {seed}, part {part}, begun at {begun})")
+    }
 }
 
 /// Calls and turns, counted.
@@ -145,8 +185,18 @@ pub struct CallRow {
     pub length_ms: f64,
     /// For each turn, when the caller had finished, in seconds since the run began, and how long the reply took.
     pub turns: Vec<(f64, Option<f64>)>,
+    /// Turns that were replied to, also those whose latency an older reply hid.
+    pub turns_answered: u64,
+    /// For each reply that no older one hid, how long until its first audio.
+    pub first_audio_ms: Vec<f64>,
     /// For each interruption, how long until silence.
     pub barge_ins_ms: Vec<f64>,
+    /// Ways of frames to the simulator in microseconds, and how often each; to a half of a hundredth.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub frames_up_us: Vec<(u64, u64)>,
+    /// For each reply, the way of its first frame from the simulator.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub frames_down_ms: Vec<f64>,
     /// Holes in replies.
     pub underruns: u64,
     /// Frames of coded speech.
@@ -181,6 +231,22 @@ pub enum ReportError {
         path: String,
         /// Its version.
         version: u32,
+    },
+    /// It does not say which run it is of.
+    #[error("{path} names no run that it is of")]
+    NoRun {
+        /// The file.
+        path: String,
+    },
+    /// A run is in two of them.
+    #[error("{first} and {second} are of the same run, which would count twice: {run}")]
+    Twice {
+        /// A file.
+        first: String,
+        /// Another, or the same again.
+        second: String,
+        /// The run.
+        run: Box<RunIdentity>,
     },
 }
 
@@ -231,14 +297,37 @@ impl RunReport {
         entry.told += state.told;
     }
 
+    /// Reads reports and adds them up.
+    ///
+    /// # Errors
+    /// See [`ReportError`].
+    pub fn read_all(paths: &[PathBuf]) -> Result<Self, ReportError> {
+        let mut all = Self::default();
+        let mut known: HashMap<String, &PathBuf> = HashMap::new();
+        for path in paths {
+            let report = Self::read(path)?;
+            for run in &report.runs {
+                if let Some(first) = known.insert(run.id.clone(), path) {
+                    return Err(ReportError::Twice {
+                        first: first.display().to_string(),
+                        second: path.display().to_string(),
+                        run: Box::new(run.clone()),
+                    });
+                }
+            }
+            all.merge(report);
+        }
+        Ok(all)
+    }
+
     /// Adds another process's run. Thresholds are to be asked anew.
     pub fn merge(&mut self, mut other: Self) {
-        if self.processes == 0 {
+        if self.runs.is_empty() {
             *self = other;
             return;
         }
         self.run_together(&mut other);
-        self.processes += other.processes;
+        self.runs.append(&mut other.runs);
         for (cause, n) in other.stopped_by {
             *self.stopped_by.entry(cause).or_default() += n;
         }
@@ -296,6 +385,9 @@ impl RunReport {
                 path: shown(),
                 version: report.version,
             });
+        }
+        if report.runs.is_empty() {
+            return Err(ReportError::NoRun { path: shown() });
         }
         Ok(report)
     }
@@ -359,7 +451,7 @@ mod tests {
     fn part(turn_us: u64, calls: u64) -> RunReport {
         let mut report = RunReport {
             version: VERSION,
-            processes: 1,
+            runs: vec![RunIdentity::draw(1, 0, "1/1".to_owned())],
             ..RunReport::default()
         };
         report.counts.begun = calls;
@@ -396,10 +488,57 @@ mod tests {
         all.merge(part(1_000, 3));
         let second = serde_json::to_string(&part(3_000, 4)).unwrap();
         all.merge(serde_json::from_str(&second).unwrap());
-        assert_eq!((all.processes, all.counts.begun), (2, 7));
+        assert_eq!((all.runs.len(), all.counts.begun), (2, 7));
         assert_eq!(all.errors["refused 503"], 2);
         assert_eq!(all.first_errors["refused 503"], "full for 1000");
         assert_eq!(all.measures.count(Measure::TurnLatency), 2);
         assert_eq!(all.quantile(Measure::TurnLatency, 0.5), Some(1_000));
+    }
+
+    #[test]
+    fn a_run_counts_once() {
+        let folder = std::env::temp_dir().join(format!("trunkline-runs-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let [first, second] = [part(1_000, 3), part(1_000, 3)];
+        let mut both = first.clone();
+        both.merge(second.clone());
+        let older = RunReport {
+            runs: Vec::new(),
+            ..part(1_000, 3)
+        };
+        let files = [
+            ("a", &first),
+            ("b", &second),
+            ("both", &both),
+            ("x", &older),
+        ];
+        for (name, report) in files {
+            report.write(&folder.join(name)).unwrap();
+        }
+        std::fs::copy(folder.join("a"), folder.join("copy")).unwrap();
+        let check = |names: &[&str], expected: Result<u64, [&str; 2]>| {
+            let paths: Vec<_> = names.iter().map(|name| folder.join(name)).collect();
+            let read = RunReport::read_all(&paths);
+            match (read, expected) {
+                (Ok(all), Ok(n_begun)) => assert_eq!(all.counts.begun, n_begun, "{names:?}"),
+                (Err(ReportError::Twice { first, second, .. }), Err(of)) => {
+                    let of = of.map(|name| folder.join(name).display().to_string());
+                    assert_eq!([first, second], of, "{names:?}");
+                }
+                (other, _) => panic!("{names:?}: {:?}", other.map(|it| it.counts)),
+            }
+        };
+        check(&["a", "b"], Ok(6));
+        check(&["both"], Ok(6));
+        check(&["a", "a"], Err(["a", "a"]));
+        check(&["a", "b", "copy"], Err(["a", "copy"]));
+        check(&["both", "b"], Err(["both", "b"]));
+        let of_no_run = RunReport::read_all(&[folder.join("x")]).unwrap_err();
+        assert!(
+            of_no_run
+                .to_string()
+                .ends_with("x names no run that it is of")
+        );
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 use trunkline::simulator::CallReport;
@@ -18,18 +17,22 @@ use crate::scenario::Answer;
 impl Shared {
     /// Makes the call with this number and reports it.
     pub(super) async fn place(self: Arc<Self>, n: u64, due: Instant) {
-        let live = u64::from(self.n_live.fetch_add(1, Ordering::Relaxed)) + 1;
+        let live = {
+            let mut live = self.live();
+            live.insert(n, due);
+            live.len() as u64
+        };
         {
             let mut report = self.report();
             report.counts.begun += 1;
             report.counts.most_live = report.counts.most_live.max(live);
         }
         let begun = Instant::now();
-        let seed = self.scenario.seed ^ (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        // Processes that share a scenario must not share the numbers of calls, nor what callers do and the ids they show.
+        let code = n * u64::from(self.part.of) + u64::from(self.part.index);
+        let seed = self.scenario.seed ^ (code + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut random = fastrand::Rng::with_seed(seed);
         let script = self.scenario.call.script(&self.voices, &mut random);
-        // Processes that share a scenario must not share the numbers of calls.
-        let code = n * u64::from(self.part.of) + u64::from(self.part.index);
         let phone = self.phone.clone().script(script).seed(seed);
         let line = self.lines.open(phone.uri()).await;
         let connected = Instant::now();
@@ -42,7 +45,7 @@ impl Shared {
             }
             Err(error) => self.note_no_line(n, due, begun, &error),
         }
-        self.n_live.fetch_sub(1, Ordering::Relaxed);
+        self.live().remove(&n);
     }
 
     fn note_no_line(&self, n: u64, due: Instant, begun: Instant, error: &DialError) {
@@ -84,6 +87,8 @@ impl Shared {
             length_ms: call.ended_ms,
             underruns: call.underruns.len() as u64,
             frames: impression.frames,
+            frames_up_us: impression.frames_up_us,
+            frames_down_ms: impression.frames_down_ms,
             ..CallRow::default()
         };
         measures.record(Measure::StartLag, us(begun - due));
@@ -167,11 +172,14 @@ impl Shared {
             }
             counts.turns += 1;
             counts.turns_answered += u64::from(is_answered);
+            row.turns_answered += u64::from(is_answered);
             // What still sounded from before says nothing of this turn.
             let latency = turn.latency_ms.filter(|_| !turn.overlapped);
             record(measures, Measure::TurnLatency, latency);
             let first = turn.first_received_ms.filter(|_| !turn.overlapped);
-            record(measures, Measure::FirstAudio, first.map(|at| at - end_ms));
+            let first = first.map(|at| at - end_ms);
+            record(measures, Measure::FirstAudio, first);
+            row.first_audio_ms.extend(first);
             row.turns.push((offset_s + end_ms / 1e3, latency));
         }
     }

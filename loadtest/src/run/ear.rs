@@ -17,9 +17,13 @@ use crate::report::LimitState;
 use crate::scenario::Answer;
 
 /// What came of listening to a call.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Impression {
     pub(super) frames: Tally,
+    /// Where both ends are seen: the ways of frames to the simulator, and how often each took so long.
+    pub(super) frames_up_us: Vec<(u64, u64)>,
+    /// And those of the first frames of replies from there.
+    pub(super) frames_down_ms: Vec<f64>,
     /// The run was over, or the call had lasted as long as calls may.
     pub(super) was_told_to_hang_up: bool,
 }
@@ -30,7 +34,7 @@ pub(super) struct Slot(Arc<Mutex<Impression>>);
 
 impl Slot {
     pub(super) fn take(&self) -> Impression {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -44,6 +48,7 @@ pub(super) struct Ear {
     coded: Option<Coded>,
     arrivals: Option<Rhythm>,
     n_tokens: u64,
+    frames_down_ms: Vec<f64>,
     /// Values in microseconds that wait to be added to the run's.
     values: Vec<(Measure, u64)>,
 }
@@ -89,6 +94,7 @@ impl Ear {
             coded,
             arrivals: is_paced.then(|| Rhythm::new(rate)),
             n_tokens: 0,
+            frames_down_ms: Vec::new(),
             values: Vec::with_capacity(BATCH),
         };
         (ear, slot)
@@ -156,6 +162,7 @@ impl Tap for Ear {
                 && let Some(took) = wiretap.heard(stamp, now)
             {
                 self.record(Measure::FrameDown, took);
+                self.frames_down_ms.push(took.as_secs_f64() * 1e3);
             }
             let Some(heard) = coded.judge.hear(it) else {
                 continue;
@@ -209,9 +216,8 @@ impl Tap for Ear {
 
     fn ended(&mut self, now: Instant) {
         self.hand_over();
-        if let Some(wiretap) = &self.shared.wiretap {
-            wiretap.hung_up(self.call);
-        }
+        let wiretap = self.shared.wiretap.as_ref();
+        let frames_up_us = wiretap.map_or(Vec::new(), |it| it.hung_up(self.call));
         let frames = self.coded.take().map_or(Tally::default(), |coded| {
             let since = coded
                 .last_heard
@@ -222,6 +228,8 @@ impl Tap for Ear {
         let mut slot = self.slot.0.lock().unwrap_or_else(PoisonError::into_inner);
         *slot = Impression {
             frames,
+            frames_up_us,
+            frames_down_ms: std::mem::take(&mut self.frames_down_ms),
             was_told_to_hang_up: self.was_told_to_hang_up,
         };
     }

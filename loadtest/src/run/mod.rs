@@ -8,7 +8,9 @@ mod ear;
 mod lines;
 mod wiretap;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,8 +20,8 @@ use tokio_util::task::TaskTracker;
 use trunkline::simulator::SoftPhone;
 
 use crate::code::Encoder;
-use crate::report::{Progress, RunReport, VERSION};
-use crate::scenario::{Arrivals, Scenario, ScenarioError, Voices};
+use crate::report::{CallRow, Progress, RunIdentity, RunReport, VERSION};
+use crate::scenario::{Arrivals, Limits, Scenario, ScenarioError, Voices};
 
 pub use lines::Lines;
 pub use wiretap::Wiretap;
@@ -27,7 +29,8 @@ pub use wiretap::Wiretap;
 /// How long live calls may take to hang up when the run is over.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// One of several processes that share a scenario: the arrivals are dealt out among them.
+/// One of several processes that share a scenario: the arrivals are dealt out among them, and so are the limits of calls,
+/// calls at a time and tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// From 0.
@@ -39,6 +42,37 @@ pub struct Part {
 impl Default for Part {
     fn default() -> Self {
         Self { index: 0, of: 1 }
+    }
+}
+
+impl Part {
+    /// What this part may have of a scenario's limits, so that all parts together stay within them; what cannot be divided
+    /// goes to the first parts. Times are the same for all.
+    ///
+    /// # Errors
+    /// [`ScenarioError::Value`] if a limit is not enough for every part to have one: arrivals that are dealt to a part
+    /// would make no calls.
+    pub fn share(self, limits: &Limits) -> Result<Limits, ScenarioError> {
+        let (index, of) = (u64::from(self.index), u64::from(self.of));
+        let share = |name: &str, all: u64| {
+            if all < of {
+                let text = format!("limits.{name}: {all} cannot be shared out to {of} parts");
+                return Err(ScenarioError::Value(text));
+            }
+            Ok(all / of + u64::from(index < all % of))
+        };
+        Ok(Limits {
+            calls: share("calls", limits.calls)?,
+            concurrent: share("concurrent", u64::from(limits.concurrent))? as u32,
+            tokens: share("tokens", limits.tokens)?,
+            ..*limits
+        })
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index + 1, self.of)
     }
 }
 
@@ -61,7 +95,8 @@ struct Shared {
     /// Written by every call when it ends, and by the taps in batches.
     report: Mutex<RunReport>,
     n_begun: AtomicU64,
-    n_live: AtomicU32,
+    /// Calls that were begun and not reported yet, by number, and when each was due.
+    live: Mutex<BTreeMap<u64, Instant>>,
     /// Read and written so far.
     n_tokens: AtomicU64,
     /// No call begins any more, and live ones hang up.
@@ -69,16 +104,17 @@ struct Shared {
 }
 
 impl Run {
-    /// Prepares a run. Its clock starts now.
+    /// Prepares a run of this part's share of a scenario. Its clock starts now.
     ///
     /// # Errors
-    /// [`ScenarioError`] if the target or the recordings cannot be used.
+    /// [`ScenarioError`] if the target or the recordings cannot be used, or the limits not be shared out.
     pub fn new(
-        scenario: Scenario,
+        mut scenario: Scenario,
         part: Part,
         lines: Arc<dyn Lines>,
         wiretap: Option<Arc<Wiretap>>,
     ) -> Result<Self, ScenarioError> {
+        scenario.limits = part.share(&scenario.limits)?;
         let phone = scenario.target.phone().map_err(ScenarioError::Value)?;
         let codec = |error: trunkline::simulator::phone::PhoneError| {
             ScenarioError::Value(format!("target: {error}"))
@@ -87,14 +123,15 @@ impl Run {
         let voices = scenario.voices(rate)?;
         let dialect = scenario.target.dialect().map_err(ScenarioError::Value)?;
         let begun = SystemTime::now().duration_since(UNIX_EPOCH);
+        let begun = begun.map_or(0, |time| time.as_secs());
         let report = RunReport {
             version: VERSION,
             name: scenario.name.clone(),
             target: phone.address(),
             dialect: dialect.name().to_owned(),
             seed: scenario.seed,
-            begun: begun.map_or(0, |time| time.as_secs()),
-            processes: 1,
+            begun,
+            runs: vec![RunIdentity::draw(scenario.seed, begun, part.to_string())],
             ..RunReport::default()
         };
         let shared = Shared {
@@ -107,7 +144,7 @@ impl Run {
             start: Instant::now(),
             report: Mutex::new(report),
             n_begun: AtomicU64::new(0),
-            n_live: AtomicU32::new(0),
+            live: Mutex::default(),
             n_tokens: AtomicU64::new(0),
             enough: CancellationToken::new(),
             scenario,
@@ -162,7 +199,7 @@ impl Run {
         Progress {
             report,
             elapsed: shared.start.elapsed(),
-            live: shared.n_live.load(Ordering::Relaxed),
+            live: shared.live().len() as u32,
             tokens: shared.n_tokens.load(Ordering::Relaxed),
             time: limits.time,
             most_calls: limits.calls,
@@ -174,6 +211,10 @@ impl Run {
 impl Shared {
     fn report(&self) -> MutexGuard<'_, RunReport> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn live(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stop(&self, why: &str) {
@@ -208,7 +249,7 @@ impl Shared {
             if is_enough {
                 return;
             }
-            if self.n_live.load(Ordering::Relaxed) >= self.scenario.limits.concurrent {
+            if self.live().len() >= self.scenario.limits.concurrent as usize {
                 self.report().counts.skipped += 1;
                 continue;
             }
@@ -258,12 +299,52 @@ impl Shared {
     fn conclude(&self, left: bool) -> RunReport {
         let mut report = std::mem::take(&mut *self.report());
         if left {
-            let n_left = u64::from(self.n_live.load(Ordering::Relaxed));
-            report.counts.failed += n_left;
-            report.errors.insert("did not hang up".to_owned(), n_left);
+            let cause = "did not hang up";
+            for (n, due) in self.live().iter() {
+                report.counts.failed += 1;
+                report.error(cause, "");
+                report.calls.push(CallRow {
+                    n: *n,
+                    at_s: (*due - self.start).as_secs_f64(),
+                    outcome: cause.to_owned(),
+                    length_ms: due.elapsed().as_secs_f64() * 1e3,
+                    ..CallRow::default()
+                });
+            }
         }
         report.elapsed_s = self.start.elapsed().as_secs_f64();
         report.missed = self.scenario.thresholds.missed(&report);
         report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_stay_within_the_limits_together() {
+        let limits = Limits {
+            calls: 11,
+            concurrent: 9,
+            tokens: 100_000,
+            ..Limits::default()
+        };
+        for of in 1..=9 {
+            let parts = (0..of).map(|index| Part { index, of }.share(&limits).unwrap());
+            let parts: Vec<_> = parts.collect();
+            assert_eq!(parts.iter().map(|it| it.calls).sum::<u64>(), 11);
+            assert_eq!(parts.iter().map(|it| it.concurrent).sum::<u32>(), 9);
+            assert_eq!(parts.iter().map(|it| it.tokens).sum::<u64>(), 100_000);
+            assert!(parts.is_sorted_by(|a, b| a.calls >= b.calls && a.concurrent >= b.concurrent));
+            // Callers that are kept up are dealt out in the same way: each part has room for its own.
+            for (index, part) in parts.iter().enumerate() {
+                let n_held = (0..9).filter(|n| n % of as usize == index).count();
+                assert_eq!(part.concurrent as usize, n_held);
+            }
+        }
+        let one = Part { index: 0, of: 10 };
+        let error = one.share(&limits).unwrap_err().to_string();
+        assert!(error.contains("limits.concurrent: 9 cannot"), "{error}");
     }
 }

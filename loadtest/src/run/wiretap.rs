@@ -1,6 +1,6 @@
 //! At the simulator's end of the line: with the callers' ears at the other end, frames can be timed in each direction.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ struct Call {
     turn: Option<(u16, Instant)>,
     /// The first frame of the reply, and when it was sent.
     reply: Option<(u16, std::time::Instant)>,
+    /// Ways of frames to here, and how often each took so long.
+    ways_up_us: BTreeMap<u64, u64>,
 }
 
 /// A pause between two deltas that is longer is between replies.
@@ -61,8 +63,10 @@ impl Wiretap {
         Some(now.into_std().saturating_duration_since(at))
     }
 
-    pub(super) fn hung_up(&self, call: u64) {
-        lock(&self.calls).remove(&Stamp::new(call, 0).call);
+    /// The call is over: the ways of its frames to here in microseconds, and how often each.
+    pub(super) fn hung_up(&self, call: u64) -> Vec<(u64, u64)> {
+        let call = lock(&self.calls).remove(&Stamp::new(call, 0).call);
+        call.map_or(Vec::new(), |it| it.ways_up_us.into_iter().collect())
     }
 
     /// What was measured here since it was last asked for.
@@ -103,13 +107,23 @@ impl Wiretap {
 
     /// How long a frame's way to the simulator took.
     fn way_up(&self, stamp: Stamp, now: std::time::Instant) -> Option<Duration> {
-        let calls = lock(&self.calls);
-        let (first, due) = calls.get(&stamp.call)?.turn?;
+        let mut calls = lock(&self.calls);
+        let call = calls.get_mut(&stamp.call)?;
+        let (first, due) = call.turn?;
         let n = (stamp.sequence + MODULUS - first) % MODULUS;
         // What is from before this turn is about half a minute "ahead" of it.
         let due = (due + FRAME * u32::from(n)).into_std();
-        (n < MODULUS / 2).then(|| now.saturating_duration_since(due))
+        let way = (n < MODULUS / 2).then(|| now.saturating_duration_since(due))?;
+        let us = rounded(way.as_micros() as u64);
+        *call.ways_up_us.entry(us).or_default() += 1;
+        Some(way)
     }
+}
+
+/// In the middle of its bucket, which is no wider than a hundredth of it: a call has few different ones.
+fn rounded(us: u64) -> u64 {
+    let width = 1 << us.checked_ilog2().unwrap_or_default().saturating_sub(7);
+    us / width * width + width / 2
 }
 
 impl Listener for Wiretap {
@@ -161,4 +175,17 @@ impl Listener for Wiretap {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways_are_rounded_to_half_a_hundredth() {
+        for us in (0..2_000).chain([9_999, 123_456, 3_600_000_000]) {
+            let error = rounded(us).abs_diff(us) as f64;
+            assert!(error <= us as f64 / 200.0, "{us}: {}", rounded(us));
+        }
+    }
 }

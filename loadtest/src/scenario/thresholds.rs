@@ -94,7 +94,6 @@ impl Thresholds {
     pub fn missed(&self, report: &RunReport) -> Vec<Miss> {
         let (counts, frames) = (&report.counts, &report.frames);
         let share = |part: u64, of: u64| (of > 0).then(|| part as f64 / of as f64);
-        let faulty = frames.duplicated + frames.damaged + frames.reordered;
         let minutes = counts.call_ms as f64 / 60_000.0;
         let mut missed = Vec::new();
         let mut ask = |name: &str, allowed: Option<f64>, measured: Option<f64>, unit: &str| {
@@ -123,7 +122,7 @@ impl Thresholds {
             share(frames.lost, frames.expected),
             "",
         );
-        let came = frames.received + frames.damaged;
+        let (faulty, came) = (frames.faulty(), frames.came());
         ask("faulty_frames", self.faulty_frames, share(faulty, came), "");
         let foreign = (came > 0).then_some(frames.foreign as f64);
         ask(
