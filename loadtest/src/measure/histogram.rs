@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Measure;
@@ -10,6 +11,9 @@ use super::Measure;
 /// Three digits from a microsecond to an hour; what is longer counts as an hour.
 const DIGITS: u8 = 3;
 const LONGEST_US: u64 = 3_600_000_000;
+
+/// A histogram that is read has no more, so that thousands can be added up.
+const MOST_VALUES: u64 = 1 << 50;
 
 /// A histogram for each measure that has values.
 #[derive(Clone, Debug, Default)]
@@ -127,6 +131,15 @@ impl<'de> Deserialize<'de> for Measures {
         let read = BTreeMap::<Measure, Measured>::deserialize(deserializer)?;
         let mut measures = Self::default();
         for (measure, it) in read {
+            let n_values = it
+                .buckets
+                .iter()
+                .try_fold(0u64, |sum, (_, n)| sum.checked_add(*n));
+            if n_values.is_none_or(|n| n > MOST_VALUES) {
+                return Err(D::Error::custom(format_args!(
+                    "{measure} has too many values"
+                )));
+            }
             for (value, n) in it.buckets {
                 measures.record_n(measure, value, n);
             }

@@ -27,6 +27,12 @@ pub use text::{to_text, what_went_wrong};
 /// The layout of the JSON; another number may not be read by this program.
 pub const VERSION: u32 = 2;
 
+/// No count and no time of a run is larger, in whatever unit; thousands of them can be added up.
+const MOST: f64 = (1u64 << 50) as f64;
+
+/// Of the year 9999, after which times have no name: Unix time in seconds.
+const LAST_SECOND: u64 = 253_402_300_799;
+
 /// Characters that are kept of what a target says.
 const MOST_DETAIL: usize = 200;
 
@@ -232,6 +238,14 @@ pub enum ReportError {
         /// Its version.
         version: u32,
     },
+    /// A number in it is none that a run can have.
+    #[error("{path} is no report: {number} is more than any run can have")]
+    Number {
+        /// The file.
+        path: String,
+        /// Its name and value.
+        number: String,
+    },
     /// It does not say which run it is of.
     #[error("{path} names no run that it is of")]
     NoRun {
@@ -386,10 +400,37 @@ impl RunReport {
                 version: report.version,
             });
         }
+        if let Some(number) = report.impossible() {
+            return Err(ReportError::Number {
+                path: shown(),
+                number,
+            });
+        }
         if report.runs.is_empty() {
             return Err(ReportError::NoRun { path: shown() });
         }
         Ok(report)
+    }
+
+    /// A number beyond what a run can have, by name: it was written by no run, and could not be added up or drawn.
+    fn impossible(&self) -> Option<String> {
+        if self.begun > LAST_SECOND {
+            return Some(format!("begun = {}", self.begun));
+        }
+        let rows = self.calls.iter().map(serde_json::to_value);
+        let rows = rows.filter_map(Result::ok);
+        let sums = [
+            serde_json::to_value(self.elapsed_s),
+            serde_json::to_value(self.counts),
+            serde_json::to_value(self.frames),
+            serde_json::to_value(self.tokens),
+            serde_json::to_value(&self.errors),
+            serde_json::to_value(&self.stopped_by),
+            serde_json::to_value(&self.rate_limits),
+            serde_json::to_value(&self.measures),
+        ];
+        let sums = sums.into_iter().filter_map(Result::ok);
+        sums.chain(rows).find_map(|it| too_large("a number", &it))
     }
 
     /// Writes it as JSON, CSV or HTML, by the file's ending; what has another is JSON.
@@ -406,6 +447,20 @@ impl RunReport {
             path: path.display().to_string(),
             reason,
         })
+    }
+}
+
+/// The first number in it that is too large, with its name.
+fn too_large(name: &str, value: &serde_json::Value) -> Option<String> {
+    use serde_json::Value;
+    match value {
+        Value::Number(number) => {
+            let is_possible = number.as_f64().is_some_and(|it| it.abs() <= MOST);
+            (!is_possible).then(|| format!("{name} = {number}"))
+        }
+        Value::Array(all) => all.iter().find_map(|it| too_large(name, it)),
+        Value::Object(all) => all.iter().find_map(|(name, it)| too_large(name, it)),
+        Value::Null | Value::Bool(_) | Value::String(_) => None,
     }
 }
 
@@ -540,5 +595,44 @@ mod tests {
                 .ends_with("x names no run that it is of")
         );
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_no_run_can_have_is_no_report() {
+        let file = std::env::temp_dir().join(format!("trunkline-odd-{}", std::process::id()));
+        let read = |text: &str| {
+            let run = r#""version":2,"runs":[{"id":"1","seed":18446744073709551615,"begun":1,"part":"1/1"}]"#;
+            std::fs::write(&file, format!("{{{run},{text}}}")).unwrap();
+            RunReport::read(&file)
+                .map(|report| (to_text(&report), to_html(&report), to_csv(&report)))
+        };
+        assert!(read(r#""begun":1,"counts":{"begun":1125899906842624}"#).is_ok());
+        for (text, name) in [
+            (r#""begun":253402300800"#, "begun = 253402300800"),
+            (r#""elapsed_s":1e300"#, "a number = 1e+300"),
+            (r#""counts":{"begun":18446744073709551615}"#, "begun = 1844"),
+            (
+                r#""frames":{"received":18446744073709551615}"#,
+                "received = 1844",
+            ),
+            (r#""calls":[{"at_s":-1e300}]"#, "at_s = -1e+300"),
+            (r#""calls":[{"turns":[[1e308,1e308]]}]"#, "turns = 1e+308"),
+            (
+                r#""measures":{"turn_latency":{"unit":"us","count":1,"min":1,"mean":1,"quantiles":{},"max":1,"buckets":[[0,18446744073709551615],[5,1]]}}"#,
+                "turn_latency has too many values",
+            ),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+        // Odd, and possible: shown, however it looks.
+        for text in [
+            r#""elapsed_s":-5,"calls":[{"at_s":-1e15,"length_ms":-3,"turns":[[-7,-1],[1e15,1e15]]}]"#,
+            r#""elapsed_s":1e15,"calls":[{"at_s":1e15,"length_ms":1e15}]"#,
+            r#""counts":{"turns_answered":5},"measures":{"set_up":{"unit":"us","count":0,"min":1,"mean":1,"quantiles":{},"max":1,"buckets":[]}}"#,
+        ] {
+            assert!(read(text).is_ok(), "{text}");
+        }
+        std::fs::remove_file(&file).unwrap();
     }
 }
