@@ -21,8 +21,8 @@ use super::store::{
 /// How often everything is looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
-/// Ids that are remembered as used. Of 300 s of life each, at 300 a second.
-const MAX_IDS: usize = 100_000;
+/// Ids that are remembered as used: 120,000 nonces of 600 s of life, at 200 calls a second (limits reference), and some.
+const MAX_IDS: usize = 150_000;
 
 /// Texts that are kept.
 const MAX_TEXTS: usize = 10_000;
