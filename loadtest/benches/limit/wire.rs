@@ -20,7 +20,7 @@ pub(crate) const CLOSE: u8 = 8;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// Read at once.
-const CHUNK: usize = 16 * 1024;
+const CHUNK: usize = 4 * 1024;
 
 /// Appends a whole frame; masked as clients must.
 pub(crate) fn put_frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8], is_masked: bool) {
@@ -151,7 +151,13 @@ impl Stream {
             };
             match got {
                 Ok(0) => return false,
-                Ok(n) => self.input.extend_from_slice(&chunk[..n]),
+                Ok(n) => {
+                    self.input.extend_from_slice(&chunk[..n]);
+                    // Less than was asked for is all that there is: what comes later is told of anew.
+                    if n < CHUNK {
+                        return self.flush();
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.flush(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return false,
