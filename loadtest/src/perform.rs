@@ -174,7 +174,6 @@ pub(crate) async fn perform(
     show: &Show,
 ) -> Result<RunReport, String> {
     let metrics = show.metrics_listener().await?;
-    let dialer = Dialer::new(scenario.target.ca.as_deref()).map_err(|error| error.to_string())?;
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let wiretap = match &scenario.simulator {
         Some(table) => {
@@ -190,8 +189,7 @@ pub(crate) async fn perform(
         None => None,
     };
     let thresholds = scenario.thresholds.clone();
-    let run = Run::new(scenario, part, Arc::new(dialer), wiretap.clone())
-        .map_err(|error| error.to_string())?;
+    let run = prepare(scenario, part, wiretap.clone())?;
     if let Some(listener) = metrics {
         tasks.spawn(expose(listener, run.clone(), shutdown.clone()));
     }
@@ -206,6 +204,16 @@ pub(crate) async fn perform(
     tasks.close();
     let _ = timeout(SHUTDOWN_TIMEOUT, tasks.wait()).await;
     Ok(report)
+}
+
+fn prepare(scenario: Scenario, part: Part, wiretap: Option<Arc<Wiretap>>) -> Result<Run, String> {
+    let dialer = Dialer::new(scenario.target.ca.as_deref()).map_err(|error| error.to_string())?;
+    Run::new(scenario, part, Arc::new(dialer), wiretap).map_err(|error| error.to_string())
+}
+
+/// Whether a scenario can be run, as far as can be known without calling anybody.
+pub(crate) fn can_run(scenario: &Scenario) -> Result<(), String> {
+    prepare(scenario.clone(), Part::default(), None).map(drop)
 }
 
 /// Somebody at a terminal, or whoever started the process, wants it to end.

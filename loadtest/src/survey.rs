@@ -13,7 +13,7 @@ use trunkline_loadtest::report::{RunReport, what_went_wrong};
 use trunkline_loadtest::run::Part;
 use trunkline_loadtest::scenario::{Arrivals, Scenario, Thresholds, parse_time};
 
-use crate::perform::{Changes, can_hold, is_folder, no_run, perform};
+use crate::perform::{Changes, can_hold, can_run, is_folder, no_run, perform};
 use crate::show::Show;
 
 /// Run two scenarios in turn, several times, and say how much slower or worse the second is.
@@ -168,6 +168,8 @@ async fn run_rounds(arguments: &CompareArguments) -> Result<Vec<Round>, String> 
     if let Some(url) = &arguments.url_b {
         scenarios[1].target.url.clone_from(url);
     }
+    // The first is not to be run, and paid for, if the second cannot be.
+    scenarios.iter().try_for_each(can_run)?;
     let mut budgets = [0, 1].map(|side| Budget::of(&scenarios[side]));
     let mut rounds: Vec<Round> = Vec::new();
     'rounds: for round in 0..arguments.rounds {
@@ -528,6 +530,35 @@ mod tests {
         assert!(error.contains("at 1 calls; 0 held before"), "{error}");
         let most = |most, calls| most_at_a_time(most, calls);
         assert_eq!([most(10, 3), most(2, 3), most(9, u64::MAX)], [3, 2, 9]);
+    }
+
+    #[derive(Parser)]
+    struct CompareLine {
+        #[command(flatten)]
+        compare: CompareArguments,
+    }
+
+    #[tokio::test]
+    async fn the_first_is_not_called_if_the_second_cannot_be() {
+        let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        first.set_nonblocking(true).unwrap();
+        let name = format!("trunkline-loadtest-second-{}.toml", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        let address = first.local_addr().unwrap();
+        let text =
+            format!("[target]\nurl = 'ws://{address}/twilio'\n[limits]\ncalls = 1\ntime = '100ms'");
+        std::fs::write(&file, text).unwrap();
+        let words = [
+            "compare",
+            file.to_str().unwrap(),
+            "--url-b",
+            "ws://nowhere/",
+        ];
+        let arguments = CompareLine::try_parse_from(words).unwrap().compare;
+        let error = try_compare(&arguments).await.unwrap_err();
+        std::fs::remove_file(&file).unwrap();
+        assert!(error.starts_with("target"), "{error}");
+        assert!(first.accept().is_err());
     }
 
     /// A report of calls, of which so many were answered, that all took as long.

@@ -114,7 +114,7 @@ impl Vectors for Baseline {
     }
 }
 
-/// 256 bits, which all x86-64 processors of servers have had since 2015.
+/// 256 bits, which x86-64 processors of servers have had since 2014 (Intel) and 2017 (AMD), but for some of the smallest.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 struct Avx2(pulp::x86::V3);

@@ -549,6 +549,23 @@ mod tests {
     }
 
     #[test]
+    fn shares_differ_by_no_more_than_all() {
+        // Each round tells another story: by rounds alone, bounds would be far beyond.
+        let mut n_made = 0;
+        let rounds = rounds(3, 10, &mut |side| {
+            let round = n_made / 20;
+            n_made += 1;
+            let fails = round != 1 && (round == 2) == (side == 1);
+            CallRow {
+                outcome: if fails { "connect" } else { "completed" }.to_owned(),
+                ..CallRow::default()
+            }
+        });
+        let bounds = one(&rounds, "failed_calls", 1).bounds.unwrap();
+        assert_eq!((bounds.low, bounds.high), (-1.0, 1.0));
+    }
+
+    #[test]
     fn too_little_says_nothing() {
         let mut random = fastrand::Rng::with_seed(1);
         let mut n_said = |n_calls| {

@@ -283,7 +283,14 @@ impl Draws {
         if let Some(rounds) = sample.by_rounds(may_be_wrong) {
             (low, high) = (low.min(rounds.low), high.max(rounds.high));
         }
-        Bounds { low, high }
+        match sample.unit() {
+            Unit::Ms => Bounds { low, high },
+            // Shares cannot differ by more than all.
+            Unit::Share => Bounds {
+                low: low.max(-1.0),
+                high: high.min(1.0),
+            },
+        }
     }
 }
 

@@ -50,21 +50,25 @@ impl Part {
     /// goes to the first parts. Times are the same for all.
     ///
     /// # Errors
-    /// [`ScenarioError::Value`] if a limit is not enough for every part to have one: arrivals that are dealt to a part
-    /// would make no calls.
-    pub fn share(self, limits: &Limits) -> Result<Limits, ScenarioError> {
+    /// [`ScenarioError::Value`] if a limit, or the callers that are kept up, are not enough for every part to have one:
+    /// a part would make no calls.
+    pub fn share(self, limits: &Limits, arrivals: &Arrivals) -> Result<Limits, ScenarioError> {
         let (index, of) = (u64::from(self.index), u64::from(self.of));
         let share = |name: &str, all: u64| {
             if all < of {
-                let text = format!("limits.{name}: {all} cannot be shared out to {of} parts");
+                let text = format!("{name}: {all} cannot be shared out to {of} parts");
                 return Err(ScenarioError::Value(text));
             }
             Ok(all / of + u64::from(index < all % of))
         };
+        if let Arrivals::Hold { calls, .. } = arrivals {
+            // Callers are dealt out one by one.
+            share("arrivals.calls", u64::from(*calls))?;
+        }
         Ok(Limits {
-            calls: share("calls", limits.calls)?,
-            concurrent: share("concurrent", u64::from(limits.concurrent))? as u32,
-            tokens: share("tokens", limits.tokens)?,
+            calls: share("limits.calls", limits.calls)?,
+            concurrent: share("limits.concurrent", u64::from(limits.concurrent))? as u32,
+            tokens: share("limits.tokens", limits.tokens)?,
             ..*limits
         })
     }
@@ -114,7 +118,7 @@ impl Run {
         lines: Arc<dyn Lines>,
         wiretap: Option<Arc<Wiretap>>,
     ) -> Result<Self, ScenarioError> {
-        scenario.limits = part.share(&scenario.limits)?;
+        scenario.limits = part.share(&scenario.limits, &scenario.arrivals)?;
         let phone = scenario.target.phone().map_err(ScenarioError::Value)?;
         let codec = |error: trunkline::simulator::phone::PhoneError| {
             ScenarioError::Value(format!("target: {error}"))
@@ -330,8 +334,12 @@ mod tests {
             tokens: 100_000,
             ..Limits::default()
         };
+        let hold = |calls| Arrivals::Hold {
+            calls,
+            over: Duration::ZERO,
+        };
         for of in 1..=9 {
-            let parts = (0..of).map(|index| Part { index, of }.share(&limits).unwrap());
+            let parts = (0..of).map(|index| Part { index, of }.share(&limits, &hold(9)).unwrap());
             let parts: Vec<_> = parts.collect();
             assert_eq!(parts.iter().map(|it| it.calls).sum::<u64>(), 11);
             assert_eq!(parts.iter().map(|it| it.concurrent).sum::<u32>(), 9);
@@ -343,8 +351,13 @@ mod tests {
                 assert_eq!(part.concurrent as usize, n_held);
             }
         }
-        let one = Part { index: 0, of: 10 };
-        let error = one.share(&limits).unwrap_err().to_string();
+        let refused = |of, arrivals| {
+            let part = Part { index: 0, of };
+            part.share(&limits, &arrivals).unwrap_err().to_string()
+        };
+        let error = refused(10, hold(10));
         assert!(error.contains("limits.concurrent: 9 cannot"), "{error}");
+        let error = refused(9, hold(8));
+        assert!(error.contains("arrivals.calls: 8 cannot"), "{error}");
     }
 }
