@@ -176,9 +176,7 @@ async fn run_rounds(arguments: &CompareArguments) -> Result<Vec<Round>, String> 
         let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
         let mut both = Round::default();
         for side in order {
-            let mut scenario = scenarios[side].clone();
-            // Both sides of a round have the same callers, each round has others.
-            scenario.seed = scenarios[0].seed.wrapping_add(u64::from(round));
+            let mut scenario = in_round(&scenarios[side], scenarios[0].seed, round);
             budgets[side].limit(&mut scenario);
             let report = perform(scenario, Part::default(), &Show::live()).await?;
             say(&format!(
@@ -491,6 +489,18 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
+/// Both sides of a round have the same callers, each round has others; and so do the delays and faults of the simulator, or
+/// rounds would resemble each other more than those of a real target.
+fn in_round(scenario: &Scenario, seed: u64, round: u32) -> Scenario {
+    let mut scenario = scenario.clone();
+    scenario.seed = seed.wrapping_add(u64::from(round));
+    if let Some(simulator) = &mut scenario.simulator {
+        let settings = &mut simulator.settings;
+        settings.seed = settings.seed.wrapping_add(u64::from(round));
+    }
+    scenario
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -613,5 +623,16 @@ mod tests {
                 .unwrap_err()
                 .contains("turn_latency p95, ")
         );
+    }
+
+    #[test]
+    fn no_round_repeats_the_callers_or_the_faults_of_another() {
+        let text = "seed = 4\n[target]\nurl = 'ws://127.0.0.1:1/twilio'\n[simulator]\nlisten = '127.0.0.1:0'\n[simulator.settings]\nseed = 7";
+        let scenario = Scenario::parse(text).unwrap();
+        let seeds = |round| {
+            let scenario = in_round(&scenario, 4, round);
+            (scenario.seed, scenario.simulator.unwrap().settings.seed)
+        };
+        assert_eq!([seeds(0), seeds(1), seeds(2)], [(4, 7), (5, 8), (6, 9)]);
     }
 }
