@@ -30,6 +30,9 @@ use process::Process;
 const WARM_UP: Duration = Duration::from_secs(3);
 const MEASURED: Duration = Duration::from_secs(8);
 
+/// Microseconds of CPU for a second of each of 1,000 Twilio calls that the bare relay of the costs reference takes, on its machine.
+const FLOOR_OF_THOUSAND: f64 = 529.0;
+
 /// Who does the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relay {
@@ -174,6 +177,7 @@ impl Bench {
         let few = [(p50, 1.0), (p99, 5.0)];
         is_good &= self.latency("Twilio, 300 calls", 300, &few);
         is_good &= self.latency("Twilio, 1000 calls", 1000, &[(p99, 10.0)]);
+        is_good &= self.latency_of_thousand_there(p99);
         is_good &= self.comings_and_goings();
         is_good
     }
@@ -254,6 +258,25 @@ impl Bench {
             }
         }
         is_good
+    }
+
+    /// With as many calls as keep this machine's bare relay as busy as 1,000 calls keep that of the costs reference.
+    fn latency_of_thousand_there(&self, p99: (&str, usize)) -> bool {
+        let name = "Twilio, busy as by 1000 there";
+        if !self.is_chosen(name) {
+            return true;
+        }
+        let there = FLOOR_OF_THOUSAND;
+        let mut n_calls = 1000;
+        // A relay that is busy all the time shows less than it takes, and with fewer calls each costs more.
+        for _ in 0..2 {
+            let load = Load::flowing(Dialect::Twilio, n_calls, false);
+            let here = self.measure(Relay::Floor, load).cpu * n_calls as f64;
+            let share = there * 1e3 / here;
+            n_calls = ((n_calls as f64 * share) as usize / 10 * 10).min(1000);
+        }
+        let name = format!("{name}: {n_calls} calls");
+        self.latency(&name, n_calls, &[(p99, 10.0)])
     }
 
     fn measure(&self, relay: Relay, load: Load) -> Figures {
