@@ -16,7 +16,7 @@ const FIR_CUTOFF: f64 = 0.919;
 /// Shape of the Kaiser window: 67 dB of stop band before taps are rounded. G.711 itself leaves 37 dB on speech.
 const FIR_KAISER_BETA: f64 = 6.05;
 /// Fraction bits of a filter tap. No filter's taps of one phase add up to 4 in size, which a test shows, so that with 14 bits every sum is
-/// within 32 whatever is heard. How they are rounded decides the last decibels: with the cutoff and the window above, all are 61 dB down; from
+/// within 32 bits whatever is heard. How they are rounded decides the last decibels: with the cutoff and the window above, all are 61 dB down; from
 /// 48 to 8 kHz, where taps are smallest, a cutoff of 0.92 and a window of 6.0 leave 57.
 const FIR_TAP_BITS: i32 = 14;
 /// Largest number of taps a phase: 48 kHz down to 8 kHz.
