@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use memchr::memmem;
+use mio::event::Event;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 use rustls::{ServerConfig, ServerConnection};
@@ -284,8 +285,8 @@ impl Calls {
             match event.token() {
                 LISTENER => self.accept(),
                 TIMER => self.ticker.woke(),
-                Token(n) if n % 2 == 0 => self.hear((n - 2) / 2),
-                Token(n) => self.listen((n - 3) / 2),
+                Token(n) if n % 2 == 0 => self.hear((n - 2) / 2, event),
+                Token(n) => self.listen((n - 3) / 2, event),
             }
         }
     }
@@ -363,12 +364,12 @@ impl Calls {
     }
 
     /// Something came to a phone.
-    fn hear(&mut self, n: usize) {
+    fn hear(&mut self, n: usize, event: &Event) {
         let phone = &mut self.phones[n];
         if phone.phase == Phase::Gone {
             return;
         }
-        let mut is_there = phone.stream.fill();
+        let mut is_there = phone.stream.fill(event);
         if phone.phase == Phase::Upgrading
             && let Some(end) = head_end(phone.stream.input())
         {
@@ -417,12 +418,12 @@ impl Calls {
     }
 
     /// Something came to a session.
-    fn listen(&mut self, n: usize) {
+    fn listen(&mut self, n: usize, event: &Event) {
         let session = &mut self.sessions[n];
         if session.phase == Phase::Gone {
             return;
         }
-        let mut is_there = session.stream.fill();
+        let mut is_there = session.stream.fill(event);
         if session.phase == Phase::Upgrading
             && let Some(end) = head_end(session.stream.input())
         {

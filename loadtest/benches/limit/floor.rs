@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use memchr::memmem;
+use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Registry, Token};
 use rustls::pki_types::ServerName;
@@ -74,8 +75,8 @@ pub(crate) fn serve(settings: &Settings, say: impl FnOnce(SocketAddr)) -> ! {
                 Token(n) => {
                     let place = &mut calls[(n - 2) / 2];
                     let goes_on = place.as_mut().is_none_or(|call| match n % 2 {
-                        0 => call.read_phone(settings.dialect, &mut scratch),
-                        _ => call.read_model(settings.dialect, &mut scratch),
+                        0 => call.read_phone(event, settings.dialect, &mut scratch),
+                        _ => call.read_model(event, settings.dialect, &mut scratch),
                     });
                     if !goes_on {
                         *place = None;
@@ -137,8 +138,8 @@ impl Call {
     }
 
     /// False if the call is over.
-    fn read_phone(&mut self, dialect: Dialect, scratch: &mut Scratch) -> bool {
-        if !self.phone.fill() {
+    fn read_phone(&mut self, event: &Event, dialect: Dialect, scratch: &mut Scratch) -> bool {
+        if !self.phone.fill(event) {
             return false;
         }
         if self.sid.is_empty() && self.request.is_none() {
@@ -189,8 +190,8 @@ impl Call {
         self.model.flush()
     }
 
-    fn read_model(&mut self, dialect: Dialect, scratch: &mut Scratch) -> bool {
-        if !self.model.fill() {
+    fn read_model(&mut self, event: &Event, dialect: Dialect, scratch: &mut Scratch) -> bool {
+        if !self.model.fill(event) {
             return false;
         }
         if !self.is_model_open {

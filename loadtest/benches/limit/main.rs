@@ -266,14 +266,13 @@ impl Bench {
         if !self.is_chosen(name) {
             return true;
         }
-        let there = FLOOR_OF_THOUSAND;
         let mut n_calls = 1000;
         // A relay that is busy all the time shows less than it takes, and with fewer calls each costs more.
         for _ in 0..2 {
             let load = Load::flowing(Dialect::Twilio, n_calls, false);
             let here = self.measure(Relay::Floor, load).cpu * n_calls as f64;
-            let share = there * 1e3 / here;
-            n_calls = ((n_calls as f64 * share) as usize / 10 * 10).min(1000);
+            let there = FLOOR_OF_THOUSAND * 1e3;
+            n_calls = ((n_calls as f64 * there / here) as usize / 10 * 10).min(1000);
         }
         let name = format!("{name}: {n_calls} calls");
         self.latency(&name, n_calls, &[(p99, 10.0)])

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use mio::event::Event;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 
@@ -158,8 +159,8 @@ impl Visits {
             match event.token() {
                 LISTENER => self.accept(),
                 TIMER => self.ticker.woke(),
-                Token(n) if n % 2 == 0 => self.hear((n - 2) / 2, stay),
-                Token(n) => self.listen((n - 3) / 2),
+                Token(n) if n % 2 == 0 => self.hear((n - 2) / 2, stay, event),
+                Token(n) => self.listen((n - 3) / 2, event),
             }
         }
     }
@@ -209,11 +210,11 @@ impl Visits {
     }
 
     /// Something came to a phone.
-    fn hear(&mut self, n: usize, stay: Duration) {
+    fn hear(&mut self, n: usize, stay: Duration, event: &Event) {
         let Some(phone) = self.phones.get_mut(n).and_then(Option::as_mut) else {
             return;
         };
-        let mut is_there = phone.stream.fill();
+        let mut is_there = phone.stream.fill(event);
         if phone.stage == Stage::Asking
             && let Some(end) = head_end(phone.stream.input())
         {
@@ -256,11 +257,11 @@ impl Visits {
     }
 
     /// Something came to a session.
-    fn listen(&mut self, n: usize) {
+    fn listen(&mut self, n: usize, event: &Event) {
         let Some(session) = self.sessions.get_mut(n).and_then(Option::as_mut) else {
             return;
         };
-        let mut is_there = session.stream.fill();
+        let mut is_there = session.stream.fill(event);
         if !session.is_open
             && let Some(end) = head_end(session.stream.input())
         {

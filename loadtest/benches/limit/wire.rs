@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use mio::event::Event;
 use mio::net::TcpStream;
 use rustls::Connection;
 
@@ -125,8 +126,8 @@ impl Stream {
         Ok(Self::new(TcpStream::connect(to)?, tls))
     }
 
-    /// Reads all there is. False if the far end has gone.
-    pub(crate) fn fill(&mut self) -> bool {
+    /// Reads all there is after this event. False if the far end has gone.
+    pub(crate) fn fill(&mut self, event: &Event) -> bool {
         self.input.drain(..self.taken);
         self.taken = 0;
         let mut chunk = [0; CHUNK];
@@ -153,8 +154,9 @@ impl Stream {
                 Ok(0) => return false,
                 Ok(n) => {
                     self.input.extend_from_slice(&chunk[..n]);
-                    // Less than was asked for is all that there is: what comes later is told of anew.
-                    if n < CHUNK {
+                    // Less than was asked for is all that there is: what comes later is told of anew, but for an end
+                    // that was told of already.
+                    if n < CHUNK && !event.is_read_closed() {
                         return self.flush();
                     }
                 }
